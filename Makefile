@@ -1,0 +1,30 @@
+# Two commands: `make demo` trains on the embedded photographs, `make test` runs the tests.
+# Both set up everything they need in .venv.
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: demo test slow lint clean
+
+demo: .venv/ready
+	$(BIN)/python cli.py train
+
+test: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+slow: .venv/ready
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv/ready: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch .venv/ready
+
+clean:
+	rm -rf .venv build *.egg-info runs

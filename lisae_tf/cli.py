@@ -1,0 +1,50 @@
+"""The command line: one group, one module of `commands` for each verb.
+
+Answers `--help` without importing TensorFlow; prints a user's mistake as one sentence.
+"""
+
+import importlib
+import os
+import sys
+
+import click
+
+from lisae_tf import __version__
+from lisae_tf.errors import LisaeError
+
+COMMANDS = ("train", "evaluate", "score", "calibrate", "benchmark")
+
+
+class _LazyGroup(click.Group):
+    """Imports a command's module when it is asked for."""
+
+    def list_commands(self, ctx):
+        return list(COMMANDS)
+
+    def get_command(self, ctx, name):
+        if name not in COMMANDS:
+            return None
+        return importlib.import_module(f"lisae_tf.commands.{name}").command
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except LisaeError as error:
+            raise click.ClickException(str(error)) from error
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith(("lisae_tf", "export")):
+                raise
+            raise click.ClickException(
+                f"this command needs the package '{error.name}'; install it with "
+                "pip install 'lisae-tf[train]'"
+            ) from error
+        except BrokenPipeError:
+            # The reader of our output (head, say) has gone; that is no error of ours.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Find anomalies in pictures with latent-insensitive autoencoders (LIS-AE)."""

@@ -1,0 +1,59 @@
+"""Options that several commands share, and how options become settings."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lisae_tf.errors import LisaeError
+
+data_dir = click.option(
+    "--data-dir", type=click.Path(path_type=Path), envvar="TFDS_DATA_DIR",
+    help="Folder of TensorFlow Datasets (or TFDS_DATA_DIR).",
+)  # fmt: skip
+run = click.option("--run", metavar="RUN", help="Run folder; the last completed run by default.")
+
+
+def listed(value: str | None) -> list[str] | None:
+    """A comma list."""
+    return None if value is None else [part.strip() for part in value.split(",") if part.strip()]
+
+
+def settle(
+    options: dict[str, Any], config_file: Path | None, assigned: Sequence[str]
+) -> tuple[Any, list[str]]:
+    """The resolved settings and remarks on where they come from.
+
+    Defaults, then `configs/<dataset>.yaml`, then `config_file`, then options, then `--set`.
+
+    Raises:
+        LisaeError: unknown keys, wrong types, broken YAML.
+    """
+    from lisae_tf import config
+
+    notes = []
+    given = {name: value for name, value in options.items() if value is not None}
+    if given.get("normal_dir"):
+        if given.get("dataset", config.FOLDER) != config.FOLDER:
+            raise LisaeError("--dataset and --normal-dir exclude each other; give one of them")
+        given["dataset"] = config.FOLDER
+    from_file = config.read_settings(config_file) if config_file else {}
+    over = config.assignments(assigned)
+    named = over.get("dataset") or given.get("dataset") or from_file.get("dataset") or "surfaces"
+    base = config.dataset_settings(str(named))
+    if base is None:
+        base = {"dataset": named}
+        notes.append(
+            f"there is no configs/{named}.yaml: the first class is normal, the other half of "
+            "the classes negative, everything else at its default"
+        )
+    if "protocol" in given and "negatives" not in given:
+        natural = {"halves": "other-half", "next-class": "next-class"}
+        if given["protocol"] in natural:
+            given["negatives"] = natural[given["protocol"]]
+        elif base.get("negatives", "other-half") in natural.values():
+            given["negatives"] = "strokes"
+    origin = str(config_file) if config_file else "settings"
+    merged = config.merge(config.merge(config.merge(base, from_file), given), over)
+    return config.resolve(merged, origin), notes

@@ -1,0 +1,129 @@
+"""`train`: both phases, threshold, test, figures; a run folder and a few lines at the end."""
+
+from pathlib import Path
+
+import click
+
+from lisae_tf.commands import options as shared
+from lisae_tf.errors import LisaeError
+from lisae_tf.quiet import start_tensorflow
+
+
+@click.command("train")
+@click.option("--dataset", help="surfaces (default), or any TensorFlow Datasets image set.")
+@click.option("--normal-dir", help="Folder of normal pictures.")
+@click.option("--negative-dir", help="Folder of other pictures that are not normal.")
+@click.option("--anomaly-dir", help="Folder of anomalies, for the final evaluation only.")
+@click.option("--normal-class", help="Normal classes, names or numbers, comma list.")
+@click.option("--protocol", help="one-class, two-class, next-class or halves.")
+@click.option("--anomaly-class", help="Test anomalies, instead of the protocol's; comma list.")
+@click.option(
+    "--negatives",
+    help="strokes, next-class, other-half, supervised, none, a dataset NAME, or NAME:3,4.",
+)
+@click.option("--variant", help="ae, lis, linsep or linear-lis.")
+@click.option(
+    "--config", "config_file", type=click.Path(path_type=Path), help="YAML file of settings."
+)
+@click.option("--set", "assigned", multiple=True, metavar="PATH=VALUE", help="Change one setting.")
+@click.option("--seed", type=int, help="Seed of everything random.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder; runs/... by default.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run in the same folder.")
+@click.option("--skip-bad", is_flag=True, help="Leave unreadable pictures out.")
+@click.option("--quiet", is_flag=True, help="Print the last lines only.")
+@click.option("--tensorboard", is_flag=True, help="Also write TensorBoard logs to the run folder.")
+@shared.data_dir
+def command(
+    config_file, assigned, out, resume, skip_bad, quiet, tensorboard, data_dir,
+    normal_class, anomaly_class, **named,
+):  # fmt: skip
+    """Train a detector, choose its threshold and test it.
+
+    Without options: LIS-AE on the embedded photographs, gravel against other surfaces.
+    """
+    named |= {
+        "normal_class": shared.listed(normal_class),
+        "anomaly_class": shared.listed(anomaly_class),
+    }
+    config, notes = shared.settle(named, config_file, assigned)
+
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    say = (lambda line: None) if quiet else console.print
+    for note in notes:
+        say(f"note: {note}")
+    start_tensorflow()
+    from lisae_tf import experiment, runs, tasks
+
+    config = tasks.settle_folder_channels(config)
+    name = run_name(config)
+    folder = out or runs.default_folder(name, resume=resume)
+    say(config.to_yaml().rstrip(), style="dim") if not quiet else None
+    data = tasks.load_training(config, data_dir, skip_bad=skip_bad)
+    if config.variant != "ae" and data.negative is None:
+        raise LisaeError(
+            f"--variant {config.variant} needs negative pictures; name some with --negatives or "
+            "--negative-dir, or use --variant ae"
+        )
+    tasks.load_test(config, data_dir, skip_bad=skip_bad)
+    runs.claim(folder, config.to_yaml(), resume=resume)
+    outcome = experiment.run(
+        config, folder, data_dir=data_dir, data=data, skip_bad=skip_bad,
+        callbacks=_callbacks(console, folder, quiet, tensorboard), say=say,
+    )  # fmt: skip
+    runs.remember(folder)
+    for line in closing_lines(outcome.metrics, folder):
+        console.print(line)
+
+
+def run_name(config) -> str:
+    """A folder name that says what the run is about."""
+    if config.dataset == "folder":
+        subject = Path(config.normal_dir).resolve().name
+    else:
+        classes = "-".join(str(c) for c in config.normal_class or [0])
+        subject = f"{config.dataset}-{classes}"
+    return f"{subject}-{config.variant}-seed{config.seed}"
+
+
+def _callbacks(console, folder: Path, quiet: bool, tensorboard: bool) -> tuple:
+    import keras
+
+    from lisae_tf.progress import TrainingProgress
+
+    chosen = [] if quiet else [TrainingProgress(console)]
+    if tensorboard:
+        chosen.append(keras.callbacks.TensorBoard(str(folder / "tensorboard")))
+    return tuple(chosen)
+
+
+def closing_lines(metrics: dict, folder: Path) -> list[str]:
+    """What happened, where it lies, what to type next."""
+    lines = [f"note: {note}" for note in metrics["notes"]]
+    normal = ", ".join(map(str, metrics["normal"]))
+    if metrics["auroc"] is not None:
+        lines.append(
+            f"{normal} ({metrics['variant']}): AUROC {metrics['auroc_phase1']:.3f} after phase 1, "
+            f"{metrics['auroc']:.3f} at the end "
+            f"({metrics['n_normal']} normal, {metrics['n_anomaly']} anomalies)"
+        )
+        lines.append(
+            f"threshold {metrics['threshold']:.5g}: finds {100 * metrics['detection_rate']:.1f} % "
+            f"of the anomalies, calls {100 * metrics['false_positive_rate']:.1f} % of the normal "
+            f"pictures anomalous (asked for: {100 * metrics['threshold_requested_fpr']:g} %)"
+        )
+    else:
+        lines.append(
+            f"{normal} ({metrics['variant']}): no anomalies to test on. Threshold "
+            f"{metrics['threshold']:.5g} calls {100 * metrics['false_positive_rate']:.1f} % of "
+            f"{metrics['n_normal']} held-out normal pictures anomalous"
+        )
+        if metrics["auroc_negatives"] is not None:
+            lines.append(
+                f"held-out negatives against held-out normals: AUROC "
+                f"{metrics['auroc_negatives']:.3f} (no measure of anomalies)"
+            )
+    lines.append(f"the run lies in {folder} (metrics.json, figures/)")
+    lines.append(f"next: python cli.py score --run {folder} YOUR_PICTURES")
+    return lines

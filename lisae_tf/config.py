@@ -1,0 +1,242 @@
+"""Every setting of a run, in the order of the paper's methods section, checked once.
+
+A resolved configuration is saved with the run and is itself a valid `--config` file.
+"""
+
+import difflib
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lisae_tf.errors import LisaeError
+
+Positive = Annotated[float, Field(gt=0)]
+Natural = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(gt=0, lt=0.5)]
+Side = Annotated[int, Field(ge=8, le=1024)]
+
+VARIANTS = ("ae", "lis", "linsep", "linear-lis")
+PROTOCOLS = ("one-class", "two-class", "next-class", "halves")
+FOLDER = "folder"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Data(_Section):
+    """How pictures reach the network and how the training part is held out."""
+
+    size: Annotated[list[Side], Field(min_length=2, max_length=2)] | None = None
+    channels: Literal[1, 3] | None = None
+    stopping_fraction: Fraction = 0.1
+    calibration_fraction: Fraction = 0.1
+    test_fraction: Fraction = 0.1
+
+
+class Network(_Section):
+    """Encoder, latent and decoder (equations 1-3; section 5.1)."""
+
+    latent: Natural = 32
+    filters: Annotated[list[Natural], Field(min_length=2, max_length=2)] = [32, 64]
+
+
+class FeatureExtraction(_Section):
+    """Phase 1."""
+
+    epochs: Natural = 15
+    batch_size: Natural = 128
+    learning_rate: Positive = 1e-3
+    warmup_steps: Annotated[int, Field(ge=0)] = 300
+    patience: Natural = 5
+    linsep_weight: Positive = 0.05
+    collapse_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    restarts: Annotated[int, Field(ge=0, le=2)] = 2
+
+
+class LatentShaping(_Section):
+    """Phase 2 (equation 4)."""
+
+    epochs: Natural = 10
+    batch_size: Natural = 128
+    learning_rate: Positive = 1e-3
+    patience: Natural = 5
+    gamma: Positive = 0.1
+    beta: Positive = 1.0
+    hinge: Literal["hinge", "squared-hinge", "literal"] = "hinge"
+    cache_features: bool = True
+    bank_copies: Natural = 2
+    memory_budget_mb: Natural = 2048
+
+
+class Calibration(_Section):
+    """The threshold α (section 3.4)."""
+
+    false_positive_rate: Annotated[float, Field(gt=0, lt=1)] = 0.05
+
+
+class Config(_Section):
+    """All settings of one run."""
+
+    dataset: str = "surfaces"
+    normal_class: list[int | str] | None = None
+    protocol: Literal["one-class", "two-class", "next-class", "halves"] = "halves"
+    negatives: str = "other-half"
+    anomaly_class: list[int | str] | None = None
+    normal_dir: str | None = None
+    negative_dir: str | None = None
+    anomaly_dir: str | None = None
+    variant: Literal["ae", "lis", "linsep", "linear-lis"] = "lis"
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    data: Data = Data()
+    network: Network = Network()
+    feature_extraction: FeatureExtraction = FeatureExtraction()
+    latent_shaping: LatentShaping = LatentShaping()
+    calibration: Calibration = Calibration()
+
+    @model_validator(mode="after")
+    def _folders_belong_together(self) -> "Config":
+        if self.dataset == FOLDER and not self.normal_dir:
+            raise ValueError("training on your own folders needs --normal-dir")
+        if self.dataset != FOLDER and (self.normal_dir or self.negative_dir or self.anomaly_dir):
+            raise ValueError("folders of pictures and a named dataset exclude each other")
+        return self
+
+    def to_yaml(self) -> str:
+        """The resolved settings as YAML that `--config` takes."""
+        return yaml.safe_dump(self.model_dump(), sort_keys=False)
+
+    def digest(self) -> str:
+        """The first 16 hex digits of the SHA-256 of the settings."""
+        return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()[
+            :16
+        ]
+
+
+def _sentence(error: ValidationError, origin: str) -> str:
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in first["loc"] if isinstance(part, str | int))
+    if first["type"] == "extra_forbidden":
+        model: Any = Config
+        for part in first["loc"][:-1]:
+            model = model.model_fields[part].annotation
+        known = list(model.model_fields)
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.0)
+        return f"{origin}: unknown setting '{path}'; did you mean '{near[0]}'?"
+    if first["type"] == "literal_error":
+        choices = re.findall(r"'([^']*)'|(\d+)", str(first["ctx"]["expected"]))
+        names = [a or b for a, b in choices]
+        near = difflib.get_close_matches(str(first["input"]), names, n=1, cutoff=0.0)
+        return (
+            f"{origin}: {path} cannot be {first['input']!r}; did you mean '{near[0]}'? "
+            f"Valid: {', '.join(names)}"
+        )
+    where = f"{path} " if path else ""
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{origin}: {where}{message[0].lower() + message[1:]}" + (
+        f", not {first['input']!r}" if path else ""
+    )
+
+
+_FLOAT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+
+
+def _floats(value: Any) -> Any:
+    """YAML 1.1 reads 1e-3 as text; people mean the number."""
+    if isinstance(value, dict):
+        return {key: _floats(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_floats(item) for item in value]
+    return float(value) if isinstance(value, str) and _FLOAT.fullmatch(value) else value
+
+
+def parse_yaml(text: str, origin: str) -> Any:
+    """YAML data (no tags, no code).
+
+    Raises:
+        LisaeError: broken YAML; the sentence names the line.
+    """
+    try:
+        return _floats(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "it cannot be parsed"
+        raise LisaeError(f"{origin}: broken YAML{line}: {problem}") from error
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        LisaeError: the file is missing, broken, or no mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LisaeError(f"the configuration file {path} cannot be read; check the path") from error
+    settings = parse_yaml(text, str(path))
+    if not isinstance(settings, dict):
+        raise LisaeError(f"{path} must hold settings as 'name: value' lines")
+    return settings
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `over` laid upon it, section by section."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        both = isinstance(value, Mapping) and isinstance(old, Mapping)
+        merged[key] = merge(old, value) if both else value
+    return merged
+
+
+def assignments(items: Sequence[str]) -> dict[str, Any]:
+    """`["latent_shaping.gamma=0.2"]` as nested settings.
+
+    Raises:
+        LisaeError: an item without '=' or with a broken value.
+    """
+    settings: dict[str, Any] = {}
+    for item in items:
+        path, equals, value = item.partition("=")
+        if not equals or not path:
+            raise LisaeError(
+                f"--set {item}: write it as path=value, as in latent_shaping.gamma=0.2"
+            )
+        nested: Any = parse_yaml(value, f"--set {item}")
+        for part in reversed(path.split(".")):
+            nested = {part: nested}
+        settings = merge(settings, nested)
+    return settings
+
+
+def resolve(settings: Mapping[str, Any], origin: str = "settings") -> Config:
+    """Checked settings.
+
+    Raises:
+        LisaeError: an unknown key (with the nearest valid one) or a value of a wrong type.
+    """
+    try:
+        return Config.model_validate(dict(settings))
+    except ValidationError as error:
+        raise LisaeError(_sentence(error, origin)) from error
+
+
+def config_folder() -> Path:
+    """Where the dataset configurations lie: beside the package, or where pip put them."""
+    checkout = Path(__file__).resolve().parents[1] / "configs"
+    return checkout if checkout.is_dir() else Path(sys.prefix) / "share" / "lisae_tf" / "configs"
+
+
+def dataset_settings(dataset: str) -> dict[str, Any] | None:
+    """The settings in `configs/<dataset>.yaml`; None where there is no such file."""
+    path = config_folder() / f"{dataset}.yaml"
+    return read_settings(path) if path.is_file() else None

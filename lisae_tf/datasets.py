@@ -1,0 +1,175 @@
+"""The registry of datasets: a name becomes pictures with class labels, part by part.
+
+Owns reading; which class is normal, negative or an anomaly is decided in `protocols`.
+"""
+
+import os
+import re
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from lisae_tf import pictures, surfaces
+from lisae_tf.errors import LisaeError
+
+DATA_DIR_VARIABLE = "TFDS_DATA_DIR"
+
+
+@dataclass(frozen=True)
+class Images:
+    """Decoded pictures of some classes."""
+
+    pixels: np.ndarray  # uint8 (N, H, W, C)
+    labels: np.ndarray  # int64 (N,)
+    groups: np.ndarray | None = None  # (N,); pictures of a group are held out together
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A named set of labelled pictures.
+
+    `read(part, classes, size, channels)` decodes one part: "train", "test", and, where the set
+    fixes its own held-out parts, "stopping" and "calibration".
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    shape: tuple[int, int, int] | None  # H, W, C; None where pictures differ in size
+    read: Callable[[str, Sequence[int], tuple[int, int], int], Images]
+    has_own_held_out: bool = False
+
+
+def _surfaces(data_dir: Path | None) -> Dataset:
+    names = tuple(surfaces.PHOTOGRAPHS)
+
+    def read(part: str, classes: Sequence[int], size: tuple[int, int], channels: int) -> Images:
+        if (*size, channels) != (surfaces.PATCH, surfaces.PATCH, 1):
+            raise LisaeError("the dataset 'surfaces' is 32x32 grey; leave data.size and channels")
+        cut = [surfaces.patches(names[label], part) for label in classes]
+        labels = np.repeat(np.asarray(classes, np.int64), [len(piece) for piece in cut])
+        return Images(np.concatenate(cut), labels)
+
+    shape = (surfaces.PATCH, surfaces.PATCH, 1)
+    return Dataset("surfaces", names, shape, read, has_own_held_out=True)
+
+
+def _online() -> bool:
+    """Whether a download has a chance; TFDS itself retries for minutes before it gives up."""
+    if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
+        return True
+    try:
+        socket.create_connection(("storage.googleapis.com", 443), timeout=3).close()
+    except OSError:
+        return False
+    return True
+
+
+def _photo(example: dict) -> int:
+    """The street photograph that an SVHN digit was cut from, where the id names it."""
+    named = re.fullmatch(rb"[a-z]+_(\d+)_\d+", example["id"])
+    return int(named.group(1)) if named else -1
+
+
+# What must be held out together: digits of one photograph overlap; an alphabet is a kind.
+_GROUPS: dict[str, Callable[[dict], int]] = {
+    "svhn_cropped": _photo,
+    "omniglot": lambda example: int(example["alphabet"]),
+}
+
+
+@cache
+def _tfds_builder(name: str, data_dir: str | None):
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except (tfds.core.registered.DatasetNotFoundError, ValueError) as error:
+        raise LisaeError(
+            f"there is no dataset called '{name}'; use 'surfaces', a TensorFlow Datasets name "
+            "such as mnist, or your own folders with --normal-dir and --negative-dir"
+        ) from error
+    if not builder.data_path.exists():
+        place = data_dir or "the default TensorFlow Datasets folder"
+        if not _online():
+            raise LisaeError(
+                f"the dataset '{name}' is not in {place} and there is no connection to download "
+                f"it; name the folder that holds it with --data-dir or {DATA_DIR_VARIABLE}"
+            )
+        try:
+            builder.download_and_prepare()
+        except Exception as error:
+            raise LisaeError(
+                f"the dataset '{name}' could not be downloaded ({type(error).__name__}); prepare "
+                f"it with TensorFlow Datasets and name its folder with --data-dir"
+            ) from error
+    features = builder.info.features
+    wanted = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
+    if not isinstance(features, tfds.features.FeaturesDict) or not all(
+        key in features and isinstance(features[key], kind) for key, kind in wanted.items()
+    ):
+        raise LisaeError(f"the dataset '{name}' is no image-classification set (image and label)")
+    return builder
+
+
+@cache
+def _tfds_part(name: str, data_dir: str | None, part: str):
+    """Encoded pictures, labels and groups of one split, in stored order."""
+    import tensorflow_datasets as tfds
+
+    builder = _tfds_builder(name, data_dir)
+    if part not in builder.info.splits:
+        raise LisaeError(
+            f"the dataset '{name}' has no split '{part}'; it has {', '.join(builder.info.splits)}"
+        )
+    stored = builder.as_dataset(split=part, decoders={"image": tfds.decode.SkipDecoding()})
+    group_of = _GROUPS.get(name)
+    encoded, labels, groups = [], [], []
+    for batch in stored.batch(1000).as_numpy_iterator():
+        encoded += list(batch["image"])
+        labels.append(batch["label"])
+        if group_of:
+            keys = [key for key in ("id", "alphabet") if key in batch]
+            rows = zip(*(batch[key] for key in keys), strict=True)
+            groups += [group_of(dict(zip(keys, row, strict=True))) for row in rows]
+    known = group_of is not None and min(groups) >= 0
+    return encoded, np.concatenate(labels), np.asarray(groups) if known else None
+
+
+def _tfds(name: str, data_dir: Path | None) -> Dataset:
+    folder = str(data_dir) if data_dir else os.environ.get(DATA_DIR_VARIABLE)
+    features = _tfds_builder(name, folder).info.features
+    dimensions = features["image"].shape
+    shape = None if None in dimensions[:2] else (*dimensions[:2], 1 if dimensions[2] == 1 else 3)
+
+    def read(part: str, classes: Sequence[int], size: tuple[int, int], channels: int) -> Images:
+        encoded, labels, groups = _tfds_part(name, folder, part)
+        kept = np.flatnonzero(np.isin(labels, classes))
+        decoded = pictures.decode_all(
+            [encoded[index] for index in kept],
+            size,
+            channels,
+            names=[f"{name} {part} {index}" for index in kept],
+        )
+        return Images(decoded.pixels, labels[kept], None if groups is None else groups[kept])
+
+    return Dataset(name, tuple(features["label"].names), shape, read)
+
+
+# Sets with a reader of their own; every other name is asked of TensorFlow Datasets.
+DATASETS: dict[str, Callable[[Path | None], Dataset]] = {"surfaces": _surfaces}
+
+
+def open_dataset(name: str, data_dir: Path | None = None) -> Dataset:
+    """The dataset called `name`.
+
+    Raises:
+        LisaeError: no such set, or its data is neither here nor to be downloaded.
+    """
+    if name in DATASETS:
+        return DATASETS[name](data_dir)
+    return _tfds(name, data_dir)

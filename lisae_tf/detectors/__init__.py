@@ -1,0 +1,30 @@
+"""The registry of detectors: the names that `--variant` takes."""
+
+from pathlib import Path
+
+from lisae_tf.config import Config, read_settings, resolve
+from lisae_tf.detectors.base import CONFIG, Detector
+from lisae_tf.detectors.linear_lis import LinearLatentInsensitiveDetector
+from lisae_tf.detectors.lisae import LatentInsensitiveDetector
+
+DETECTORS: dict[str, type[Detector]] = {
+    "ae": LatentInsensitiveDetector,
+    "lis": LatentInsensitiveDetector,
+    "linsep": LatentInsensitiveDetector,
+    "linear-lis": LinearLatentInsensitiveDetector,
+}
+
+
+def make_detector(config: Config) -> Detector:
+    """An untrained detector of `config.variant`."""
+    return DETECTORS[config.variant](config)
+
+
+def load_detector(folder: Path) -> Detector:
+    """The trained detector in a run folder.
+
+    Raises:
+        LisaeError: missing, altered or foreign files.
+    """
+    config = resolve(read_settings(folder / CONFIG), str(folder / CONFIG))
+    return DETECTORS[config.variant].load(folder)

@@ -1,0 +1,157 @@
+"""The one interface of every anomaly detector: fit, score, threshold, save, load."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import numpy as np
+
+from lisae_tf import __version__
+from lisae_tf.checkpoints import Arrays, load_arrays, save_arrays
+from lisae_tf.config import Config, read_settings, resolve
+from lisae_tf.errors import LisaeError
+from lisae_tf.files import make_folder, read_json, sha256, write_json, write_text
+from lisae_tf.tasks import TrainingData, split_side
+from lisae_tf.thresholds import Threshold, choose_threshold
+from lisae_tf.training import TrainingOptions
+
+CONFIG, SIDECAR, WEIGHTS = "config.yaml", "detector.json", "weights.npz"
+FORMAT = 1
+
+
+class Detector(ABC):
+    """Normal pictures in, a score for each new picture out; higher is more anomalous.
+
+    A subclass gives `fit_data`, `_score`, `arrays` and `restore`; what all share is here.
+    """
+
+    needs_negatives = False
+
+    def __init__(self, config: Config | None = None):
+        self.config = config or Config()
+        self.shape: tuple[int, int, int] | None = None  # H, W, C; known once fitted
+        self.threshold_: Threshold | None = None
+
+    @abstractmethod
+    def fit_data(self, data: TrainingData, options: TrainingOptions) -> None:
+        """Trains on `data`; sees no calibration pictures and no anomalies."""
+
+    @abstractmethod
+    def _score(self, images: np.ndarray) -> np.ndarray:
+        """uint8 (N, H, W, C) -> float32 (N,)."""
+
+    @abstractmethod
+    def arrays(self) -> Arrays:
+        """Everything learned, as plain arrays."""
+
+    @abstractmethod
+    def restore(self, arrays: Arrays) -> None:
+        """Builds the detector again from its configuration, `shape` and `arrays`."""
+
+    def set_threshold(self, threshold: Threshold) -> None:
+        """Takes over a threshold."""
+        self.threshold_ = threshold
+
+    def fit(self, normal: np.ndarray, negative: np.ndarray | None = None) -> "Detector":
+        """Holds out stopping and calibration parts, trains, and chooses α.
+
+        Args:
+            normal: x⁺, uint8 (N, H, W, C).
+            negative: x⁻, uint8 (M, H, W, C).
+
+        Returns:
+            self.
+
+        Raises:
+            LisaeError: wrong arrays, or no negatives for a detector that needs them.
+        """
+        seed = self.config.seed
+        sides = []
+        for stream, pixels in enumerate((normal, negative)):
+            if pixels is None:
+                sides.append(None)
+                continue
+            self._check(pixels, None)
+            sides.append(split_side(pixels, self.config.data, seed=seed, stream=stream)[0])
+        data = TrainingData(*sides)
+        if data.negative is not None and data.negative.fit.shape[1:] != data.shape:
+            raise LisaeError("normal and negative pictures must have the same height and channels")
+        self.fit_data(data, TrainingOptions())
+        scores = self.score(data.normal.calibration)
+        fpr = self.config.calibration.false_positive_rate
+        self.set_threshold(choose_threshold(scores, fpr, nearest=True))
+        return self
+
+    def _check(self, images: np.ndarray, shape: tuple[int, int, int] | None) -> None:
+        ok = isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.ndim == 4
+        if not ok or (shape is not None and images.shape[1:] != shape):
+            got = f"{getattr(images, 'dtype', type(images).__name__)} {np.shape(images)}"
+            wanted = f"(N, {shape[0]}, {shape[1]}, {shape[2]})" if shape else "(N, H, W, C)"
+            raise LisaeError(f"pictures must be uint8 {wanted}, not {got}")
+
+    def score(self, images: np.ndarray) -> np.ndarray:
+        """One score for each picture.
+
+        Args:
+            images: uint8 (N, H, W, C) of the shape it was fitted on.
+
+        Returns:
+            float32 (N,).
+
+        Raises:
+            LisaeError: not fitted, or pictures of another shape or type.
+        """
+        if self.shape is None:
+            raise LisaeError("this detector has not been trained; call fit or load first")
+        self._check(images, self.shape)
+        return self._score(images)
+
+    def save(self, folder: Path) -> None:
+        """Writes configuration, arrays and a sidecar with threshold and hashes; no pickle."""
+        make_folder(folder)
+        write_text(folder / CONFIG, self.config.to_yaml())
+        save_arrays(folder / WEIGHTS, self.arrays())
+        self.save_sidecar(folder)
+
+    def save_sidecar(self, folder: Path) -> None:
+        """Writes shape, threshold and the hashes of the other files, in one step."""
+        write_json(
+            folder / SIDECAR,
+            {
+                "format": FORMAT,
+                "version": __version__,
+                "variant": self.config.variant,
+                "shape": list(self.shape),
+                "threshold": self.threshold_.to_json() if self.threshold_ else None,
+                "sha256": {name: sha256(folder / name) for name in (CONFIG, WEIGHTS)},
+            },
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> "Detector":
+        """What `save` wrote; hashes are checked before anything is parsed.
+
+        Raises:
+            LisaeError: missing, altered or foreign files.
+        """
+        sidecar = read_json(folder / SIDECAR)
+        try:
+            known = sidecar["format"] == FORMAT
+            shape = tuple(int(side) for side in sidecar["shape"])
+            hashes = {name: sidecar["sha256"][name] for name in (CONFIG, WEIGHTS)}
+            threshold = sidecar["threshold"] and Threshold(**sidecar["threshold"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise LisaeError(
+                f"{folder / SIDECAR} is not a detector's record; restore it"
+            ) from error
+        if not known or len(shape) != 3 or not all(1 <= side <= 4096 for side in shape):
+            raise LisaeError(f"{folder / SIDECAR} is of another format than this version reads")
+        for name, digest in hashes.items():
+            path = folder / name
+            if not path.is_file() or sha256(path) != digest:
+                raise LisaeError(f"{path} is missing or has been altered; restore it")
+        detector = cls(resolve(read_settings(folder / CONFIG), str(folder / CONFIG)))
+        detector.shape = shape
+        detector.restore(load_arrays(folder / WEIGHTS)[0])
+        if threshold:
+            detector.set_threshold(threshold)
+        return detector

@@ -1,0 +1,75 @@
+"""Linear LIS-AE as a detector: the solution of `linear`, run through the scoring graph."""
+
+import math
+
+import numpy as np
+
+from lisae_tf.checkpoints import Arrays
+from lisae_tf.detectors.lisae import GraphDetector
+from lisae_tf.errors import LisaeError
+from lisae_tf.linear import fit_linear
+from lisae_tf.networks import build_linear_networks
+from lisae_tf.tasks import TrainingData
+from lisae_tf.training import TrainingOptions
+
+MAX_PICTURES = 10_000  # of each side; the second moments change little beyond
+
+
+def _rows(images: np.ndarray) -> np.ndarray:
+    few = images[:: max(1, -(-len(images) // MAX_PICTURES))]
+    return few.reshape(len(few), -1).astype(np.float64) / 255
+
+
+class LinearLatentInsensitiveDetector(GraphDetector):
+    """Section 4.1: E = U_r + U_c B, decoder U_r."""
+
+    needs_negatives = True
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        self.history: list[dict] = []
+        self.notes: list[str] = []
+        self.restart_seeds: list[int] = []
+
+    def networks(self):
+        return self._networks
+
+    def fit_data(self, data: TrainingData, options: TrainingOptions) -> None:
+        if data.negative is None:
+            raise LisaeError(
+                "--variant linear-lis needs negative pictures; name some with --negatives"
+            )
+        size = math.prod(data.shape)
+        if self.config.network.latent >= size:
+            raise LisaeError(f"network.latent must be below the {size} values of a picture")
+        settings = self.config.latent_shaping
+        fitted = fit_linear(
+            _rows(data.normal.fit), _rows(data.negative.fit), self.config.network.latent,
+            gamma=settings.gamma * size, beta=settings.beta,
+        )  # fmt: skip
+        self.shape = data.shape
+        self._build(fitted.e, fitted.u_r)
+
+    def _build(self, e: np.ndarray, u_r: np.ndarray) -> None:
+        self._e, self._u_r = e.astype(np.float32), u_r.astype(np.float32)
+        self._networks = build_linear_networks(self.shape, self.config.network.latent)
+        _, latent, decoder = self._networks
+        latent.set_weights([self._e])
+        decoder.set_weights([self._u_r.T])
+        self._make_graph()
+
+    def phase1_detector(self) -> "LinearLatentInsensitiveDetector":
+        """The linear autoencoder E = U_r."""
+        before = LinearLatentInsensitiveDetector(self.config)
+        before.shape = self.shape
+        before._build(self._u_r, self._u_r)
+        return before
+
+    def arrays(self) -> Arrays:
+        return {"e": self._e, "u_r": self._u_r}
+
+    def restore(self, arrays: Arrays) -> None:
+        wanted = (math.prod(self.shape), self.config.network.latent)
+        if set(arrays) != {"e", "u_r"} or any(a.shape != wanted for a in arrays.values()):
+            raise LisaeError("the stored arrays do not fit the configuration; train again")
+        self._build(arrays["e"], arrays["u_r"])

@@ -1,0 +1,84 @@
+"""The product: the plain autoencoder (phase 1), LIS-AE and LinSep-LIS-AE, one class for all."""
+
+from abc import abstractmethod
+
+import keras
+import numpy as np
+
+from lisae_tf.checkpoints import Arrays, set_weights, weights_of
+from lisae_tf.detectors.base import Detector
+from lisae_tf.scoring import Scorer, scoring_graph, set_threshold
+from lisae_tf.tasks import TrainingData
+from lisae_tf.thresholds import Threshold
+from lisae_tf.training import TrainingOptions, build_autoencoder, train
+
+
+class GraphDetector(Detector):
+    """A detector that owns a Keras scoring graph, and so can be exported."""
+
+    graph: keras.Model
+    phase1: Scorer | None = None  # scores as phase 1 left the model, where there was one
+
+    @abstractmethod
+    def networks(self) -> tuple[keras.Model, keras.Model, keras.Model]:
+        """Encoder, latent and decoder as they stand."""
+
+    def _make_graph(self) -> None:
+        self.graph = scoring_graph(*self.networks())
+        self._scorer = Scorer(self.graph)
+
+    def _score(self, images: np.ndarray) -> np.ndarray:
+        return self._scorer(images)
+
+    def set_threshold(self, threshold: Threshold) -> None:
+        super().set_threshold(threshold)
+        set_threshold(self.graph, threshold.alpha)
+
+    def reconstruct(self, images: np.ndarray) -> np.ndarray:
+        """x̂ of each picture: uint8 (N, H, W, C) -> float32 (N, H, W, C)."""
+        graph = scoring_graph(*self.networks(), reconstruction=True)
+        return Scorer(graph)(images, "reconstruction")
+
+
+class LatentInsensitiveDetector(GraphDetector):
+    """AE, LIS-AE or LinSep-LIS-AE, as `config.variant` says (section 3)."""
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        self.needs_negatives = self.config.variant != "ae"
+
+    def networks(self):
+        return self.model.encoder, self.model.latent, self.model.decoder
+
+    def fit_data(self, data: TrainingData, options: TrainingOptions) -> None:
+        result = train(self.config, data, options)
+        self.shape, self.model = data.shape, result.model
+        self.history, self.notes = result.history, result.notes
+        self.restart_seeds = result.restart_seeds
+        self._phase1_weights = result.phase1_weights
+        self._make_graph()
+
+    def phase1_detector(self) -> "LatentInsensitiveDetector":
+        """The same encoder and decoder with the latent layer as phase 1 left it."""
+        before = LatentInsensitiveDetector(self.config)
+        before.shape = self.shape
+        before.model = build_autoencoder(self.config, self.shape, seed=self.config.seed)
+        set_weights(before.model, self._phase1_weights)
+        before._phase1_weights = self._phase1_weights
+        before._make_graph()
+        return before
+
+    def arrays(self) -> Arrays:
+        final = {f"final:{name}": array for name, array in weights_of(self.model).items()}
+        return final | {f"phase1:{name}": a for name, a in self._phase1_weights.items()}
+
+    def restore(self, arrays: Arrays) -> None:
+        self.model = build_autoencoder(self.config, self.shape, seed=self.config.seed)
+        final = {name: array for name, array in arrays.items() if name.startswith("final:")}
+        set_weights(self.model, final)
+        self._phase1_weights = {
+            name.removeprefix("phase1:"): array
+            for name, array in arrays.items()
+            if name.startswith("phase1:")
+        }
+        self._make_graph()

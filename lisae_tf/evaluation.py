@@ -1,0 +1,80 @@
+"""Metrics of a trained detector: the only reader of anomaly labels.
+
+Nothing that trains or chooses imports it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn import metrics
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Test scores of one model, float32 (N,), with the truth beside them, bool (N,)."""
+
+    scores: np.ndarray
+    is_anomaly: np.ndarray
+
+    @property
+    def normal(self) -> np.ndarray:
+        """Scores of normal pictures."""
+        return self.scores[~self.is_anomaly]
+
+    @property
+    def anomaly(self) -> np.ndarray:
+        """Scores of anomalies."""
+        return self.scores[self.is_anomaly]
+
+
+def auroc(normal: np.ndarray, anomaly: np.ndarray) -> float | None:
+    """Area under the ROC curve; None where one side is empty."""
+    if not len(normal) or not len(anomaly):
+        return None
+    truth = np.repeat([0, 1], [len(normal), len(anomaly)])
+    return float(metrics.roc_auc_score(truth, np.concatenate([normal, anomaly])))
+
+
+def fpr_at_tpr(scored: Scored, tpr: float = 0.95) -> float:
+    """The lowest false-positive rate at which at least `tpr` of the anomalies are found."""
+    fprs, tprs, _ = metrics.roc_curve(scored.is_anomaly, scored.scores, drop_intermediate=False)
+    return float(fprs[np.argmax(tprs >= tpr)])
+
+
+def evaluate(scored: Scored, alpha: float) -> dict[str, float | int | None]:
+    """The metrics of one detector at its threshold.
+
+    Args:
+        scored: test scores and truth.
+        alpha: the threshold; a score above it is called an anomaly.
+
+    Returns:
+        `auroc`, `average_precision`, `fpr_at_95_tpr`, `false_positive_rate`, `detection_rate`,
+        `n_normal`, `n_anomaly`; what needs anomalies is None without them.
+    """
+    has_anomalies = bool(len(scored.anomaly)) and bool(len(scored.normal))
+    ap = (
+        metrics.average_precision_score(scored.is_anomaly, scored.scores) if has_anomalies else None
+    )
+    return {
+        "auroc": auroc(scored.normal, scored.anomaly),
+        "average_precision": None if ap is None else float(ap),
+        "fpr_at_95_tpr": fpr_at_tpr(scored) if has_anomalies else None,
+        "false_positive_rate": float(np.mean(scored.normal > alpha))
+        if len(scored.normal)
+        else None,
+        "detection_rate": float(np.mean(scored.anomaly > alpha)) if has_anomalies else None,
+        "n_normal": len(scored.normal),
+        "n_anomaly": len(scored.anomaly),
+    }
+
+
+def accuracy_trade_off(scored: Scored, points: int = 201) -> np.ndarray:
+    """Figure 3: for α over the range of scores, the share judged rightly on each side.
+
+    Returns:
+        float (points, 3): α, accuracy on normal pictures, accuracy on anomalies.
+    """
+    alphas = np.quantile(scored.scores, np.linspace(0, 1, points))
+    rows = [(a, np.mean(scored.normal <= a), np.mean(scored.anomaly > a)) for a in alphas]
+    return np.asarray(rows, np.float64)

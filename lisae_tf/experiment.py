@@ -1,0 +1,184 @@
+"""One run from settings to metrics: data, detector, threshold, test, in this order.
+
+The only place where training and evaluation meet; nothing learned here flows back.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from lisae_tf import __version__
+from lisae_tf.checkpoints import load_arrays, save_arrays
+from lisae_tf.config import FOLDER, Config
+from lisae_tf.datasets import open_dataset
+from lisae_tf.detectors import make_detector
+from lisae_tf.detectors.base import Detector
+from lisae_tf.evaluation import Scored, auroc, evaluate
+from lisae_tf.files import write_json
+from lisae_tf.protocols import make_task
+from lisae_tf.runs import CHECKPOINT, HISTORY, METRICS, SCORES
+from lisae_tf.tasks import TestData, TrainingData, load_test, load_training
+from lisae_tf.thresholds import choose_threshold, smallest_fpr
+from lisae_tf.training import TrainingOptions
+
+
+@dataclass
+class Outcome:
+    """What a run produced, in memory."""
+
+    detector: Detector
+    metrics: dict
+    test: TestData
+    before: Scored  # after phase 1
+    after: Scored
+    notes: list[str] = field(default_factory=list)
+
+
+class Stopwatch:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Adds the block's duration to a stage."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = self.seconds.get(name, 0.0) + time.perf_counter() - began
+            self.seconds[name] = round(spent, 3)
+
+
+def describe(config: Config, data_dir: Path | None) -> dict[str, object]:
+    """Dataset, normal classes and negatives in words, for the record."""
+    if config.dataset == FOLDER:
+        normal, negatives = [config.normal_dir], config.negative_dir or config.negatives
+    else:
+        names = open_dataset(config.dataset, data_dir).class_names
+        task = make_task(config.protocol, config.normal_class, config.anomaly_class, names)
+        normal, negatives = [names[c] for c in task.normal], config.negatives
+    return {
+        "dataset": config.dataset,
+        "normal": normal,
+        "negatives": negatives,
+        "protocol": config.protocol,
+        "variant": config.variant,
+        "seed": config.seed,
+    }
+
+
+def score_test(detector: Detector, test: TestData) -> tuple[Scored, Scored]:
+    """Test scores as phase 1 left the detector, and as it is."""
+    before = detector.phase1_detector().score(test.pixels)
+    return Scored(before, test.is_anomaly), Scored(detector.score(test.pixels), test.is_anomaly)
+
+
+def measure(
+    detector: Detector, data: TrainingData, before: Scored, after: Scored
+) -> dict[str, object]:
+    """Everything in `metrics.json` that depends on scores."""
+    held_out = None
+    if data.negative is not None:
+        # How far held-out negatives stand off: no measure of anomalies.
+        held_out = auroc(after.normal, detector.score(data.negative.calibration))
+    return {
+        **evaluate(after, detector.threshold_.alpha),
+        "auroc_phase1": auroc(before.normal, before.anomaly),
+        "auroc_negatives": held_out,
+        "threshold": detector.threshold_.alpha,
+        "threshold_guaranteed_fpr": detector.threshold_.guaranteed_fpr,
+        "threshold_requested_fpr": detector.threshold_.requested_fpr,
+        "n_calibration": detector.threshold_.n_calibration,
+    }
+
+
+def run(
+    config: Config,
+    folder: Path | None,
+    *,
+    data_dir: Path | None = None,
+    data: TrainingData | None = None,
+    skip_bad: bool = False,
+    callbacks: tuple = (),
+    say: Callable[[str], None] = lambda line: None,
+) -> Outcome:
+    """Trains, calibrates and evaluates; writes the run folder unless `folder` is None.
+
+    Args:
+        config: resolved settings.
+        folder: claimed already (`runs.claim`); a checkpoint in it is continued.
+        data_dir: of TensorFlow Datasets.
+        data: training data already loaded for these settings.
+        skip_bad: leave unreadable files out.
+        callbacks: Keras callbacks for both phases.
+        say: takes one line of progress.
+    """
+    watch = Stopwatch()
+    with watch.stage("data"):
+        data = data or load_training(config, data_dir, skip_bad=skip_bad)
+        test = load_test(config, data_dir, skip_bad=skip_bad)
+    detector = make_detector(config)
+    with watch.stage("training"):
+        checkpoint = folder / CHECKPOINT if folder else None
+        detector.fit_data(data, TrainingOptions(checkpoint, callbacks, say))
+    for row in detector.history:
+        stage = f"phase{row['phase']}"
+        watch.seconds[stage] = round(watch.seconds.get(stage, 0.0) + row["seconds"], 3)
+    with watch.stage("calibration"):
+        calibration_scores = detector.score(data.normal.calibration)
+        fpr = config.calibration.false_positive_rate
+        detector.set_threshold(choose_threshold(calibration_scores, fpr, nearest=True))
+    notes = [*data.notes, *detector.notes]
+    if smallest_fpr(len(calibration_scores)) > fpr:
+        notes.append(
+            f"{len(calibration_scores)} calibration pictures support a false-positive rate of "
+            f"{detector.threshold_.guaranteed_fpr:.3f} at the lowest, not {fpr:g}"
+        )
+    with watch.stage("evaluation"):
+        before, after = score_test(detector, test)
+        metrics = describe(config, data_dir) | measure(detector, data, before, after)
+    metrics |= {
+        "restart_seeds": detector.restart_seeds,
+        "epochs": [sum(row["phase"] == phase for row in detector.history) for phase in (1, 2)],
+        "version": __version__,
+        "config_hash": config.digest(),
+        "notes": notes,
+        "seconds": watch.seconds,
+    }
+    outcome = Outcome(detector, metrics, test, before, after, notes)
+    if folder:
+        _write(outcome, folder, calibration_scores, watch)
+    return outcome
+
+
+def _write(outcome: Outcome, folder: Path, calibration_scores: np.ndarray, watch: Stopwatch):
+    """The run folder, `metrics.json` last."""
+    from lisae_tf import run_figures
+
+    outcome.detector.save(folder)
+    write_json(folder / HISTORY, outcome.detector.history)
+    save_arrays(
+        folder / SCORES,
+        {
+            "calibration": calibration_scores,
+            "test": outcome.after.scores,
+            "test_phase1": outcome.before.scores,
+            "is_anomaly": outcome.after.is_anomaly,
+        },
+    )
+    with watch.stage("figures"):
+        run_figures.draw(outcome, folder / "figures")
+    write_json(folder / METRICS, outcome.metrics)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+def stored_scores(folder: Path) -> tuple[np.ndarray, Scored]:
+    """Calibration scores and test scores of a completed run."""
+    arrays, _ = load_arrays(folder / SCORES)
+    return arrays["calibration"], Scored(arrays["test"], arrays["is_anomaly"])

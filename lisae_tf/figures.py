@@ -1,0 +1,138 @@
+"""The pictures of a run: reconstructions (figure 4), histograms, ROC, trade-off (figure 3)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from sklearn import metrics
+
+from lisae_tf.evaluation import Scored, accuracy_trade_off
+from lisae_tf.files import replacing
+
+_NORMAL, _ANOMALY, _BEFORE, _AFTER = "#2a6fbb", "#d1495b", "#8d99ae", "#1b9e77"
+_STYLE = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9}
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120, bbox_inches="tight", metadata={"Software": None})
+    plt.close(figure)
+
+
+def reconstructions(
+    path: Path,
+    rows: Sequence[tuple[str, np.ndarray]],
+    columns: Sequence[str],
+    n_normal: int,
+) -> None:
+    """Figure 4: inputs above what each phase makes of them.
+
+    Args:
+        path: of the PNG.
+        rows: (label, pictures in 0-1 or uint8, (N, H, W, C)) from top to bottom.
+        columns: what stands above each of the N columns.
+        n_normal: how many of the columns, from the left, are normal.
+    """
+    count = len(columns)
+    figure, axes = plt.subplots(
+        len(rows), count, figsize=(0.95 * count + 1, 1.05 * len(rows)), squeeze=False
+    )
+    for line, (label, images) in zip(axes, rows, strict=True):
+        for column, (axis, image) in enumerate(zip(line, images, strict=True)):
+            scaled = image / 255 if image.dtype == np.uint8 else np.clip(image, 0, 1)
+            axis.imshow(scaled.squeeze(), cmap="gray", vmin=0, vmax=1)
+            axis.set(xticks=[], yticks=[])
+            for spine in axis.spines.values():
+                spine.set_color(_NORMAL if column < n_normal else _ANOMALY)
+                spine.set_linewidth(1.5)
+        line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
+    for axis, name in zip(axes[0], columns, strict=True):
+        axis.set_title(name, fontsize=7)
+    figure.suptitle("blue: normal, red: anomaly", fontsize=9, y=1.02)
+    _save(figure, path)
+
+
+def score_histograms(path: Path, before: Scored, after: Scored, alpha: float) -> None:
+    """Score distributions after phase 1 and after phase 2, with α."""
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(8, 2.8))
+        for axis, scored, title in zip(
+            axes, (before, after), ("after phase 1", "after phase 2"), strict=True
+        ):
+            positive = scored.scores[scored.scores > 0]
+            low, high = np.log10(positive.min()), np.log10(positive.max())
+            bins = np.logspace(low, high + 1e-6, 60)
+            for scores, colour, name in (
+                (scored.normal, _NORMAL, "normal"), (scored.anomaly, _ANOMALY, "anomaly"),
+            ):  # fmt: skip
+                if len(scores):
+                    axis.hist(
+                        scores, bins, color=colour, alpha=0.6, label=name,
+                        weights=np.full(len(scores), 1 / len(scores)),
+                    )  # fmt: skip
+            axis.set(xscale="log", title=title, xlabel="score", ylabel="share of pictures")
+        axes[1].axvline(alpha, color="black", linestyle="--", label=f"α = {alpha:.3g}")
+        axes[1].legend(frameon=False)
+        _save(figure, path)
+
+
+def roc(path: Path, before: Scored, after: Scored) -> None:
+    """ROC curves after phase 1 and after phase 2."""
+    with plt.rc_context(_STYLE):
+        figure, axis = plt.subplots(figsize=(3.6, 3.4))
+        for scored, colour, name in (
+            (before, _BEFORE, "phase 1"), (after, _AFTER, "phase 2"),
+        ):  # fmt: skip
+            fpr, tpr, _ = metrics.roc_curve(scored.is_anomaly, scored.scores)
+            area = metrics.auc(fpr, tpr)
+            axis.plot(fpr, tpr, color=colour, label=f"{name}: {area:.3f}")
+        axis.plot([0, 1], [0, 1], color="#cccccc", linewidth=0.8)
+        axis.set(xlabel="false-positive rate", ylabel="detection rate", title="ROC")
+        axis.legend(frameon=False, loc="lower right", title="AUROC")
+        _save(figure, path)
+
+
+def trade_off(path: Path, before: Scored, after: Scored, alpha: float) -> None:
+    """Figure 3: accuracy on anomalies against accuracy on normal pictures over α."""
+    with plt.rc_context(_STYLE):
+        figure, axis = plt.subplots(figsize=(3.8, 3.4))
+        for scored, colour, name in (
+            (before, _BEFORE, "AE (phase 1)"), (after, _AFTER, "phase 2"),
+        ):  # fmt: skip
+            _, normal, anomaly = accuracy_trade_off(scored).T
+            axis.plot(normal, anomaly, color=colour, label=name)
+        point = np.mean(after.normal <= alpha), np.mean(after.anomaly > alpha)
+        axis.plot(*point, "o", color="black", label=f"α = {alpha:.3g}")
+        axis.set(
+            xlabel="accuracy on normal", ylabel="accuracy on anomalies", title="trade-off over α"
+        )
+        axis.legend(frameon=False, loc="lower left")
+        _save(figure, path)
+
+
+def training_curves(path: Path, history: Sequence[dict]) -> None:
+    """Errors of normal and negative pictures over the epochs of both phases."""
+    with plt.rc_context(_STYLE):
+        phases = sorted({row["phase"] for row in history})
+        figure, axes = plt.subplots(1, len(phases), figsize=(4 * len(phases), 2.8), squeeze=False)
+        for axis, phase in zip(axes[0], phases, strict=True):
+            rows = [row for row in history if row["phase"] == phase]
+            epochs = np.arange(1, len(rows) + 1)
+            for name, colour, label in (
+                ("normal_error", _NORMAL, "normal"), ("negative_error", _ANOMALY, "negative"),
+            ):  # fmt: skip
+                if name in rows[0]:
+                    axis.plot(epochs, [row[name] for row in rows], color=colour, label=label)
+                    axis.plot(
+                        epochs, [row[f"val_{name}"] for row in rows], "--", color=colour,
+                        label=f"{label}, held out",
+                    )  # fmt: skip
+            axis.set(title=f"phase {phase}", xlabel="epoch", ylabel="error e", yscale="log")
+            axis.legend(frameon=False, fontsize=7)
+        _save(figure, path)

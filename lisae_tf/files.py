@@ -1,0 +1,90 @@
+"""Files that are whole or absent: temporary name, then rename; JSON records; hashes.
+
+Runs without TensorFlow.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lisae_tf.errors import LisaeError
+
+
+def _cannot_write(path: Path, error: OSError) -> LisaeError:
+    return LisaeError(
+        f"cannot write {path}: {error.strerror or error}. Free some space or name another "
+        "folder with --out; what was there before is untouched"
+    )
+
+
+def make_folder(path: Path) -> Path:
+    """Creates `path` and its parents and proves that a file can be written in it.
+
+    Raises:
+        LisaeError: the folder cannot be created or written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    return path
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; renames it to `path` if the block succeeds.
+
+    The temporary name keeps the suffix of `path`, so that writers which look at it still work.
+
+    Raises:
+        LisaeError: the disk is full or the folder is read-only; nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes `text` to `path`, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, record: Any) -> None:
+    """Writes `record` as readable JSON with sorted keys; NaN and infinity are refused."""
+    write_text(path, json.dumps(record, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in `path`.
+
+    Raises:
+        LisaeError: the file is missing or is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise LisaeError(f"{path} is missing; give a folder that a run has completed") from error
+    except (OSError, ValueError) as error:
+        raise LisaeError(f"{path} cannot be read as JSON ({error}); restore the file") from error
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of the file's bytes."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

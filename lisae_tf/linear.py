@@ -1,0 +1,110 @@
+"""The linear case (section 4.1): U_r by singular value decomposition, then B by equation 4.
+
+Notation of the paper, on column vectors x in R^m, as rows of X here: x = U_r z + U_c c.
+E := U_r + U_c B with B of shape (m-r, r) (the paper prints the transpose); the decoder is U_r.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import linalg, optimize
+
+
+@dataclass(frozen=True)
+class LinearLISAE:
+    """A fitted linear latent-insensitive autoencoder x̂ = U_r Eᵀ x."""
+
+    u_r: np.ndarray  # float64 (m, r)
+    u_c: np.ndarray  # float64 (m, m-r)
+    b: np.ndarray  # float64 (m-r, r)
+
+    @property
+    def e(self) -> np.ndarray:
+        """E = U_r + U_c B, float64 (m, r)."""
+        return self.u_r + self.u_c @ self.b
+
+    def orthogonal(self, x: np.ndarray) -> np.ndarray:
+        """C = U_cᵀ x for each row of x: (N, m) -> (N, m-r)."""
+        return x @ self.u_c
+
+    def reconstruct(self, x: np.ndarray) -> np.ndarray:
+        """x̂ = U_r Eᵀ x for each row: (N, m) -> (N, m)."""
+        return x @ self.e @ self.u_r.T
+
+    def loss(self, x: np.ndarray) -> np.ndarray:
+        """L_LIS = ‖Bᵀc‖² + ‖c‖² for each row: (N, m) -> (N,)."""
+        c = self.orthogonal(x)
+        return np.sum(np.square(c @ self.b), axis=1) + np.sum(np.square(c), axis=1)
+
+    def autoencoder_loss(self, x: np.ndarray) -> np.ndarray:
+        """L_AE = ‖c‖² for each row: (N, m) -> (N,)."""
+        return np.sum(np.square(self.orthogonal(x)), axis=1)
+
+
+def principal_subspace(x: np.ndarray, r: int) -> tuple[np.ndarray, np.ndarray]:
+    """U_r and U_c of X⁺ (not centred, as in the paper): (N, m) -> (m, r) and (m, m-r)."""
+    _, vectors = linalg.eigh(x.T @ x)
+    u = vectors[:, ::-1]
+    # A sign for each vector that does not depend on the solver.
+    u = u * np.sign(u[np.abs(u).argmax(axis=0), np.arange(u.shape[1])])
+    return u[:, :r], u[:, r:]
+
+
+def _starting_b(c_normal: np.ndarray, c_negative: np.ndarray, r: int) -> np.ndarray:
+    """Directions where negatives vary and normals do not; B = 0 is a stationary point."""
+    size = c_normal.shape[1]
+    s_normal = c_normal.T @ c_normal / len(c_normal)
+    s_negative = c_negative.T @ c_negative / len(c_negative)
+    ridge = 1e-6 * max(np.trace(s_normal) / size, 1e-12)
+    few = min(r, size)
+    _, vectors = linalg.eigh(
+        s_negative, s_normal + ridge * np.eye(size), subset_by_index=[size - few, size - 1]
+    )
+    b = np.zeros((size, r))
+    b[:, :few] = vectors[:, ::-1] / np.linalg.norm(vectors[:, ::-1], axis=0)
+    return 0.1 * b
+
+
+def fit_linear(
+    normal: np.ndarray,
+    negative: np.ndarray,
+    r: int,
+    *,
+    gamma: float,
+    beta: float = 1.0,
+    iterations: int = 200,
+) -> LinearLISAE:
+    """Phase 1 by SVD, phase 2 by L-BFGS over B with U_r unchanged.
+
+    Minimises mean‖U_r Eᵀ x⁺ − x⁺‖² + β · mean max(0, γ − ‖U_r Eᵀ x⁻ − x⁻‖²) (section 4.1 with
+    the hinge of `losses`), where ‖U_r Eᵀ x − x‖² = ‖Bᵀc‖² + ‖c‖².
+
+    Args:
+        normal: X⁺, float (N, m).
+        negative: X⁻, float (M, m).
+        r: latent size, below m.
+        gamma: on the scale of ‖x̂ − x‖² (a sum over m, not a mean).
+        beta: weight of the negatives.
+        iterations: of L-BFGS, at most.
+    """
+    u_r, u_c = principal_subspace(normal, r)
+    c_normal, c_negative = normal @ u_c, negative @ u_c
+    own_negative = np.sum(np.square(c_negative), axis=1)
+    s_normal = c_normal.T @ c_normal / len(c_normal)
+    shape = (u_c.shape[1], r)
+
+    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        b = flat.reshape(shape)
+        pulled = s_normal @ b
+        projected = c_negative @ b
+        short = gamma - own_negative - np.sum(np.square(projected), axis=1)
+        active = short > 0
+        value = np.sum(b * pulled) + beta * np.sum(short[active]) / len(short)
+        push = c_negative[active].T @ projected[active] / len(short)
+        return value, 2 * (pulled - beta * push).ravel()
+
+    start = _starting_b(c_normal, c_negative, r).ravel()
+    found = optimize.minimize(
+        objective, start, jac=True, method="L-BFGS-B", options={"maxiter": iterations}
+    )
+    return LinearLISAE(u_r, u_c, found.x.reshape(shape))

@@ -1,0 +1,245 @@
+"""Files become uint8 pictures here and nowhere else, with Pillow and NumPy alone.
+
+Training, calibration, scoring and every exported model see pixels from this one routine:
+EXIF orientation applied, alpha dropped, 16-bit grey divided by 256, colour to grey by ITU-R 601,
+bilinear resize with Pillow's antialiasing. Scaling to 0-1 is part of the model's graph.
+"""
+
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from lisae_tf.errors import LisaeError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
+MAX_PIXELS = 64_000_000
+_FORMATS = ("PNG", "JPEG", "BMP")
+_GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "F")
+
+
+class BadPicture(LisaeError):
+    """One file that is no readable picture; the message names it."""
+
+
+def _open(source: Path | bytes, name: str) -> Image.Image:
+    """Opens the header only, and refuses picture bombs before any pixel is decoded."""
+    stream = io.BytesIO(source) if isinstance(source, bytes) else source
+    too_large = BadPicture(f"{name} has more than {MAX_PIXELS:,} pixels; make it smaller first")
+    try:
+        picture = Image.open(stream, formats=_FORMATS)
+    except FileNotFoundError as error:
+        raise BadPicture(f"{name} does not exist; check the path") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise too_large from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise BadPicture(
+            f"{name} is not a readable PNG, JPEG or BMP picture; repair or remove it"
+        ) from error
+    if picture.width * picture.height > MAX_PIXELS:
+        raise too_large
+    if getattr(picture, "n_frames", 1) > 1:
+        raise BadPicture(f"{name} is an animation; give single pictures")
+    return picture
+
+
+def decode(
+    source: Path | bytes,
+    size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    name: str | None = None,
+) -> np.ndarray:
+    """One encoded picture as uint8 (H, W, C).
+
+    Args:
+        source: a file, or the encoded bytes.
+        size: (height, width) to resize to; None keeps the picture's own.
+        channels: 1 for grey, 3 for RGB; None keeps grey grey and makes the rest RGB.
+        name: what error messages call the picture.
+
+    Raises:
+        BadPicture: unreadable, truncated, animated or too large.
+    """
+    name = name or (str(source) if isinstance(source, Path) else "the picture")
+    picture = _open(source, name)
+    try:
+        picture = ImageOps.exif_transpose(picture)
+        if channels is None:
+            channels = 1 if picture.mode in _GREY_MODES else 3
+        if picture.mode.startswith("I"):
+            picture = Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))
+        picture = picture.convert("L" if channels == 1 else "RGB")
+        if size is not None and picture.size != (size[1], size[0]):
+            picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+        pixels = np.asarray(picture, dtype=np.uint8)
+    except (OSError, ValueError, SyntaxError, MemoryError) as error:
+        raise BadPicture(
+            f"{name} is damaged and cannot be decoded ({error}); repair or remove it"
+        ) from error
+    return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def is_grey(path: Path) -> bool:
+    """Whether the file's header says that it holds a grey picture."""
+    return _open(path, str(path)).mode in _GREY_MODES
+
+
+def find(folder: Path) -> list[Path]:
+    """All pictures below `folder`, sorted by path; hidden files are left out.
+
+    Raises:
+        LisaeError: the folder is missing or holds no picture.
+    """
+    if not folder.is_dir():
+        raise LisaeError(f"the folder {folder} does not exist; check the path")
+    found = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    if not found:
+        raise LisaeError(f"the folder {folder} holds no PNG, JPEG or BMP picture")
+    return found
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Pictures that could be read, their names, and a reason for each that could not."""
+
+    pixels: np.ndarray  # uint8 (N, H, W, C)
+    names: list[str]
+    bad: dict[str, str]
+
+
+def decode_all(
+    sources: Sequence[Path | bytes],
+    size: tuple[int, int],
+    channels: int,
+    *,
+    names: Sequence[str] | None = None,
+    skip_bad: bool = False,
+) -> Decoded:
+    """Decodes many pictures on all cores.
+
+    Raises:
+        BadPicture: the first unreadable picture, unless `skip_bad` leaves such pictures out.
+    """
+    names = list(names) if names is not None else [str(source) for source in sources]
+    pixels = np.empty((len(sources), *size, channels), np.uint8)
+    bad: dict[int, str] = {}
+
+    def fill(index: int) -> None:
+        try:
+            pixels[index] = decode(sources[index], size, channels, names[index])
+        except BadPicture as error:
+            if not skip_bad:
+                raise
+            bad[index] = str(error)
+
+    with ThreadPoolExecutor() as pool:
+        for _ in pool.map(fill, range(len(sources))):
+            pass
+    kept = [index for index in range(len(sources)) if index not in bad]
+    return Decoded(
+        pixels if not bad else pixels[kept],
+        [names[index] for index in kept],
+        {names[index]: bad[index] for index in sorted(bad)},
+    )
+
+
+def load_array(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """A `.npy` of pictures, memory-mapped: (N, H, W, C), or (N, H, W) for grey.
+
+    Args:
+        path: the file; integers 0-255, or floats 0-1.
+        shape: the (H, W, C) that the model takes; arrays are never resized.
+
+    Raises:
+        LisaeError: no such array, or another shape or type.
+    """
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise LisaeError(f"{path} does not exist; check the path") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise LisaeError(f"{path} is not a plain NumPy array file (.npy)") from error
+    if array.ndim == 3 and shape[2] == 1:
+        array = array[..., None]
+    if array.ndim != 4 or array.shape[1:] != shape or not len(array):
+        raise LisaeError(
+            f"{path} holds an array of shape {tuple(array.shape)}, but the model takes "
+            f"(N, {shape[0]}, {shape[1]}, {shape[2]}); arrays are not resized"
+        )
+    if array.dtype.kind not in "uif":
+        raise LisaeError(f"{path} holds {array.dtype}; give integers 0-255 or floats 0-1")
+    return array
+
+
+def array_to_uint8(array: np.ndarray, name: str) -> np.ndarray:
+    """Integers 0-255 or floats 0-1 (rounded to the nearest of 256 levels) as uint8.
+
+    Raises:
+        LisaeError: NaN, infinity or a value out of range.
+    """
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
+    floats = array.dtype.kind == "f"
+    if floats and not np.isfinite(array).all():
+        raise LisaeError(f"{name} holds NaN or infinite values; clean the array first")
+    top = 1 if floats else 255
+    if len(array) and (array.min() < 0 or array.max() > top):
+        raise LisaeError(f"{name} holds values outside 0-{top}; give integers 0-255 or floats 0-1")
+    return np.rint(array * 255).astype(np.uint8) if floats else array.astype(np.uint8)
+
+
+def stream(
+    paths: Sequence[Path],
+    shape: tuple[int, int, int],
+    *,
+    batch_size: int = 256,
+    skip_bad: bool = False,
+) -> Iterator[Decoded]:
+    """Pictures from files, folders and `.npy` arrays in batches, in bounded memory.
+
+    Args:
+        paths: files, folders (searched below) and `.npy` arrays, in the order given.
+        shape: the (H, W, C) that the model takes.
+        batch_size: pictures in a batch; only the last batch of a source is smaller.
+        skip_bad: leave unreadable pictures out and report them in the batch's `bad`.
+
+    Raises:
+        LisaeError: a path is missing, empty, unreadable or of another shape.
+    """
+    files: list[Path] = []
+
+    def decoded_files() -> Iterator[Decoded]:
+        for start in range(0, len(files), batch_size):
+            chunk = files[start : start + batch_size]
+            yield decode_all(chunk, shape[:2], shape[2], skip_bad=skip_bad)
+        files.clear()
+
+    for path in paths:
+        if path.is_dir():
+            files += find(path)
+        elif path.suffix.lower() == ".npy":
+            yield from decoded_files()
+            array = load_array(path, shape)
+            for start in range(0, len(array), batch_size):
+                pixels = array_to_uint8(array[start : start + batch_size], str(path))
+                names = [f"{path}#{index}" for index in range(start, start + len(pixels))]
+                yield Decoded(pixels, names, {})
+        else:
+            files.append(path)
+    yield from decoded_files()
+
+
+def content_hashes(pixels: np.ndarray) -> list[bytes]:
+    """A digest of each decoded picture; equal pictures have equal digests."""
+    return [hashlib.blake2b(picture.tobytes(), digest_size=16).digest() for picture in pixels]

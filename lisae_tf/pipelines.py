@@ -1,0 +1,144 @@
+"""tf.data: batches of normal and negative pictures, a function of (seed, phase, epoch) alone.
+
+Batched before mapped; arrays may be memory-mapped. Does not know where pictures come from.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import tensorflow as tf
+
+Arrays = Mapping[str, np.ndarray]
+Augment = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+_NORMAL_STREAM, _NEGATIVE_STREAM, _AUGMENT_STREAM = 0, 1, 2
+
+
+def _seed(seed: int, phase: int, stream: int, epoch) -> tf.Tensor:
+    base = tf.constant([seed, 16 * phase + stream], tf.int32)
+    return tf.random.experimental.stateless_fold_in(base, tf.cast(epoch, tf.int32))
+
+
+def _order(n: int, wanted: int, seed: tf.Tensor) -> tf.Tensor:
+    """`wanted` of n indices in random order; each comes again only when all have come."""
+    rounds = -(-wanted // n)
+    seeds = tf.random.experimental.stateless_split(seed, rounds)
+    order = [tf.random.experimental.stateless_shuffle(tf.range(n), seeds[k]) for k in range(rounds)]
+    return tf.concat(order, axis=0)[:wanted]
+
+
+def _gather(arrays: Arrays) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    names = list(arrays)
+
+    def take(indices: np.ndarray) -> list[np.ndarray]:
+        return [np.ascontiguousarray(arrays[name][indices]) for name in names]
+
+    def gather(indices: tf.Tensor) -> dict[str, tf.Tensor]:
+        types = [tf.as_dtype(arrays[name].dtype) for name in names]
+        batch = tf.numpy_function(take, [indices], types, stateful=False)
+        return {
+            name: tf.ensure_shape(part, (None, *arrays[name].shape[1:]))
+            for name, part in zip(names, batch, strict=True)
+        }
+
+    return gather
+
+
+def steps_per_epoch(normal: Arrays, batch_size: int) -> int:
+    """Whole batches of normal pictures in one epoch; at least one."""
+    n = len(next(iter(normal.values())))
+    return max(1, n // batch_size)
+
+
+def training_batches(
+    normal: Arrays,
+    negative: Arrays | None,
+    *,
+    batch_size: int,
+    epochs: tuple[int, int],
+    seed: int,
+    phase: int,
+    augment: Augment | None = None,
+) -> tf.data.Dataset:
+    """One endless-looking stream over the epochs asked for, for `fit(steps_per_epoch=…)`.
+
+    Order and augmentation of epoch k depend on (seed, phase, k) only, so a resumed run sees
+    what an undisturbed one sees.
+
+    Args:
+        normal: arrays of equal length, e.g. {"normal": x⁺, "normal_features": s⁺}.
+        negative: likewise for the negatives, drawn in equal number; None where not used.
+        batch_size: of each side.
+        epochs: first epoch and the one past the last.
+        seed: of the run.
+        phase: 1 or 2.
+        augment: applied to "negative", uint8 in and out.
+    """
+    n_normal = len(next(iter(normal.values())))
+    batch = min(batch_size, n_normal)
+    steps = steps_per_epoch(normal, batch_size)
+    take_normal = _gather(normal)
+    take_negative = _gather(negative) if negative else None
+    n_negative = len(next(iter(negative.values()))) if negative else 0
+
+    def epoch_of(epoch: tf.Tensor) -> tf.data.Dataset:
+        parts = [tf.range(steps)]
+        order = _order(n_normal, steps * batch, _seed(seed, phase, _NORMAL_STREAM, epoch))
+        parts.append(tf.reshape(order, (steps, batch)))
+        if negative:
+            order = _order(n_negative, steps * batch, _seed(seed, phase, _NEGATIVE_STREAM, epoch))
+            parts.append(tf.reshape(order, (steps, batch)))
+        augment_seed = _seed(seed, phase, _AUGMENT_STREAM, epoch)
+        steps_of_epoch = tf.data.Dataset.from_tensor_slices(tuple(parts))
+        return steps_of_epoch.map(lambda *indices: (augment_seed, *indices))
+
+    def load(augment_seed, step, normal_indices, negative_indices=None):
+        loaded = take_normal(normal_indices)
+        if take_negative:
+            loaded |= take_negative(negative_indices)
+            if augment:
+                own = tf.random.experimental.stateless_fold_in(augment_seed, step)
+                loaded["negative"] = augment(loaded["negative"], own)
+        return loaded
+
+    stream = tf.data.Dataset.range(*epochs).flat_map(epoch_of)
+    return stream.map(load, num_parallel_calls=2, deterministic=True).prefetch(2)
+
+
+def held_out_batches(
+    normal: Arrays, negative: Arrays | None, *, batch_size: int = 512
+) -> tf.data.Dataset:
+    """Every held-out picture once, in order, both sides cut into equally many pieces."""
+    counts = [len(next(iter(side.values()))) for side in (normal, negative) if side]
+    pieces = max(1, min(-(-max(counts) // batch_size), *counts, max(counts)))
+    take = [_gather(side) for side in (normal, negative) if side]
+    bounds = [np.linspace(0, count, pieces + 1).astype(np.int64) for count in counts]
+
+    def load(piece: tf.Tensor) -> dict[str, tf.Tensor]:
+        loaded = {}
+        for gather, edges in zip(take, bounds, strict=True):
+            edge = tf.constant(edges)
+            loaded |= gather(tf.range(edge[piece], edge[piece + 1]))
+        return loaded
+
+    return tf.data.Dataset.range(pieces).map(load)
+
+
+def augmented_bank(
+    images: np.ndarray, copies: int, augment: Augment, *, seed: int, batch_size: int = 512
+) -> np.ndarray:
+    """`copies` augmented versions of each picture, uint8 (copies · N, H, W, C).
+
+    Phase 2 with cached features draws its negatives from here: a picture whose encoder output
+    is kept cannot be augmented afresh.
+    """
+    bank = np.empty((copies * len(images), *images.shape[1:]), np.uint8)
+    change = tf.function(augment, reduce_retracing=True)
+    for copy in range(copies):
+        copy_seed = _seed(seed, 2, _AUGMENT_STREAM, -1 - copy)
+        for start in range(0, len(images), batch_size):
+            own = tf.random.experimental.stateless_fold_in(copy_seed, start)
+            batch = change(tf.constant(images[start : start + batch_size]), own)
+            place = copy * len(images) + start
+            bank[place : place + len(batch)] = batch.numpy()
+    return bank

@@ -1,0 +1,53 @@
+"""Tells how training goes: a bar in a terminal, one plain line an epoch otherwise."""
+
+import keras
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+NAMES = {"feature-extraction": "phase 1", "latent-shaping": "phase 2"}
+
+
+class TrainingProgress(keras.callbacks.Callback):
+    """One bar a phase, over its steps, with the last epoch's errors beside it."""
+
+    def __init__(self, console: Console):
+        super().__init__()
+        self.console = console
+        self._bar: Progress | None = None
+
+    def on_train_begin(self, logs=None):
+        if not self.console.is_terminal:
+            return
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
+            TextColumn("{task.fields[errors]}"), console=self.console,
+        )  # fmt: skip
+        self._bar.start()
+        total = self.params["epochs"] * self.params["steps"]
+        self._task = self._bar.add_task(NAMES[self.model.phase], total=total, errors="")
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._bar:
+            self._bar.update(self._task, completed=self._epoch * self.params["steps"] + batch + 1)
+
+    def on_epoch_end(self, epoch, logs=None):
+        errors = f"normal {logs['val_normal_error']:.4f}"
+        if "val_negative_error" in logs:
+            errors += f"  negative {logs['val_negative_error']:.4f}"
+        if self._bar:
+            self._bar.update(self._task, errors=errors)
+        else:
+            phase = NAMES[self.model.phase]
+            self.console.print(
+                f"{phase}  epoch {epoch + 1}/{self.params['epochs']}  held-out error: {errors}",
+                highlight=False,
+            )
+
+    def on_train_end(self, logs=None):
+        if self._bar:
+            self._bar.update(self._task, total=self._bar.tasks[0].completed)
+            self._bar.stop()
+            self._bar = None

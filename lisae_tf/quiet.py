@@ -1,0 +1,29 @@
+"""Imports TensorFlow without its start-up chatter, which no environment variable stops."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def _no_stderr() -> Iterator[None]:
+    """Native code writes to the descriptor itself, so that is what is turned away."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def start_tensorflow() -> None:
+    """Imports TensorFlow and makes its kernels repeatable; call before anything that uses it."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with _no_stderr():
+        import tensorflow as tf
+    tf.config.experimental.enable_op_determinism()

@@ -1,0 +1,52 @@
+"""Which figures a run gets, and of which of its pictures."""
+
+from pathlib import Path
+
+import numpy as np
+
+from lisae_tf import figures
+from lisae_tf.experiment import Outcome
+from lisae_tf.files import make_folder
+
+SHOWN = 5  # pictures of each side in the reconstruction grid
+
+
+def _shown(outcome: Outcome) -> tuple[np.ndarray, int]:
+    """Evenly spaced normal pictures and one anomaly of each class in turn."""
+    truth = outcome.test.is_anomaly
+    normal = np.flatnonzero(~truth)
+    normal = normal[np.linspace(0, len(normal) - 1, min(SHOWN, len(normal))).astype(int)]
+    labels = np.asarray(outcome.test.labels)
+    by_class = [np.flatnonzero(truth & (labels == name)) for name in dict.fromkeys(labels[truth])]
+    anomaly: list[int] = []
+    depth = 0
+    while len(anomaly) < min(SHOWN, int(truth.sum())):
+        anomaly += [rows[len(rows) // 2 - depth] for rows in by_class if len(rows) > depth]
+        depth += 1
+    return np.concatenate([normal, np.asarray(anomaly[:SHOWN], np.int64)]), len(normal)
+
+
+def draw(outcome: Outcome, folder: Path) -> None:
+    """Writes every figure of a run; what needs anomalies is left out without them."""
+    make_folder(folder)
+    chosen, n_normal = _shown(outcome)
+    if len(chosen):
+        pixels = outcome.test.pixels[chosen]
+        rows = [
+            ("input", pixels),
+            ("phase 1", outcome.detector.phase1_detector().reconstruct(pixels)),
+        ]
+        if outcome.detector.needs_negatives:
+            rows.append((outcome.detector.config.variant, outcome.detector.reconstruct(pixels)))
+        names = [Path(outcome.test.labels[index]).name for index in chosen]
+        figures.reconstructions(folder / "reconstructions.png", rows, names, n_normal)
+    alpha = outcome.detector.threshold_.alpha
+    if len(outcome.after.scores):
+        figures.score_histograms(
+            folder / "score_histograms.png", outcome.before, outcome.after, alpha
+        )
+    if len(outcome.after.anomaly) and len(outcome.after.normal):
+        figures.roc(folder / "roc.png", outcome.before, outcome.after)
+        figures.trade_off(folder / "trade_off.png", outcome.before, outcome.after, alpha)
+    if outcome.detector.history:
+        figures.training_curves(folder / "training_curves.png", outcome.detector.history)

@@ -1,0 +1,86 @@
+"""Run folders: where they lie, which is the last, and whether one may be written to.
+
+A run folder holds the detector's files, `metrics.json` (written last: its presence says that
+the run is complete), `history.json`, `scores.npz` and figures. Runs without TensorFlow.
+"""
+
+import contextlib
+import os
+from pathlib import Path
+
+from lisae_tf.errors import LisaeError
+from lisae_tf.files import make_folder, read_json, write_text
+
+RUNS = Path("runs")
+LAST = "last"
+CONFIG, METRICS, HISTORY, SCORES, CHECKPOINT = (
+    "config.yaml", "metrics.json", "history.json", "scores.npz", "checkpoint.npz",
+)  # fmt: skip
+
+
+def default_folder(name: str, *, resume: bool) -> Path:
+    """`runs/<name>`, or with a number behind it where that is taken and not to be resumed."""
+    folder, number = RUNS / name, 1
+    while not resume and folder.exists() and any(folder.iterdir()):
+        number += 1
+        folder = RUNS / f"{name}-{number}"
+    return folder
+
+
+def claim(folder: Path, config_yaml: str, *, resume: bool) -> None:
+    """Makes `folder` the place of a run with these settings.
+
+    Raises:
+        LisaeError: it holds something else, a finished run, or a run with other settings.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise LisaeError(f"{folder} is a file; name a folder with --out")
+    stored = folder / CONFIG
+    if folder.is_dir() and any(folder.iterdir()):
+        if not resume:
+            raise LisaeError(f"{folder} is not empty; name another folder or add --resume")
+        if not stored.is_file():
+            raise LisaeError(f"{folder} holds no run to resume; name another folder with --out")
+        if (folder / METRICS).is_file():
+            raise LisaeError(f"the run in {folder} is complete; there is nothing to resume")
+        old, new = stored.read_text(encoding="utf-8").splitlines(), config_yaml.splitlines()
+        if old != new:
+            differing = next((b for a, b in zip(old, new, strict=False) if a != b), "its length")
+            raise LisaeError(
+                f"the run in {folder} has other settings (first difference: "
+                f"'{differing.strip()}'); resume with the same ones or name another folder"
+            )
+    make_folder(folder)
+    write_text(stored, config_yaml)
+
+
+def remember(folder: Path) -> None:
+    """Makes `folder` the run that commands without `--run` use."""
+    # A working folder that cannot be written to only costs this convenience.
+    with contextlib.suppress(LisaeError):
+        make_folder(RUNS)
+        write_text(RUNS / LAST, os.path.relpath(folder) + "\n")
+
+
+def find_run(given: str | None) -> Path:
+    """The run folder that was given, or the last completed one.
+
+    Raises:
+        LisaeError: no such run, or it is not complete.
+    """
+    if given is None:
+        pointer = RUNS / LAST
+        if not pointer.is_file():
+            raise LisaeError("there is no completed run yet; train first or name one with --run")
+        given = pointer.read_text(encoding="utf-8").strip()
+    folder = Path(given)
+    if not folder.is_dir():
+        raise LisaeError(f"the run folder {folder} does not exist; name one with --run")
+    if not (folder / METRICS).is_file():
+        raise LisaeError(f"the run in {folder} is not complete; finish it with train --resume")
+    return folder
+
+
+def read_metrics(folder: Path) -> dict:
+    """The record in `metrics.json`."""
+    return read_json(folder / METRICS)

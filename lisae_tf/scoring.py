@@ -1,0 +1,82 @@
+"""The scoring graph (section 3.4): uint8 pictures in, score and decision out.
+
+The only definition of a score: training's report, evaluation, `score` and every export run it.
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers, ops
+
+from lisae_tf.losses import reconstruction_error
+from lisae_tf.networks import scale
+
+BATCH_SIZE = 500
+
+
+class Score(layers.Layer):
+    """L(x) as the per-pixel mean of ‖x̂ − x‖²: [x, x̂] -> float32 (N,)."""
+
+    def call(self, inputs):
+        return reconstruction_error(*inputs)
+
+
+class ExceedsThreshold(layers.Layer):
+    """x is an anomaly if L(x) > α: float32 (N,) -> bool (N,). α is a weight that never trains."""
+
+    def __init__(self, **kwargs):
+        super().__init__(trainable=False, **kwargs)
+        self.alpha = self.add_weight(
+            shape=(), initializer=keras.initializers.Constant(np.inf), trainable=False, name="alpha"
+        )
+
+    def call(self, score):
+        return ops.greater(score, self.alpha)
+
+
+def scoring_graph(
+    encoder: keras.Model, latent: keras.Model, decoder: keras.Model, *, reconstruction: bool = False
+) -> keras.Model:
+    """The whole of inference after decoding, as one functional model.
+
+    Args:
+        encoder: ℰ.
+        latent: 𝒵.
+        decoder: 𝒟.
+        reconstruction: also give "reconstruction", float32 (N, H, W, C) in 0-1.
+
+    Returns:
+        "image", uint8 (N, H, W, C) -> {"score": float32 (N,), "is_anomaly": bool (N,)}.
+    """
+    image = keras.Input(encoder.input_shape[1:], dtype="uint8", name="image")
+    x = scale()(image)
+    x_hat = decoder(latent(encoder(x)))
+    score = Score(name="score")([x, x_hat])
+    outputs = {"score": score, "is_anomaly": ExceedsThreshold(name="is_anomaly")(score)}
+    if reconstruction:
+        outputs["reconstruction"] = x_hat
+    return keras.Model(image, outputs, name="scoring_graph")
+
+
+def set_threshold(graph: keras.Model, alpha: float) -> None:
+    """Gives the graph its α."""
+    graph.get_layer("is_anomaly").alpha.assign(alpha)
+
+
+class Scorer:
+    """Runs a scoring graph over arrays of any length."""
+
+    def __init__(self, graph: keras.Model):
+        signature = [tf.TensorSpec((None, *graph.input_shape[1:]), tf.uint8)]
+        self._run = tf.function(lambda image: graph(image, training=False), signature)
+
+    def __call__(self, images: np.ndarray, output: str = "score") -> np.ndarray:
+        """One output of the graph for each picture.
+
+        Args:
+            images: uint8 (N, H, W, C).
+            output: "score", "is_anomaly" or "reconstruction".
+        """
+        starts = range(0, len(images), BATCH_SIZE)
+        parts = [self._run(images[i : i + BATCH_SIZE])[output].numpy() for i in starts]
+        return np.concatenate(parts) if parts else np.empty(0, np.float32)

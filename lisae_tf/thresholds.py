@@ -1,0 +1,64 @@
+"""The threshold α of section 3.4, chosen from the scores of held-out normal pictures alone.
+
+Runs without TensorFlow, so that an exported model is calibrated by the same rule.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from lisae_tf.errors import LisaeError
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """α, the false-positive rate asked for, the one guaranteed, and on how many normals."""
+
+    alpha: float
+    requested_fpr: float
+    guaranteed_fpr: float
+    n_calibration: int
+
+    def to_json(self) -> dict[str, float | int]:
+        """A plain record."""
+        return asdict(self)
+
+
+def smallest_fpr(n_calibration: int) -> float:
+    """The lowest false-positive rate that `n_calibration` normal pictures can support."""
+    return 1 / (n_calibration + 1)
+
+
+def choose_threshold(scores: np.ndarray, fpr: float, *, nearest: bool = False) -> Threshold:
+    """α such that a new normal picture scores above it with probability at most `fpr`.
+
+    With n exchangeable normal scores, a new one exceeds the k-th largest of them with
+    probability at most k / (n + 1) (split conformal prediction, Vovk et al. 2005, section 4.1);
+    k is the largest that keeps this at or below `fpr`.
+
+    Args:
+        scores: float (N,), higher means more anomalous.
+        fpr: false-positive rate, above 0 and below 1.
+        nearest: take the lowest rate that N supports instead of refusing.
+
+    Raises:
+        LisaeError: no finite scores, or N too small for `fpr`.
+    """
+    scores = np.sort(np.asarray(scores, np.float64).ravel())[::-1]
+    n = len(scores)
+    if not 0 < fpr < 1:
+        raise LisaeError(f"the false-positive rate must lie between 0 and 1, not {fpr}")
+    if n == 0 or not np.isfinite(scores).all():
+        raise LisaeError("calibration needs at least one normal picture, with finite scores")
+    k = math.floor(fpr * (n + 1) + 1e-9)
+    if k < 1:
+        if not nearest:
+            raise LisaeError(
+                f"{n} calibration pictures support a false-positive rate of "
+                f"{smallest_fpr(n):.4f} at the lowest; ask for that, or calibrate with at least "
+                f"{math.ceil(1 / fpr - 1e-9) - 1} normal pictures for {fpr}"
+            )
+        k = 1
+    k = min(k, n)
+    return Threshold(float(scores[k - 1]), float(fpr), k / (n + 1), n)
