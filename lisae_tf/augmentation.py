@@ -43,7 +43,10 @@ def random_crop(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
 
 def random_gaussian_blur(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Blurs each picture with its own σ between 0 and `BLUR_SIGMA` pixels."""
+    """Blurs each picture with its own σ between 0 and `BLUR_SIGMA` pixels.
+
+    The brightest pixel keeps its level, so that thin ink becomes broad and not faint.
+    """
     count = tf.shape(images)[0]
     sigma = tf.random.stateless_uniform((count, 1), seed, minval=1e-3, maxval=BLUR_SIGMA)
     offsets = tf.range(-_BLUR_REACH, _BLUR_REACH + 1, dtype=tf.float32)
@@ -52,7 +55,9 @@ def random_gaussian_blur(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     height, breadth = tf.shape(images)[1], tf.shape(images)[2]
     padded = tf.pad(images, [[0, 0], [reach, reach], [reach, reach], [0, 0]], "REFLECT")
     rows = tf.add_n([kernel[:, k] * padded[:, k : k + height] for k in range(width)])
-    return tf.add_n([kernel[:, k] * rows[:, :, k : k + breadth] for k in range(width)])
+    blurred = tf.add_n([kernel[:, k] * rows[:, :, k : k + breadth] for k in range(width)])
+    peak = tf.reduce_max(images, [1, 2, 3], keepdims=True)
+    return blurred * peak / tf.maximum(tf.reduce_max(blurred, [1, 2, 3], keepdims=True), 1.0)
 
 
 AUGMENTATIONS: tuple[Callable[[tf.Tensor, tf.Tensor], tf.Tensor], ...] = (

@@ -30,7 +30,7 @@ class LatentInsensitiveAutoencoder(keras.Model):
     """
 
     def __init__(self, encoder: keras.Model, latent: keras.Model, decoder: keras.Model, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(**({"name": "lisae"} | kwargs))
         self.scale = scale()
         self.encoder = encoder
         self.latent = latent

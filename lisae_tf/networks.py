@@ -60,17 +60,18 @@ def build_networks(
     init = _Seeds(seed).glorot
     small = (math.ceil(math.ceil(height / 2) / 2), math.ceil(math.ceil(width / 2) / 2))
 
-    def convolution(filters: int, strides: int, **options) -> layers.Layer:
-        return layers.Conv2D(
-            filters, KERNEL, strides, padding="same", kernel_initializer=init(), **options
-        )
+    # Names are given, not counted: stored weights are addressed by them.
+    def convolution(name: str, filters: int, strides: int, **options) -> layers.Layer:
+        options |= {"padding": "same", "kernel_initializer": init(), "name": name}
+        return layers.Conv2D(filters, KERNEL, strides, **options)
 
-    def deconvolution(filters: int) -> layers.Layer:
-        return layers.Conv2DTranspose(filters, KERNEL, 2, padding="same", kernel_initializer=init())
+    def deconvolution(name: str, filters: int) -> layers.Layer:
+        options = {"padding": "same", "kernel_initializer": init(), "name": name}
+        return layers.Conv2DTranspose(filters, KERNEL, 2, **options)
 
     x = keras.Input(architecture.shape, name="x")
-    s = layers.LeakyReLU(LEAK)(convolution(first, 2)(x))
-    s = layers.LeakyReLU(LEAK)(convolution(second, 2)(s))
+    s = layers.LeakyReLU(LEAK)(convolution("convolution_1", first, 2)(x))
+    s = layers.LeakyReLU(LEAK)(convolution("convolution_2", second, 2)(s))
     s = layers.Flatten(name="s")(s)
     encoder = keras.Model(x, s, name="encoder")
 
@@ -79,12 +80,14 @@ def build_networks(
     latent = keras.Model(features, layers.Activation("tanh", name="z")(z), name="latent")
 
     code = keras.Input((architecture.latent,), name="z")
-    y = layers.Dense(small[0] * small[1] * second, kernel_initializer=init())(code)
+    size = small[0] * small[1] * second
+    y = layers.Dense(size, kernel_initializer=init(), name="expansion")(code)
     y = layers.Reshape((*small, second))(layers.LeakyReLU(LEAK)(y))
-    y = layers.LeakyReLU(LEAK)(deconvolution(second)(y))
-    y = layers.LeakyReLU(LEAK)(deconvolution(first)(y))
+    y = layers.LeakyReLU(LEAK)(deconvolution("deconvolution_1", second)(y))
+    y = layers.LeakyReLU(LEAK)(deconvolution("deconvolution_2", first)(y))
     clipped = float(np.clip(mean_pixel, 0.01, 0.99))
     y = convolution(
+        "picture",
         channels,
         1,
         activation="sigmoid",
@@ -107,5 +110,5 @@ def build_linear_networks(
     z = layers.Dense(latent_size, use_bias=False, name="z")(features)
     latent = keras.Model(features, z, name="latent")
     code = keras.Input((latent_size,), name="z")
-    y = layers.Reshape(shape)(layers.Dense(size, use_bias=False)(code))
+    y = layers.Reshape(shape)(layers.Dense(size, use_bias=False, name="picture")(code))
     return encoder, latent, keras.Model(code, y, name="decoder")

@@ -26,4 +26,6 @@ def start_tensorflow() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with _no_stderr():
         import tensorflow as tf
+    # Each model has functions of its own; that they are traced anew is no news.
+    tf.get_logger().setLevel("ERROR")
     tf.config.experimental.enable_op_determinism()

@@ -4,6 +4,7 @@ Owns optimiser, stopping, the collapse check and resuming. Sees training data on
 phase is the phase's own loss on held-out normal and negative pictures.
 """
 
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -125,7 +126,8 @@ def feature_extraction(
     settings = config.feature_extraction
     linsep = config.variant == "linsep"
     plateau = constant_picture_error(data.normal.fit, data.normal.stopping)
-    ceiling = (1 - settings.collapse_fraction) * plateau
+    fraction = settings.collapse_fraction  # 0 switches the check off
+    ceiling = (1 - fraction) * plateau if fraction else math.inf
     mean_pixel = float(data.normal.fit.mean(dtype=np.float64)) / 255
     fit_normal = {"normal": data.normal.fit}
     fit_negative = {"negative": data.negative.fit} if linsep else None

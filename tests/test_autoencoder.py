@@ -1,0 +1,157 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from training_fixtures import surface, tiny_config
+
+from lisae_tf.checkpoints import weights_of
+from lisae_tf.losses import negative_loss
+from lisae_tf.networks import Architecture, build_networks
+from lisae_tf.pipelines import training_batches
+from lisae_tf.training import build_autoencoder
+
+
+@pytest.fixture
+def model():
+    return build_autoencoder(tiny_config(), (32, 32, 1), seed=0)
+
+
+def stream(epochs=(0, 1), negative=True):
+    return training_batches(
+        {"normal": surface("gravel", 128)},
+        {"negative": surface("coins", 128)} if negative else None,
+        batch_size=32, epochs=epochs, seed=0, phase=1,
+    )  # fmt: skip
+
+
+def parts_of(model):
+    return {
+        name: [w.numpy().copy() for w in getattr(model, name).weights]
+        for name in ("encoder", "latent", "decoder", "logit")
+    }
+
+
+def changed(before, after):
+    return {
+        name: any(
+            a.tobytes() != b.tobytes() for a, b in zip(before[name], after[name], strict=True)
+        )
+        for name in before
+    }
+
+
+def phase_1(model, **options):
+    model.enter_feature_extraction(keras.optimizers.Adam(1e-3), **options)
+    return model.fit(stream(), steps_per_epoch=4, shuffle=False, verbose=0)
+
+
+def phase_2(model, **options):
+    settings = {"gamma": 0.3, "beta": 1.0} | options
+    model.enter_latent_shaping(keras.optimizers.Adam(1e-3), **settings)
+    return model.fit(stream(), steps_per_epoch=4, shuffle=False, verbose=0)
+
+
+def test_phase_1_trains_everything_but_the_logit(model):
+    before = parts_of(model)
+    phase_1(model)
+    assert changed(before, parts_of(model)) == {
+        "encoder": True, "latent": True, "decoder": True, "logit": False
+    }  # fmt: skip
+
+
+def test_linsep_trains_the_logit_too(model):
+    before = parts_of(model)
+    history = phase_1(model, linsep_weight=0.1).history
+    assert all(changed(before, parts_of(model)).values())
+    assert history["separation"][0] > 0
+
+
+def test_phase_2_after_fit_leaves_frozen_weights_byte_equal(model):
+    phase_1(model)
+    before = parts_of(model)
+    phase_2(model)
+    assert changed(before, parts_of(model)) == {
+        "encoder": False, "latent": True, "decoder": False, "logit": False
+    }  # fmt: skip
+
+
+def test_freezing_without_compiling_would_train_on(model):
+    """The reason why flags and compile stand in one method."""
+    phase_1(model)
+    before = parts_of(model)
+    model.encoder.trainable = model.decoder.trainable = False
+    model.fit(stream(), steps_per_epoch=4, shuffle=False, verbose=0)
+    assert changed(before, parts_of(model))["encoder"]
+
+
+def test_phase_1_may_follow_phase_2(model):
+    phase_2(model)
+    before = parts_of(model)
+    phase_1(model)
+    assert changed(before, parts_of(model))["encoder"]
+
+
+def test_phase_2_pushes_negatives_and_keeps_normals(model):
+    model.enter_feature_extraction(keras.optimizers.Adam(3e-3))
+    model.fit(stream((0, 40)), steps_per_epoch=4, epochs=40, shuffle=False, verbose=0)
+    gravel, coins = surface("gravel", 64), surface("coins", 64)
+    normal, negative = np.mean(model.errors_of(gravel)), np.mean(model.errors_of(coins))
+    model.enter_latent_shaping(keras.optimizers.Adam(3e-3), gamma=0.3, beta=1.0)
+    model.fit(stream((0, 40)), steps_per_epoch=4, epochs=40, shuffle=False, verbose=0)
+    risen = np.mean(model.errors_of(gravel)) - normal
+    pushed = np.mean(model.errors_of(coins)) - negative
+    assert pushed > 0.5 * negative
+    assert risen < 0.3 * pushed
+
+
+@pytest.mark.parametrize("hinge", ["hinge", "squared-hinge", "literal"])
+def test_reported_loss_is_equation_4(model, hinge):
+    model.enter_latent_shaping(keras.optimizers.Adam(0.0), gamma=0.1, beta=0.7, hinge=hinge)
+    normal, negative = surface("gravel", 32), surface("coins", 32)
+    batch = tf.data.Dataset.from_tensors({"normal": normal, "negative": negative})
+    reported = model.evaluate(batch, return_dict=True, verbose=0)
+    pushed = negative_loss(model.errors_of(negative), 0.1, hinge)
+    expected = np.mean(model.errors_of(normal)) + 0.7 * np.mean(pushed)
+    assert reported["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_past_gamma_the_hinge_is_silent_and_the_literal_form_pulls_back(model):
+    gamma = 1e-6  # every negative lies past it
+    coins = surface("coins", 32)
+    assert np.all(np.asarray(model.errors_of(coins)) > gamma)
+    for hinge, moves in (("hinge", False), ("literal", True)):
+        model.enter_latent_shaping(keras.optimizers.Adam(1e-3), gamma=gamma, beta=1, hinge=hinge)
+        with tf.GradientTape() as tape:
+            error = model.errors_of(coins)
+            loss = tf.reduce_mean(negative_loss(error, gamma, hinge))
+        gradients = tape.gradient(loss, model.latent.trainable_weights)
+        size = sum(0 if g is None else float(tf.reduce_sum(tf.abs(g))) for g in gradients)
+        assert (size > 0) == moves
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3), (30, 17, 1), (9, 8, 3)])
+def test_networks_fit_any_size_and_stay_in_range(shape):
+    networks = build_networks(Architecture(shape, 5, (4, 6)), seed=1)
+    x = np.random.default_rng(0).random((3, *shape), np.float32)
+    s = networks[0](x)
+    z = networks[1](s)
+    x_hat = networks[2](z).numpy()
+    assert x_hat.shape == x.shape
+    assert z.shape == (3, 5)
+    assert np.all(np.abs(z) < 1)
+    assert np.all((x_hat > 0) & (x_hat < 1))
+
+
+def test_initial_weights_follow_the_seed_and_the_mean_pixel():
+    def build(**options):
+        model = build_networks(Architecture((16, 16, 1), 4, (4, 4)), **options)
+        return [w.tobytes() for network in model for w in network.get_weights()]
+
+    assert build(seed=3) == build(seed=3)
+    assert build(seed=3) != build(seed=4)
+    assert build(seed=3)[:-1] == build(seed=3, mean_pixel=0.1)[:-1]
+    assert build(seed=3)[-1] != build(seed=3, mean_pixel=0.1)[-1]
+
+
+def test_weights_have_distinct_names(model):
+    assert len(weights_of(model)) == len(model.weights) == 16

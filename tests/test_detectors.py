@@ -1,0 +1,135 @@
+"""One contract for every detector in the registry."""
+
+import functools
+
+import numpy as np
+import pytest
+from training_fixtures import surface, tiny_config
+
+from lisae_tf.detectors import DETECTORS, load_detector, make_detector
+from lisae_tf.detectors.base import CONFIG, SIDECAR, WEIGHTS
+from lisae_tf.errors import LisaeError
+from lisae_tf.scoring import Scorer, scoring_graph
+
+pytestmark = pytest.mark.parametrize("variant", DETECTORS)
+
+
+@functools.cache
+def fitted(variant, seed=0):
+    config = tiny_config(variant=variant, seed=seed)
+    return make_detector(config).fit(surface("gravel", 300), surface("coins", 300))
+
+
+@pytest.fixture
+def pictures():
+    return np.concatenate([surface("gravel", 40, "test"), surface("camera", 40, "test")])
+
+
+def test_scores_are_finite_distinct_floats(variant, pictures):
+    scores = fitted(variant).score(pictures)
+    assert scores.dtype == np.float32
+    assert scores.shape == (80,)
+    assert np.all(np.isfinite(scores))
+    assert len(np.unique(scores)) == 80
+
+
+def test_an_obvious_anomaly_ranks_above_normals(variant):
+    normal = fitted(variant).score(surface("gravel", 100, "test"))
+    board = np.kron(np.indices((8, 8)).sum(axis=0) % 2, np.ones((4, 4)))
+    obvious = (255 * board[None, :, :, None]).astype(np.uint8)
+    assert fitted(variant).score(obvious)[0] > np.quantile(normal, 0.95)
+
+
+def test_a_score_does_not_depend_on_its_company(variant, pictures):
+    detector = fitted(variant)
+    together = detector.score(pictures)
+    order = np.random.default_rng(0).permutation(80)
+    alone = np.concatenate([detector.score(p[None]) for p in pictures[:7]])
+    np.testing.assert_allclose(alone, together[:7], rtol=1e-5)
+    np.testing.assert_allclose(detector.score(pictures[order]), together[order], rtol=1e-5)
+    np.testing.assert_allclose(detector.score(pictures[13:50]), together[13:50], rtol=1e-5)
+
+
+def test_scoring_changes_nothing(variant, pictures):
+    detector, copy = fitted(variant), pictures.copy()
+    before = {name: a.tobytes() for name, a in detector.arrays().items()}
+    first = detector.score(pictures)
+    np.testing.assert_array_equal(detector.score(pictures), first)
+    np.testing.assert_array_equal(pictures, copy)
+    assert {name: a.tobytes() for name, a in detector.arrays().items()} == before
+
+
+def test_a_second_fit_forgets_the_first_and_a_seed_repeats(variant, pictures):
+    again = make_detector(tiny_config(variant=variant))
+    again.fit(surface("grass", 200), surface("page", 200))
+    other = again.score(pictures)
+    again.fit(surface("gravel", 300), surface("coins", 300))
+    np.testing.assert_array_equal(again.score(pictures), fitted(variant).score(pictures))
+    assert not np.array_equal(other, again.score(pictures))
+
+
+def test_save_and_load_keep_scores_and_threshold(variant, pictures, tmp_path):
+    detector = fitted(variant)
+    detector.save(tmp_path)
+    loaded = load_detector(tmp_path)
+    np.testing.assert_array_equal(loaded.score(pictures), detector.score(pictures))
+    assert loaded.threshold_ == detector.threshold_
+    np.testing.assert_array_equal(
+        loaded.phase1_detector().score(pictures), detector.phase1_detector().score(pictures)
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([CONFIG, SIDECAR, WEIGHTS])
+
+
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
+def test_altered_files_are_refused_before_parsing(variant, tmp_path, name):
+    fitted(variant).save(tmp_path)
+    content = bytearray((tmp_path / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(LisaeError, match="altered"):
+        load_detector(tmp_path)
+
+
+def test_the_graph_decides_by_the_threshold(variant, pictures):
+    detector = fitted(variant)
+    graph = scoring_graph(*detector.networks())
+    assert graph.input.dtype == "uint8"
+    outputs = detector.graph(pictures)
+    alpha = np.float32(detector.threshold_.alpha)
+    np.testing.assert_array_equal(outputs["is_anomaly"], outputs["score"].numpy() > alpha)
+
+
+def test_reconstructions_explain_the_score(variant, pictures):
+    detector = fitted(variant)
+    graph = scoring_graph(*detector.networks(), reconstruction=True)
+    x_hat = Scorer(graph)(pictures, "reconstruction")
+    errors = np.mean((x_hat - pictures / 255) ** 2, axis=(1, 2, 3))
+    np.testing.assert_allclose(detector.score(pictures), errors, rtol=1e-4)
+
+
+def test_phase_2_changed_the_scores_where_there_is_one(variant, pictures):
+    detector = fitted(variant)
+    same = np.array_equal(detector.phase1_detector().score(pictures), detector.score(pictures))
+    assert same == (not detector.needs_negatives)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [np.zeros((2, 32, 32, 3), np.uint8), np.zeros((2, 32, 32, 1), np.float32),
+     np.zeros((32, 32, 1), np.uint8), [[1]]],
+    ids=["channels", "dtype", "rank", "list"],
+)  # fmt: skip
+def test_wrong_pictures_are_refused(variant, wrong):
+    with pytest.raises(LisaeError, match="pictures must be uint8"):
+        fitted(variant).score(wrong)
+
+
+def test_misuse_has_a_remedy(variant):
+    detector = make_detector(tiny_config(variant=variant))
+    with pytest.raises(LisaeError, match="not been trained"):
+        detector.score(surface("gravel", 2))
+    if detector.needs_negatives:
+        with pytest.raises(LisaeError, match="needs negative pictures"):
+            detector.fit(surface("gravel", 100))
+    else:
+        detector.fit(surface("gravel", 100))

@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from lisae_tf.pipelines import augmented_bank, held_out_batches, steps_per_epoch, training_batches
+
+
+def pictures(count, offset=0):
+    values = (np.arange(count) + offset).astype(np.uint8)
+    return np.broadcast_to(values[:, None, None, None], (count, 4, 4, 1)).copy()
+
+
+def read(epochs, seed=0, phase=1, augment=None, negatives=7):
+    stream = training_batches(
+        {"normal": pictures(20)},
+        {"negative": pictures(negatives, 100)},
+        batch_size=6, epochs=epochs, seed=seed, phase=phase, augment=augment,
+    )  # fmt: skip
+    return [{k: v.numpy()[:, 0, 0, 0] for k, v in batch.items()} for batch in stream]
+
+
+def test_an_epoch_visits_normals_once_and_negatives_evenly():
+    batches = read((0, 1))
+    assert len(batches) == steps_per_epoch({"normal": pictures(20)}, 6) == 3
+    normal = np.concatenate([b["normal"] for b in batches])
+    negative = np.concatenate([b["negative"] for b in batches])
+    assert len(np.unique(normal)) == len(normal) == 18
+    counts = np.unique(negative, return_counts=True)[1]
+    assert counts.max() - counts.min() <= 1
+
+
+def assert_equal(a, b):
+    assert len(a) == len(b)
+    for left, right in zip(a, b, strict=True):
+        for name in left:
+            np.testing.assert_array_equal(left[name], right[name])
+
+
+def noise(images, seed):
+    drawn = tf.random.stateless_uniform(tf.shape(images), seed, maxval=256, dtype=tf.int32)
+    return tf.cast(drawn, tf.uint8)
+
+
+@pytest.mark.parametrize("augment", [None, noise])
+def test_epoch_k_depends_on_seed_phase_and_k_only(augment):
+    whole = read((0, 3), augment=augment)
+    assert_equal(whole[3:6], read((1, 2), augment=augment))
+    assert_equal(whole[6:], read((2, 3), augment=augment))
+    for other in (read((0, 1), seed=1), read((0, 1), phase=2), whole[3:6]):
+        assert any(
+            not np.array_equal(a["normal"], b["normal"])
+            for a, b in zip(whole[:3], other, strict=True)
+        )
+
+
+def test_augmentation_touches_negatives_only_and_anew_each_epoch():
+    plain, changed = read((0, 2)), read((0, 2), augment=noise)
+    np.testing.assert_array_equal(plain[0]["normal"], changed[0]["normal"])
+    assert not np.array_equal(plain[0]["negative"], changed[0]["negative"])
+    assert not np.array_equal(changed[0]["negative"], changed[3]["negative"])
+
+
+def test_features_travel_with_their_pictures():
+    features = np.arange(20, dtype=np.float32)[:, None]
+    stream = training_batches(
+        {"normal": pictures(20), "normal_features": features}, None,
+        batch_size=5, epochs=(0, 2), seed=0, phase=2,
+    )  # fmt: skip
+    for batch in stream:
+        np.testing.assert_array_equal(batch["normal"][:, 0, 0, 0], batch["normal_features"][:, 0])
+
+
+@pytest.mark.parametrize("normals, negatives", [(10, 3), (3, 10), (1, 1), (17, 16)])
+def test_held_out_batches_hold_each_picture_once(normals, negatives):
+    stream = held_out_batches(
+        {"normal": pictures(normals)}, {"negative": pictures(negatives, 100)}, batch_size=4
+    )
+    batches = list(stream)
+    seen = {n: np.concatenate([b[n][:, 0, 0, 0] for b in batches]) for n in batches[0]}
+    np.testing.assert_array_equal(seen["normal"], np.arange(normals))
+    np.testing.assert_array_equal(seen["negative"], 100 + np.arange(negatives))
+
+
+def test_bank_holds_different_copies_and_repeats():
+    bank = augmented_bank(pictures(9), 3, noise, seed=0, batch_size=4)
+    assert bank.shape == (27, 4, 4, 1)
+    assert not np.array_equal(bank[:9], bank[9:18])
+    np.testing.assert_array_equal(bank, augmented_bank(pictures(9), 3, noise, seed=0, batch_size=4))
+    assert not np.array_equal(bank, augmented_bank(pictures(9), 3, noise, seed=1, batch_size=4))

@@ -1,0 +1,187 @@
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+from training_fixtures import surface, tiny_config, tiny_data
+
+from lisae_tf import training
+from lisae_tf.checkpoints import weights_of
+from lisae_tf.convergence import Convergence, ResumePoint
+from lisae_tf.errors import LisaeError
+from lisae_tf.features import encode
+from lisae_tf.tasks import Parts
+from lisae_tf.training import TrainingOptions, build_autoencoder, train
+
+
+def as_bytes(arrays):
+    return {name: array.tobytes() for name, array in arrays.items()}
+
+
+class Killed(Exception):
+    pass
+
+
+class KillAfter(keras.callbacks.Callback):
+    """Ends the process's work right after an epoch's checkpoint, as kill -9 would."""
+
+    def __init__(self, phase: str, epoch: int):
+        super().__init__()
+        self.phase, self.epoch = phase, epoch
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (self.model.phase, epoch) == (self.phase, self.epoch):
+            raise Killed
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    return train(tiny_config(), tiny_data(augment=True), TrainingOptions())
+
+
+@pytest.mark.parametrize(
+    "phase, epoch",
+    [("feature-extraction", 0), ("feature-extraction", 2), ("latent-shaping", 0),
+     ("latent-shaping", 2)],
+)  # fmt: skip
+def test_a_killed_run_resumes_byte_equal(tmp_path, undisturbed, phase, epoch):
+    config, data = tiny_config(), tiny_data(augment=True)
+    checkpoint = tmp_path / "checkpoint.npz"
+    with pytest.raises(Killed):
+        train(config, data, TrainingOptions(checkpoint, (KillAfter(phase, epoch),)))
+    epochs_run = []
+    count = keras.callbacks.LambdaCallback(on_epoch_end=lambda e, logs: epochs_run.append(e))
+    resumed = train(config, data, TrainingOptions(checkpoint, (count,)))
+    assert as_bytes(weights_of(resumed.model)) == as_bytes(weights_of(undisturbed.model))
+    assert as_bytes(resumed.phase1_weights) == as_bytes(undisturbed.phase1_weights)
+    done = epoch + 1 + (3 if phase == "latent-shaping" else 0)
+    assert len(epochs_run) == len(undisturbed.history) - done
+
+    def values(history):
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in history]
+
+    assert values(resumed.history) == values(undisturbed.history)
+
+
+def test_another_seed_trains_to_other_weights(undisturbed):
+    other = train(tiny_config(seed=1), tiny_data(augment=True), TrainingOptions())
+    assert as_bytes(weights_of(other.model)) != as_bytes(weights_of(undisturbed.model))
+
+
+def test_the_fast_path_learns_what_the_slow_path_learns():
+    results = []
+    for cached in (True, False):
+        config = tiny_config(latent_shaping={"cache_features": cached})
+        results.append(train(config, tiny_data(), TrainingOptions()))
+    fast, slow = (r.model.latent.get_weights() for r in results)
+    before = list(results[0].phase1_weights.values())
+    for a, b in zip(fast, slow, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+    assert not any(np.array_equal(fast[0], w) for w in before if w.shape == fast[0].shape)
+
+
+def test_features_beyond_the_budget_are_memory_mapped_and_equal(tmp_path):
+    model = build_autoencoder(tiny_config(), (32, 32, 1), seed=0)
+    images = surface("gravel", 50)
+    here = encode(model, images, 2**30, tmp_path, batch_size=16)
+    there = encode(model, images, 1000, tmp_path, batch_size=16)
+    assert not isinstance(here, np.memmap)
+    assert isinstance(there, np.memmap)
+    np.testing.assert_array_equal(here, there)
+    assert here.shape == (50, model.encoder.output_shape[1])
+
+
+def flat_data():
+    """Pictures of noise: nothing but their mean can be painted."""
+    noise = np.random.default_rng(0).integers(0, 256, (200, 32, 32, 1)).astype(np.uint8)
+    parts = Parts(noise[:160], noise[160:180], noise[180:])
+    return dataclasses.replace(tiny_data(), normal=parts)
+
+
+def test_a_collapse_restarts_with_derived_seeds_and_then_names_the_setting():
+    said = []
+    config = tiny_config(feature_extraction={"epochs": 2, "collapse_fraction": 0.05})
+    with pytest.raises(LisaeError, match=r"collapsed 3 times.*warmup_steps"):
+        train(config, flat_data(), TrainingOptions(say=said.append))
+    assert len(said) == 2
+    assert "starting again with seed" in said[0]
+
+
+def test_a_run_killed_after_a_restart_resumes_in_that_attempt(tmp_path, monkeypatch):
+    config = tiny_config(feature_extraction={"epochs": 2, "collapse_fraction": 0.05})
+    checkpoint = tmp_path / "checkpoint.npz"
+    seeds = []
+    build = training.build_autoencoder
+
+    def recording(config, shape, *, seed, **options):
+        seeds.append(seed)
+        if len(seeds) == 3:
+            raise Killed
+        return build(config, shape, seed=seed, **options)
+
+    monkeypatch.setattr(training, "build_autoencoder", recording)
+    with pytest.raises(Killed):
+        train(config, flat_data(), TrainingOptions(checkpoint))
+    with pytest.raises(LisaeError, match="collapsed"):
+        train(config, flat_data(), TrainingOptions(checkpoint))
+    assert seeds[:3] == [0, training.RESTART_STRIDE, 2 * training.RESTART_STRIDE]
+    assert seeds[3:] == seeds[1:3]  # the first attempt is not repeated
+
+
+def test_a_plateau_uses_no_patience_and_progress_resets_it(tmp_path):
+    model = build_autoencoder(tiny_config(), (32, 32, 1), seed=0)
+    model.enter_feature_extraction(keras.optimizers.Adam())
+    watch = Convergence(
+        ResumePoint(), phase=1, attempt=0, epochs=99, patience=2, plateau=("val_normal_error", 0.05)
+    )
+    watch.attach(model)
+    waited = []
+    for epoch, value in enumerate([0.06, 0.07, 0.07, 0.07, 0.04, 0.045, 0.03, 0.04, 0.04]):
+        watch.on_epoch_begin(epoch)
+        watch.on_epoch_end(epoch, {"val_loss": value, "val_normal_error": value})
+        waited.append(watch.waited)
+    assert waited == [0, 0, 0, 0, 0, 1, 0, 1, 2]
+    assert watch.finished
+    assert watch.best_epoch == 6
+
+
+def test_best_weights_not_last_are_kept():
+    config = tiny_config(
+        feature_extraction={"epochs": 6, "learning_rate": 0.02, "patience": 5, "restarts": 0,
+                            "collapse_fraction": 0.0},
+    )  # fmt: skip
+    result = train(config.model_copy(update={"variant": "ae"}), tiny_data(), TrainingOptions())
+    held_out = tiny_data().normal.stopping
+    best = min(row["val_normal_error"] for row in result.history)
+    assert np.mean(result.model.errors_of(held_out)) == pytest.approx(best, rel=1e-4)
+
+
+def test_negatives_past_gamma_are_a_note_that_names_a_gamma_which_acts():
+    config = tiny_config(latent_shaping={"gamma": 1e-5})
+    result = train(config, tiny_data(), TrainingOptions())
+    assert len(result.notes) == 1
+    assert "100 % of the negatives lie past gamma" in result.notes[0]
+    proposed = float(result.notes[0].split("gamma=")[-1].split()[0])
+    errors = training.picture_errors(result.model, tiny_data().negative.stopping)
+    assert np.mean(errors < proposed) > 0.8
+
+
+def test_a_hinge_that_acts_without_moving_weights_is_an_error(monkeypatch):
+    monkeypatch.setattr(training, "_fit", lambda model, *rest: None)
+    config, data = tiny_config(), tiny_data()
+    model = build_autoencoder(config, data.shape, seed=0)
+    with pytest.raises(LisaeError, match="changed no latent weight"):
+        training.latent_shaping(config, data, model, ResumePoint(phase=2), TrainingOptions())
+
+
+def test_phase_2_without_negatives_is_refused():
+    data = dataclasses.replace(tiny_data(), negative=None)
+    with pytest.raises(LisaeError, match="needs negative pictures"):
+        train(tiny_config(), data, TrainingOptions())
+
+
+def test_the_mean_picture_is_what_a_collapse_is_measured_against():
+    fit = np.zeros((4, 2, 2, 1), np.uint8)
+    fit[:2] = 255
+    held_out = np.zeros((3, 2, 2, 1), np.uint8)
+    assert training.constant_picture_error(fit, held_out) == pytest.approx(0.25)

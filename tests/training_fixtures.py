@@ -1,0 +1,41 @@
+"""Small settings and pictures on which both phases take a second or two."""
+
+import numpy as np
+
+from lisae_tf.config import merge, resolve
+from lisae_tf.surfaces import patches
+from lisae_tf.tasks import Parts, TrainingData
+
+TINY = {
+    "variant": "lis",
+    "network": {"latent": 8, "filters": [4, 8]},
+    "feature_extraction": {
+        "epochs": 3,
+        "batch_size": 32,
+        "warmup_steps": 20,
+        "collapse_fraction": 0.0,
+        "learning_rate": 3e-3,
+    },
+    "latent_shaping": {"epochs": 3, "batch_size": 32, "gamma": 0.2},
+}
+
+
+def tiny_config(**over):
+    """The tiny settings with sections laid over them."""
+    return resolve(merge(TINY, over))
+
+
+def surface(name: str, count: int, band: str = "train") -> np.ndarray:
+    """Evenly spread patches of one photograph, uint8 (count, 32, 32, 1)."""
+    found = patches(name, band)
+    return found[np.linspace(0, len(found) - 1, count).astype(int)]
+
+
+def tiny_data(augment: bool = False, normal: str = "gravel") -> TrainingData:
+    """Gravel against coins."""
+
+    def parts(name: str) -> Parts:
+        held_out = surface(name, 40, "stopping")
+        return Parts(surface(name, 320), held_out, surface(name, 40, "calibration"))
+
+    return TrainingData(parts(normal), parts("coins"), augment)
