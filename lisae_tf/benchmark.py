@@ -75,7 +75,7 @@ def cells(
 
 def run_cell(cell: Cell, data_dir: Path | None) -> dict:
     """Trains and tests one cell and writes its file."""
-    outcome = experiment.run(cell.config, None, data_dir=data_dir)
+    outcome = experiment.run(cell.config, experiment.load(cell.config, data_dir))
     record = {key: outcome.metrics[key] for key in KEPT}
     record |= {
         "config": cell.config.model_dump(),
@@ -101,7 +101,7 @@ def run(
         origin = "stored" if record else "trained"
         try:
             record = record or run_cell(cell, data_dir)
-        except (LisaeError, FloatingPointError) as error:
+        except LisaeError as error:
             say(f"[{number}/{len(chosen)}] {cell.path}: failed: {error}")
             continue
         say(

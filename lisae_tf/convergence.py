@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from lisae_tf.checkpoints import Arrays, load_arrays, save_arrays, set_weights, weights_of
+from lisae_tf.errors import LisaeError
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,10 @@ class Convergence(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         values = {name: float(value) for name, value in (logs or {}).items()}
         if not np.isfinite(values["val_loss"]):
-            raise FloatingPointError(f"phase {self.phase} diverged in epoch {epoch + 1}")
+            section = ("feature_extraction", "latent_shaping")[self.phase - 1]
+            raise LisaeError(
+                f"phase {self.phase} diverged in epoch {epoch + 1}; lower {section}.learning_rate"
+            )
         self.history.append(
             {"phase": self.phase, "attempt": self._point.attempt, "epoch": epoch + 1, **values,
              "seconds": time.perf_counter() - self._began}

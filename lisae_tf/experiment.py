@@ -23,7 +23,7 @@ from lisae_tf.protocols import make_task
 from lisae_tf.runs import CHECKPOINT, HISTORY, METRICS, SCORES
 from lisae_tf.tasks import TestData, TrainingData, load_test, load_training
 from lisae_tf.thresholds import choose_threshold, smallest_fpr
-from lisae_tf.training import TrainingOptions
+from lisae_tf.training import TrainingOptions, require_negatives
 
 
 @dataclass
@@ -36,6 +36,29 @@ class Outcome:
     before: Scored  # after phase 1
     after: Scored
     notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Loaded:
+    """Training and test pictures of one task, and the seconds that reading took."""
+
+    data: TrainingData
+    test: TestData
+    data_dir: Path | None
+    seconds: float
+
+
+def load(config: Config, data_dir: Path | None = None, *, skip_bad: bool = False) -> Loaded:
+    """Reads and checks everything before a second of training is spent.
+
+    Raises:
+        LisaeError: whatever is wrong with settings or data.
+    """
+    began = time.perf_counter()
+    data = load_training(config, data_dir, skip_bad=skip_bad)
+    require_negatives(config, data)
+    test = load_test(config, data_dir, skip_bad=skip_bad)
+    return Loaded(data, test, data_dir, time.perf_counter() - began)
 
 
 class Stopwatch:
@@ -100,11 +123,9 @@ def measure(
 
 def run(
     config: Config,
-    folder: Path | None,
+    loaded: Loaded,
+    folder: Path | None = None,
     *,
-    data_dir: Path | None = None,
-    data: TrainingData | None = None,
-    skip_bad: bool = False,
     callbacks: tuple = (),
     say: Callable[[str], None] = lambda line: None,
 ) -> Outcome:
@@ -112,17 +133,14 @@ def run(
 
     Args:
         config: resolved settings.
+        loaded: pictures for these settings.
         folder: claimed already (`runs.claim`); a checkpoint in it is continued.
-        data_dir: of TensorFlow Datasets.
-        data: training data already loaded for these settings.
-        skip_bad: leave unreadable files out.
         callbacks: Keras callbacks for both phases.
         say: takes one line of progress.
     """
+    data, test = loaded.data, loaded.test
     watch = Stopwatch()
-    with watch.stage("data"):
-        data = data or load_training(config, data_dir, skip_bad=skip_bad)
-        test = load_test(config, data_dir, skip_bad=skip_bad)
+    watch.seconds["data"] = round(loaded.seconds, 3)
     detector = make_detector(config)
     with watch.stage("training"):
         checkpoint = folder / CHECKPOINT if folder else None
@@ -142,7 +160,7 @@ def run(
         )
     with watch.stage("evaluation"):
         before, after = score_test(detector, test)
-        metrics = describe(config, data_dir) | measure(detector, data, before, after)
+        metrics = describe(config, loaded.data_dir) | measure(detector, data, before, after)
     metrics |= {
         "restart_seeds": detector.restart_seeds,
         "epochs": [sum(row["phase"] == phase for row in detector.history) for phase in (1, 2)],

@@ -26,8 +26,18 @@ PHOTOGRAPHS = {
     "hubble_deep_field": "hubble_deep_field.jpg",
     "camera": "camera.png",
 }
-# Shares of a photograph's width.
-BANDS = {"train": (0.0, 0.6), "stopping": (0.6, 0.7), "calibration": (0.7, 0.8), "test": (0.8, 1.0)}
+# Shares of a photograph's width, from left to right. Training and test alternate, because the
+# two sides of a photograph differ (the camera man has the sky on the left).
+BANDS = (
+    ("train", 0.2),
+    ("stopping", 0.1),
+    ("train", 0.2),
+    ("test", 0.1),
+    ("calibration", 0.1),
+    ("train", 0.2),
+    ("test", 0.1),
+)
+MAX_PATCHES = 2000  # of one photograph in one part, so that the largest does not outweigh the rest
 
 
 def photograph(name: str) -> np.ndarray:
@@ -49,22 +59,20 @@ def photograph(name: str) -> np.ndarray:
     return pictures.decode(Path(str(path)), channels=1)
 
 
-def columns(width: int, band: str) -> tuple[int, int]:
-    """First column and the one past the last of a band, at least one patch wide."""
-    edges = [0]
-    for name in BANDS:
-        wanted = round(BANDS[name][1] * width)
-        edges.append(max(wanted, edges[-1] + PATCH))
-    edges[-1] = width
-    for index in range(len(edges) - 2, 0, -1):
-        edges[index] = min(edges[index], edges[index + 1] - PATCH)
-    place = list(BANDS).index(band)
-    return edges[place], edges[place + 1]
+def bands(width: int, part: str) -> list[tuple[int, int]]:
+    """First column and the one past the last of each band of a part."""
+    edges = np.round(np.cumsum([0, *(share for _, share in BANDS)]) * width).astype(int)
+    spans = zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
+    return [span for (name, _), span in zip(BANDS, spans, strict=True) if name == part]
 
 
-def patches(name: str, band: str) -> np.ndarray:
-    """All patches of one band, uint8 (N, 32, 32, 1), every eighth pixel."""
-    picture = photograph(name)
-    first, end = columns(picture.shape[1], band)
-    windows = np.lib.stride_tricks.sliding_window_view(picture[:, first:end, 0], (PATCH, PATCH))
-    return windows[::STRIDE, ::STRIDE].reshape(-1, PATCH, PATCH, 1)
+def patches(name: str, part: str) -> np.ndarray:
+    """The patches of one part of a photograph, every eighth pixel, uint8 (N, 32, 32, 1)."""
+    picture = photograph(name)[:, :, 0]
+    cut = []
+    for first, end in bands(picture.shape[1], part):
+        windows = np.lib.stride_tricks.sliding_window_view(picture[:, first:end], (PATCH, PATCH))
+        cut.append(windows[::STRIDE, ::STRIDE].reshape(-1, PATCH, PATCH, 1))
+    found = np.concatenate(cut)
+    kept = np.linspace(0, len(found) - 1, min(len(found), MAX_PATCHES)).astype(int)
+    return found[kept]

@@ -265,17 +265,26 @@ def picture_errors(
     return np.concatenate([model.errors_of(images[i : i + batch_size]).numpy() for i in starts])
 
 
-def train(config: Config, data: TrainingData, options: TrainingOptions) -> TrainingResult:
-    """Both phases, from the start or from where the checkpoint stands.
+def require_negatives(config: Config, data: TrainingData) -> None:
+    """Refuses phase 2 without negatives.
 
     Raises:
-        LisaeError: phase 2 without negatives, or a collapse that restarts did not cure.
+        LisaeError: the variant needs negatives and there are none.
     """
     if config.variant != "ae" and data.negative is None:
         raise LisaeError(
             f"--variant {config.variant} needs negative pictures; name some with --negatives or "
             "--negative-dir, or use --variant ae"
         )
+
+
+def train(config: Config, data: TrainingData, options: TrainingOptions) -> TrainingResult:
+    """Both phases, from the start or from where the checkpoint stands.
+
+    Raises:
+        LisaeError: phase 2 without negatives, or a collapse that restarts did not cure.
+    """
+    require_negatives(config, data)
     point = ResumePoint.load(options.checkpoint)
     if point.phase == 2:
         model = build_autoencoder(config, data.shape, seed=config.seed)

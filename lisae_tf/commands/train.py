@@ -5,7 +5,6 @@ from pathlib import Path
 import click
 
 from lisae_tf.commands import options as shared
-from lisae_tf.errors import LisaeError
 from lisae_tf.quiet import start_tensorflow
 
 
@@ -57,21 +56,12 @@ def command(
     from lisae_tf import experiment, runs, tasks
 
     config = tasks.settle_folder_channels(config)
-    name = run_name(config)
-    folder = out or runs.default_folder(name, resume=resume)
-    say(config.to_yaml().rstrip(), style="dim") if not quiet else None
-    data = tasks.load_training(config, data_dir, skip_bad=skip_bad)
-    if config.variant != "ae" and data.negative is None:
-        raise LisaeError(
-            f"--variant {config.variant} needs negative pictures; name some with --negatives or "
-            "--negative-dir, or use --variant ae"
-        )
-    tasks.load_test(config, data_dir, skip_bad=skip_bad)
+    folder = out or runs.default_folder(run_name(config), resume=resume)
+    say(config.to_yaml().rstrip())
+    loaded = experiment.load(config, data_dir, skip_bad=skip_bad)
     runs.claim(folder, config.to_yaml(), resume=resume)
-    outcome = experiment.run(
-        config, folder, data_dir=data_dir, data=data, skip_bad=skip_bad,
-        callbacks=_callbacks(console, folder, quiet, tensorboard), say=say,
-    )  # fmt: skip
+    callbacks = _callbacks(console, folder, quiet, tensorboard)
+    outcome = experiment.run(config, loaded, folder, callbacks=callbacks, say=say)
     runs.remember(folder)
     for line in closing_lines(outcome.metrics, folder):
         console.print(line)

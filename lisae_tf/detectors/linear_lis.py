@@ -10,7 +10,7 @@ from lisae_tf.errors import LisaeError
 from lisae_tf.linear import fit_linear
 from lisae_tf.networks import build_linear_networks
 from lisae_tf.tasks import TrainingData
-from lisae_tf.training import TrainingOptions
+from lisae_tf.training import TrainingOptions, require_negatives
 
 MAX_PICTURES = 10_000  # of each side; the second moments change little beyond
 
@@ -35,10 +35,7 @@ class LinearLatentInsensitiveDetector(GraphDetector):
         return self._networks
 
     def fit_data(self, data: TrainingData, options: TrainingOptions) -> None:
-        if data.negative is None:
-            raise LisaeError(
-                "--variant linear-lis needs negative pictures; name some with --negatives"
-            )
+        require_negatives(self.config, data)
         size = math.prod(data.shape)
         if self.config.network.latent >= size:
             raise LisaeError(f"network.latent must be below the {size} values of a picture")

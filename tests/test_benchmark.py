@@ -1,0 +1,78 @@
+"""The committed result files: current, complete, and recomputed in one small cell."""
+
+from pathlib import Path
+
+import pytest
+
+from lisae_tf import benchmark
+from lisae_tf.errors import LisaeError
+from lisae_tf.files import write_json
+
+RESULTS = Path(__file__).parents[1] / "results"
+SMALL = {
+    "network": {"filters": [4, 8], "latent": 8},
+    "feature_extraction": {"epochs": 2, "collapse_fraction": 0.0},
+    "latent_shaping": {"epochs": 1},
+}
+
+
+def cells(folder, **options):
+    settings = {"classes": ["gravel"], "over": SMALL} | options
+    return list(benchmark.cells("surfaces", ["lis"], range(1), folder, **settings))
+
+
+def test_a_second_run_reads_what_the_first_wrote(tmp_path, monkeypatch):
+    said = []
+    first = benchmark.run(cells(tmp_path), None, said.append)
+    monkeypatch.setattr(benchmark, "run_cell", None)  # would fail if called
+    second = benchmark.run(cells(tmp_path), None, said.append)
+    assert first[0][1] == second[0][1]
+    assert said[0].endswith("trained)")
+    assert said[1].endswith("stored)")
+
+
+def test_another_setting_or_training_version_makes_a_cell_stale(tmp_path, monkeypatch):
+    cell = cells(tmp_path)[0]
+    record = {"config_hash": cell.config.digest(), "training_version": benchmark.TRAINING_VERSION}
+    cell.path.parent.mkdir(parents=True)
+    write_json(cell.path, record)
+    assert cell.stored() == record
+    changed = cells(tmp_path, over=SMALL | {"latent_shaping": {"gamma": 0.5}})[0]
+    assert changed.stored() is None
+    monkeypatch.setattr(benchmark, "TRAINING_VERSION", benchmark.TRAINING_VERSION + 1)
+    assert cell.stored() is None
+
+
+def test_a_failed_cell_is_named_and_stops_nothing(tmp_path, monkeypatch):
+    def failing(cell, data_dir):
+        if cell.config.normal_class == ["gravel"]:
+            raise LisaeError("collapsed")
+        return {"normal": ["x"], "auroc": 0.9, "auroc_phase1": 0.5, "seconds": {"training": 1.0}}
+
+    monkeypatch.setattr(benchmark, "run_cell", failing)
+    said = []
+    both = cells(tmp_path, classes=["gravel", "brick"])
+    assert len(benchmark.run(both, None, said.append)) == 1
+    assert "gravel-seed0.json: failed: collapsed" in said[0]
+
+
+@pytest.mark.skipif(not (RESULTS / "surfaces").is_dir(), reason="no committed results")
+@pytest.mark.parametrize("variant", ["lis", "linsep"])
+def test_committed_results_are_current(variant):
+    stale = [
+        cell.path.name
+        for cell in benchmark.cells("surfaces", [variant], range(1), RESULTS)
+        if cell.stored() is None
+    ]
+    assert not stale, "run 'python cli.py benchmark surfaces' again and commit the results"
+
+
+@pytest.mark.skipif(not (RESULTS / "surfaces").is_dir(), reason="no committed results")
+def test_one_committed_cell_recomputed_shows_a_forgotten_training_version(tmp_path):
+    options = {"classes": ["gravel"], "over": None}
+    committed = cells(RESULTS, **options)[0].stored()
+    record = benchmark.run_cell(cells(tmp_path, **options)[0], None)
+    # Kernels differ a little between processors; another training differs a lot.
+    assert record["auroc_phase1"] == pytest.approx(committed["auroc_phase1"], abs=0.03)
+    assert record["auroc"] == pytest.approx(committed["auroc"], abs=0.03)
+    assert record["epochs"][0] == committed["epochs"][0]

@@ -1,0 +1,58 @@
+"""The paper's claims at full size, on real datasets; hours rather than minutes ('make slow').
+
+The results of the last run lie in results/ with their date and version.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lisae_tf import benchmark
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not os.environ.get("TFDS_DATA_DIR"), reason="TFDS_DATA_DIR names no datasets"
+    ),
+]
+DATA = Path(os.environ.get("TFDS_DATA_DIR", "."))
+
+
+def records(tmp_path, name, variant, seeds=1, classes=None):
+    chosen = list(
+        benchmark.cells(name, [variant], range(seeds), tmp_path, classes=classes, data_dir=DATA)
+    )
+    results = [record for _, record in benchmark.run(chosen, DATA, print)]
+    assert len(results) == len(chosen)
+    return results
+
+
+def test_mnist_one_class_with_omniglot(tmp_path):
+    results = records(tmp_path, "mnist", "lis")
+    after = np.array([record["auroc"] for record in results])
+    before = np.array([record["auroc_phase1"] for record in results])
+    assert np.mean(after) >= 0.983
+    assert np.sum(after > before) >= 9
+    assert not any(record["restart_seeds"] for record in results)
+
+
+def test_no_digit_collapses_in_five_seeds(tmp_path):
+    results = records(tmp_path, "mnist", "ae", seeds=5)
+    assert len(results) == 50
+    assert not any(record["restart_seeds"] for record in results)
+
+
+@pytest.mark.parametrize("variant, least", [("lis", 0.92), ("linsep", 0.955)])
+def test_cifar10_automobile(tmp_path, variant, least):
+    assert records(tmp_path, "cifar10", variant, classes=["automobile"])[0]["auroc"] >= least
+
+
+@pytest.mark.parametrize("variant, gravel", [("lis", 0.85), ("linsep", 0.93)])
+def test_surfaces(tmp_path, variant, gravel):
+    results = records(tmp_path, "surfaces", variant)
+    by_name = {record["normal"][0]: record for record in results}
+    assert by_name["gravel"]["auroc"] >= gravel
+    gain = [record["auroc"] - record["auroc_phase1"] for record in results]
+    assert np.mean(gain) >= 0.08
