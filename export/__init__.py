@@ -1,1 +1,125 @@
 """Exporters of the scoring graph: they look in from outside, nothing of a format enters a model."""
+
+import importlib
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import mkdtemp
+
+from lisae_tf.artefacts import numbered, write_record
+from lisae_tf.errors import LisaeError
+from lisae_tf.files import make_folder
+
+# What `--format` takes, and the module whose `write` makes it.
+FORMATS = {
+    "savedmodel": "export.savedmodel",
+    "onnx": "export.onnx_format",
+    "tflite": "export.tflite",
+}
+QUANTIZATIONS = ("fp16", "int8")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One finished export.
+
+    Attributes:
+        path: the file, or the version folder of a SavedModel.
+        parity: the record of the gate, as in `parity.json`.
+    """
+
+    path: Path
+    parity: dict
+
+
+def export_run(
+    run: Path,
+    formats: Sequence[str],
+    out: Path,
+    *,
+    name: str | None = None,
+    quantize: str | None = None,
+    dtype: str = "uint8",
+    data_dir: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[Exported]:
+    """Exports the detector of a completed run; all formats pass the gate or none is kept.
+
+    Each lands in `<out>/<format>/<name>/<next free version>/`, written elsewhere first and
+    renamed, so that nobody ever sees half of it.
+
+    Args:
+        run: folder of the run.
+        formats: of `FORMATS`.
+        out: folder of all exports.
+        name: of the model; that of the run folder by default.
+        quantize: None, "fp16" or "int8"; TFLite only.
+        dtype: of the graph's input, "uint8" (0-255) or "float32" (0-1).
+        data_dir: of TensorFlow Datasets, for the pictures of the gate.
+        say: takes the lines of the gate's table.
+
+    Raises:
+        LisaeError: a detector without a graph, missing data or packages, or a gate that failed.
+    """
+    from export.artefact import make_artefact
+    from export.samples import load_samples
+    from lisae_tf.detectors import load_detector
+
+    if quantize and "tflite" not in formats:
+        raise LisaeError("--quantize concerns TFLite alone; add --format tflite or all")
+    detector = load_detector(run)
+    artefact = make_artefact(detector, run, name=name, dtype=dtype)
+    samples = load_samples(detector, data_dir)
+    make_folder(out)
+    staging = Path(mkdtemp(prefix=".export-", dir=out))
+    try:
+        staged = []
+        for kind in formats:
+            chosen = quantize if kind == "tflite" else None
+            place = out / kind / (artefact.name + (f"-{chosen}" if chosen else ""))
+            staged.append(_stage(artefact, samples, kind, chosen, place, staging / kind, say))
+        exported = [_publish(*each) for each in staged]
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    if "savedmodel" in formats:
+        from export.serving_files import write_serving_files
+
+        write_serving_files(out / "savedmodel")
+    return exported
+
+
+def _stage(artefact, samples, kind, quantize, place, staging, say) -> tuple[Path, Path, str, dict]:
+    """Writes one format below `staging` and puts it through the gate."""
+    from export.model_card import write_model_card
+    from export.parity import check_parity
+
+    version = max(numbered(place), default=0) + 1
+    folder = staging / place.name / str(version)
+    folder.mkdir(parents=True)
+    labelled = artefact.labelled(kind, place.name, version, quantize)
+    try:
+        writer = importlib.import_module(FORMATS[kind])
+        model = writer.write(labelled, folder, samples)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith(("lisae_tf", "export")):
+            raise
+        raise LisaeError(
+            f"exporting to {kind} needs the package '{error.name}'; install it with "
+            "pip install 'lisae-tf[export]'"
+        ) from error
+    record = write_record(model, labelled.record)
+    parity = check_parity(model, labelled, samples, say)
+    write_model_card(folder, record, parity)
+    return folder, place / str(version), model.relative_to(folder).as_posix(), parity
+
+
+def _publish(folder: Path, place: Path, model: str, parity: dict) -> Exported:
+    """Renames a version folder to where it belongs."""
+    make_folder(place.parent)
+    try:
+        os.rename(folder, place)
+    except OSError as error:
+        raise LisaeError(f"cannot write {place}: {error.strerror}; export again") from error
+    return Exported(place / model if model != "." else place, parity)

@@ -12,7 +12,7 @@ import click
 from lisae_tf import __version__
 from lisae_tf.errors import LisaeError
 
-COMMANDS = ("train", "evaluate", "score", "calibrate", "benchmark")
+COMMANDS = ("train", "evaluate", "score", "calibrate", "export", "serve", "benchmark")
 
 
 class _LazyGroup(click.Group):
@@ -34,9 +34,10 @@ class _LazyGroup(click.Group):
         except ModuleNotFoundError as error:
             if (error.name or "").startswith(("lisae_tf", "export")):
                 raise
+            extra = "serving" if ctx.invoked_subcommand == "serve" else "train"
             raise click.ClickException(
                 f"this command needs the package '{error.name}'; install it with "
-                "pip install 'lisae-tf[train]'"
+                f"pip install 'lisae-tf[{extra}]'"
             ) from error
         except BrokenPipeError:
             # The reader of our output (head, say) has gone; that is no error of ours.

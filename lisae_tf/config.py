@@ -17,10 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from lisae_tf.errors import LisaeError
 
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Natural = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=0.5)]
 Side = Annotated[int, Field(ge=8, le=1024)]
+Classes = Annotated[list[int | str], Field(min_length=1)]
 
 VARIANTS = ("ae", "lis", "linsep", "linear-lis")
 PROTOCOLS = ("one-class", "two-class", "next-class", "halves")
@@ -56,7 +57,7 @@ class FeatureExtraction(_Section):
     learning_rate: Positive = 1e-3
     warmup_steps: Annotated[int, Field(ge=0)] = 300
     patience: Natural = 5
-    linsep_weight: Positive = 0.05
+    linsep_weight: Positive = 0.5  # times the mean picture's error on held-out normals
     collapse_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
     restarts: Annotated[int, Field(ge=0, le=2)] = 2
 
@@ -86,10 +87,10 @@ class Config(_Section):
     """All settings of one run."""
 
     dataset: str = "surfaces"
-    normal_class: list[int | str] | None = None
+    normal_class: Classes | None = None
     protocol: Literal["one-class", "two-class", "next-class", "halves"] = "halves"
     negatives: str = "other-half"
-    anomaly_class: list[int | str] | None = None
+    anomaly_class: Classes | None = None
     normal_dir: str | None = None
     negative_dir: str | None = None
     anomaly_dir: str | None = None
@@ -106,18 +107,29 @@ class Config(_Section):
         if self.dataset == FOLDER and not self.normal_dir:
             raise ValueError("training on your own folders needs --normal-dir")
         if self.dataset != FOLDER and (self.normal_dir or self.negative_dir or self.anomaly_dir):
-            raise ValueError("folders of pictures and a named dataset exclude each other")
+            raise ValueError(
+                "folders of pictures and a named dataset exclude each other; give one of them"
+            )
         return self
 
     def to_yaml(self) -> str:
         """The resolved settings as YAML that `--config` takes."""
-        return yaml.safe_dump(self.model_dump(), sort_keys=False)
+        return yaml.dump(self.model_dump(), Dumper=_Dumper, sort_keys=False)
 
     def digest(self) -> str:
         """The first 16 hex digits of the SHA-256 of the settings."""
         return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()[
             :16
         ]
+
+
+def _sections() -> dict[str, type[_Section]]:
+    kinds = {name: field.annotation for name, field in Config.model_fields.items()}
+    return {
+        name: kind
+        for name, kind in kinds.items()
+        if isinstance(kind, type) and issubclass(kind, _Section)
+    }
 
 
 def _sentence(error: ValidationError, origin: str) -> str:
@@ -127,9 +139,12 @@ def _sentence(error: ValidationError, origin: str) -> str:
         model: Any = Config
         for part in first["loc"][:-1]:
             model = model.model_fields[part].annotation
-        known = list(model.model_fields)
+        known = {name: name for name in model.model_fields}
+        if model is Config:  # "gamma" for "latent_shaping.gamma"
+            for section, inner in _sections().items():
+                known = {name: f"{section}.{name}" for name in inner.model_fields} | known
         near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.0)
-        return f"{origin}: unknown setting '{path}'; did you mean '{near[0]}'?"
+        return f"{origin}: unknown setting '{path}'; did you mean '{known[near[0]]}'?"
     if first["type"] == "literal_error":
         choices = re.findall(r"'([^']*)'|(\d+)", str(first["ctx"]["expected"]))
         names = [a or b for a, b in choices]
@@ -141,20 +156,24 @@ def _sentence(error: ValidationError, origin: str) -> str:
     where = f"{path} " if path else ""
     message = first["msg"].removeprefix("Value error, ")
     return f"{origin}: {where}{message[0].lower() + message[1:]}" + (
-        f", not {first['input']!r}" if path else ""
+        f" (given: {first['input']!r})" if path else ""
     )
 
 
-_FLOAT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+# YAML 1.1 reads 1e-3 as text; people mean the number. Text in quotes stays text.
+_FLOAT = re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
 
 
-def _floats(value: Any) -> Any:
-    """YAML 1.1 reads 1e-3 as text; people mean the number."""
-    if isinstance(value, dict):
-        return {key: _floats(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_floats(item) for item in value]
-    return float(value) if isinstance(value, str) and _FLOAT.fullmatch(value) else value
+class _Loader(yaml.SafeLoader):
+    """Safe YAML with all decimal numbers."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads back unchanged."""
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
 
 
 def parse_yaml(text: str, origin: str) -> Any:
@@ -164,8 +183,8 @@ def parse_yaml(text: str, origin: str) -> Any:
         LisaeError: broken YAML; the sentence names the line.
     """
     try:
-        return _floats(yaml.safe_load(text))
-    except yaml.YAMLError as error:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506  a SafeLoader
+    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "it cannot be parsed"

@@ -88,11 +88,14 @@ def _tfds_builder(name: str, data_dir: str | None):
     tfds.disable_progress_bar()
     try:
         builder = tfds.builder(name, data_dir=data_dir)
-    except (tfds.core.registered.DatasetNotFoundError, ValueError) as error:
+    except (tfds.core.registered.DatasetNotFoundError, ValueError, AssertionError) as error:
         raise LisaeError(
             f"there is no dataset called '{name}'; use 'surfaces', a TensorFlow Datasets name "
             "such as mnist, or your own folders with --normal-dir and --negative-dir"
         ) from error
+    # TFDS also takes "MNIST"; one set under two names would escape the check of the negatives.
+    if re.split("[/:]", name)[0] != builder.name:
+        raise LisaeError(f"there is no dataset called '{name}'; write '{builder.name}'")
     if not builder.data_path.exists():
         place = data_dir or "the default TensorFlow Datasets folder"
         if not _online():

@@ -46,6 +46,8 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         LisaeError: the disk is full or the folder is read-only; nothing is left behind.
     """
+    if path.exists() and not path.is_file():
+        raise LisaeError(f"{path} is no regular file; name another")
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         yield temporary

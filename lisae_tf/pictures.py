@@ -7,13 +7,15 @@ bilinear resize with Pillow's antialiasing. Scaling to 0-1 is part of the model'
 
 import hashlib
 import io
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
+from PIL.Image import Transpose
 
 from lisae_tf.errors import LisaeError
 
@@ -21,6 +23,14 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 MAX_PIXELS = 64_000_000
 _FORMATS = ("PNG", "JPEG", "BMP")
 _GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "F")
+# By EXIF orientation. Pillow's own exif_transpose fails on odd values in unrelated tags.
+_TURNS = {
+    2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE, 6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}  # fmt: skip
+# Between its limit and twice that, Pillow only warns.
+warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
 class BadPicture(LisaeError):
@@ -37,15 +47,24 @@ def _open(source: Path | bytes, name: str) -> Image.Image:
         raise BadPicture(f"{name} does not exist; check the path") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise too_large from error
-    except (OSError, ValueError, SyntaxError) as error:
+    except Exception as error:
         raise BadPicture(
             f"{name} is not a readable PNG, JPEG or BMP picture; repair or remove it"
         ) from error
     if picture.width * picture.height > MAX_PIXELS:
+        picture.close()
         raise too_large
-    if getattr(picture, "n_frames", 1) > 1:
+    # A JPEG with several frames is a photograph with its preview (MPO); the first one counts.
+    if picture.format == "PNG" and getattr(picture, "n_frames", 1) > 1:
+        picture.close()
         raise BadPicture(f"{name} is an animation; give single pictures")
     return picture
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation))
+    picture.load()
+    return picture if turn is None else picture.transpose(turn)
 
 
 def decode(
@@ -66,27 +85,39 @@ def decode(
         BadPicture: unreadable, truncated, animated or too large.
     """
     name = name or (str(source) if isinstance(source, Path) else "the picture")
-    picture = _open(source, name)
-    try:
-        picture = ImageOps.exif_transpose(picture)
-        if channels is None:
-            channels = 1 if picture.mode in _GREY_MODES else 3
-        if picture.mode.startswith("I"):
-            picture = Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))
-        picture = picture.convert("L" if channels == 1 else "RGB")
-        if size is not None and picture.size != (size[1], size[0]):
-            picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-        pixels = np.asarray(picture, dtype=np.uint8)
-    except (OSError, ValueError, SyntaxError, MemoryError) as error:
-        raise BadPicture(
-            f"{name} is damaged and cannot be decoded ({error}); repair or remove it"
-        ) from error
+    with _open(source, name) as opened:
+        try:
+            picture = _upright(opened)
+            if channels is None:
+                channels = 1 if picture.mode in _GREY_MODES else 3
+            if picture.mode.startswith("I"):
+                picture = Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))
+            picture.info.pop("transparency", None)
+            picture = picture.convert("L" if channels == 1 else "RGB")
+            if size is not None and picture.size != (size[1], size[0]):
+                picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+            pixels = np.asarray(picture, dtype=np.uint8)
+        except Exception as error:  # decoders raise all kinds on damaged files
+            raise BadPicture(
+                f"{name} is damaged and cannot be decoded ({error}); repair or remove it"
+            ) from error
     return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def dimensions(source: Path | bytes, name: str = "the picture") -> tuple[int, int]:
+    """(height, width) of an encoded picture, by its header alone.
+
+    Raises:
+        BadPicture: what `decode` would refuse before it decodes.
+    """
+    with _open(source, name) as picture:
+        return picture.height, picture.width
 
 
 def is_grey(path: Path) -> bool:
     """Whether the file's header says that it holds a grey picture."""
-    return _open(path, str(path)).mode in _GREY_MODES
+    with _open(path, str(path)) as picture:
+        return picture.mode in _GREY_MODES
 
 
 def find(folder: Path) -> list[Path]:
@@ -165,14 +196,16 @@ def load_array(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
         LisaeError: no such array, or another shape or type.
     """
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError as error:
         raise LisaeError(f"{path} does not exist; check the path") from error
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # a damaged header raises all kinds
         raise LisaeError(f"{path} is not a plain NumPy array file (.npy)") from error
     if array.ndim == 3 and shape[2] == 1:
         array = array[..., None]
-    if array.ndim != 4 or array.shape[1:] != shape or not len(array):
+    if not array.size:
+        raise LisaeError(f"{path} holds an array without any picture; give at least one")
+    if array.ndim != 4 or array.shape[1:] != shape:
         raise LisaeError(
             f"{path} holds an array of shape {tuple(array.shape)}, but the model takes "
             f"(N, {shape[0]}, {shape[1]}, {shape[2]}); arrays are not resized"

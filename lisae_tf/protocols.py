@@ -5,6 +5,7 @@ training part of the negative ones, Dᵃ the test part of the anomaly classes.
 """
 
 import difflib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -123,6 +124,11 @@ def make_task(
     return task
 
 
+def _same_set(a: str, b: str) -> bool:
+    """Whether two names mean one dataset, whatever its version or configuration."""
+    return re.split("[/:]", a)[0] == re.split("[/:]", b)[0]
+
+
 def make_negatives(
     spec: str, dataset: str, task: Task, class_names: Sequence[str]
 ) -> Negatives | None:
@@ -154,7 +160,7 @@ def make_negatives(
     else:
         source, _, listed = spec.partition(":")
         chosen = [part.strip() for part in listed.split(",") if part.strip()]
-        if source != dataset:
+        if not _same_set(source, dataset):
             # Names of a foreign set are looked up when it is opened.
             numbers = all(part.isdecimal() for part in chosen)
             if chosen and not numbers:

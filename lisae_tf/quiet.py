@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def _no_stderr() -> Iterator[None]:
-    """Native code writes to the descriptor itself, so that is what is turned away."""
+def no_stderr() -> Iterator[None]:
+    """Turns native chatter away, which is written to the descriptor itself."""
     sys.stderr.flush()
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -24,7 +24,7 @@ def _no_stderr() -> Iterator[None]:
 def start_tensorflow() -> None:
     """Imports TensorFlow and makes its kernels repeatable; call before anything that uses it."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _no_stderr():
+    with no_stderr():
         import tensorflow as tf
     # Each model has functions of its own; that they are traced anew is no news.
     tf.get_logger().setLevel("ERROR")

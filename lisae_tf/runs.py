@@ -50,8 +50,14 @@ def claim(folder: Path, config_yaml: str, *, resume: bool) -> None:
                 f"the run in {folder} has other settings (first difference: "
                 f"'{differing.strip()}'); resume with the same ones or name another folder"
             )
+    fresh = not folder.exists()
     make_folder(folder)
-    write_text(stored, config_yaml)
+    try:
+        write_text(stored, config_yaml)
+    except LisaeError:
+        if fresh:
+            folder.rmdir()
+        raise
 
 
 def remember(folder: Path) -> None:

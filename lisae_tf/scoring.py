@@ -22,7 +22,10 @@ class Score(layers.Layer):
 
 
 class ExceedsThreshold(layers.Layer):
-    """x is an anomaly if L(x) > α: float32 (N,) -> bool (N,). α is a weight that never trains."""
+    """x is an anomaly if L(x) > α: float32 (N,) -> bool (N,).
+
+    α is a weight that never trains, unless the call names another.
+    """
 
     def __init__(self, **kwargs):
         super().__init__(trainable=False, **kwargs)
@@ -30,12 +33,17 @@ class ExceedsThreshold(layers.Layer):
             shape=(), initializer=keras.initializers.Constant(np.inf), trainable=False, name="alpha"
         )
 
-    def call(self, score):
-        return ops.greater(score, self.alpha)
+    def call(self, score, alpha=None):
+        return ops.greater(score, self.alpha if alpha is None else alpha)
 
 
 def scoring_graph(
-    encoder: keras.Model, latent: keras.Model, decoder: keras.Model, *, reconstruction: bool = False
+    encoder: keras.Model,
+    latent: keras.Model,
+    decoder: keras.Model,
+    *,
+    reconstruction: bool = False,
+    dtype: str = "uint8",
 ) -> keras.Model:
     """The whole of inference after decoding, as one functional model.
 
@@ -44,12 +52,13 @@ def scoring_graph(
         latent: 𝒵.
         decoder: 𝒟.
         reconstruction: also give "reconstruction", float32 (N, H, W, C) in 0-1.
+        dtype: of the pictures; "float32" ones are on the 0-1 scale already.
 
     Returns:
         "image", uint8 (N, H, W, C) -> {"score": float32 (N,), "is_anomaly": bool (N,)}.
     """
-    image = keras.Input(encoder.input_shape[1:], dtype="uint8", name="image")
-    x = scale()(image)
+    image = keras.Input(encoder.input_shape[1:], dtype=dtype, name="image")
+    x = image if dtype == "float32" else scale()(image)
     x_hat = decoder(latent(encoder(x)))
     score = Score(name="score")([x, x_hat])
     outputs = {"score": score, "is_anomaly": ExceedsThreshold(name="is_anomaly")(score)}

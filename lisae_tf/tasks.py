@@ -73,6 +73,9 @@ def split(
         shares: of the held-out parts, each at least one picture.
         groups: (count,); a group is never divided between parts.
         generator: decides who goes where.
+
+    Raises:
+        LisaeError: too few pictures or groups to leave some for training.
     """
     keys = np.arange(count) if groups is None else groups
     names, sizes = np.unique(keys, return_counts=True)
@@ -80,10 +83,16 @@ def split(
     ends = np.cumsum(sizes[order])
     parts, taken = [], 0
     for share in shares:
-        wanted = (ends[taken - 1] if taken else 0) + max(1, round(share * count))
+        wanted = sizes[order[:taken]].sum() + max(1, round(share * count))
         upto = max(taken + 1, int(np.searchsorted(ends, wanted, side="left")) + 1)
         parts.append(np.flatnonzero(np.isin(keys, names[order[taken:upto]])))
         taken = upto
+    if taken >= len(names):
+        raise LisaeError(
+            f"{count} picture{'s' * (count != 1)} ({len(names)} different or independent) cannot "
+            "be held apart for training, stopping, calibration and test; give more of them or "
+            "lower data.stopping_fraction, calibration_fraction and test_fraction"
+        )
     return [np.flatnonzero(np.isin(keys, names[order[taken:]])), *parts]
 
 
@@ -232,14 +241,27 @@ def settle_folder_channels(config: Config) -> Config:
     return config.model_copy(update={"data": data})
 
 
-def _refuse_overlap(normal: pictures.Decoded, other: pictures.Decoded, what: str) -> None:
-    known = dict(zip(pictures.content_hashes(normal.pixels), normal.names, strict=True))
+def _refuse_overlap(
+    one: pictures.Decoded, is_one: str, other: pictures.Decoded, is_other: str
+) -> None:
+    known = dict(zip(pictures.content_hashes(one.pixels), one.names, strict=True))
     for digest, name in zip(pictures.content_hashes(other.pixels), other.names, strict=True):
         if digest in known:
             raise LisaeError(
-                f"{name} ({what}) holds the same picture as {known[digest]} (normal); "
+                f"{name} ({is_other}) holds the same picture as {known[digest]} ({is_one}); "
                 f"remove it from one of the two folders"
             )
+
+
+def _split_folder(
+    found: pictures.Decoded, config: Config, *, stream: int, with_test: bool = False
+) -> tuple[Parts, np.ndarray]:
+    """Parts of a folder; copies of one picture stay together."""
+    _, same = np.unique(pictures.content_hashes(found.pixels), return_inverse=True)
+    return split_side(
+        found.pixels, config.data, seed=config.seed, stream=stream, groups=same,
+        with_test=with_test,
+    )  # fmt: skip
 
 
 def _refuse_few(count: int, minimum: int, what: str, folder: str) -> None:
@@ -254,16 +276,14 @@ def _folder_training(config: Config, skip_bad: bool) -> TrainingData:
     normal = _folder(config.normal_dir, config, skip_bad)
     _refuse_few(len(normal.pixels), MIN_NORMAL, "normal", config.normal_dir)
     notes = [f"left out: {reason}" for reason in normal.bad.values()]
-    normal_parts, _ = split_side(
-        normal.pixels, config.data, seed=config.seed, stream=0, with_test=True
-    )
+    normal_parts, _ = _split_folder(normal, config, stream=0, with_test=True)
     negative_parts = None
     if config.negative_dir:
         negative = _folder(config.negative_dir, config, skip_bad)
         _refuse_few(len(negative.pixels), MIN_NEGATIVE, "negative", config.negative_dir)
-        _refuse_overlap(normal, negative, "negative")
+        _refuse_overlap(normal, "normal", negative, "negative")
         notes += [f"left out: {reason}" for reason in negative.bad.values()]
-        negative_parts, _ = split_side(negative.pixels, config.data, seed=config.seed, stream=1)
+        negative_parts, _ = _split_folder(negative, config, stream=1)
     elif config.negatives in GENERATED:
         shape = normal.pixels.shape[1:]
         pixels = match_polarity(_generated(config.negatives, shape, config), normal.pixels)
@@ -302,15 +322,18 @@ def load_test(config: Config, data_dir: Path | None = None, *, skip_bad: bool = 
     """The normal and anomalous test pictures of the task; for evaluation alone.
 
     Raises:
-        LisaeError: missing data, or anomalies that are also among the normal pictures.
+        LisaeError: missing data, or anomalies that are also normal or negative pictures.
     """
     if config.dataset == FOLDER:
         normal = _folder(config.normal_dir, config, skip_bad)
-        _, test = split_side(normal.pixels, config.data, seed=config.seed, stream=0, with_test=True)
+        _, test = _split_folder(normal, config, stream=0, with_test=True)
         pixels, labels, anomalies = normal.pixels[test], [normal.names[i] for i in test], 0
         if config.anomaly_dir:
             anomaly = _folder(config.anomaly_dir, config, skip_bad)
-            _refuse_overlap(normal, anomaly, "anomaly")
+            _refuse_overlap(normal, "normal", anomaly, "anomaly")
+            if config.negative_dir:
+                negative = _folder(config.negative_dir, config, skip_bad)
+                _refuse_overlap(negative, "negative", anomaly, "anomaly")
             pixels = np.concatenate([pixels, anomaly.pixels])
             labels += anomaly.names
             anomalies = len(anomaly.names)

@@ -52,7 +52,9 @@ def test_cifar10_automobile(tmp_path, variant, least):
 @pytest.mark.parametrize("variant, gravel", [("lis", 0.85), ("linsep", 0.93)])
 def test_surfaces(tmp_path, variant, gravel):
     results = records(tmp_path, "surfaces", variant)
+    # The AE figure never comes from a LinSep phase 1.
+    plain = records(tmp_path, "surfaces", "lis") if variant == "linsep" else results
     by_name = {record["normal"][0]: record for record in results}
     assert by_name["gravel"]["auroc"] >= gravel
-    gain = [record["auroc"] - record["auroc_phase1"] for record in results]
-    assert np.mean(gain) >= 0.08
+    after = np.mean([record["auroc"] for record in results])
+    assert after - np.mean([record["auroc_phase1"] for record in plain]) >= 0.08

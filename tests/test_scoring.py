@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_fixtures import surface, tiny_config
 
+from lisae_tf.phase import build_autoencoder
 from lisae_tf.scoring import BATCH_SIZE, Scorer, scoring_graph, set_threshold
-from lisae_tf.training import build_autoencoder
 
 PICTURES = surface("gravel", 60)
 

@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 from training_fixtures import surface, tiny_config, tiny_data
 
-from lisae_tf import training
+from lisae_tf import feature_extraction, latent_shaping
 from lisae_tf.checkpoints import weights_of
 from lisae_tf.convergence import Convergence, ResumePoint
 from lisae_tf.errors import LisaeError
 from lisae_tf.features import encode
+from lisae_tf.phase import TrainingOptions, build_autoencoder
 from lisae_tf.tasks import Parts
-from lisae_tf.training import TrainingOptions, build_autoencoder, train
+from lisae_tf.training import train
 
 
 def as_bytes(arrays):
@@ -111,7 +112,7 @@ def test_a_run_killed_after_a_restart_resumes_in_that_attempt(tmp_path, monkeypa
     config = tiny_config(feature_extraction={"epochs": 2, "collapse_fraction": 0.05})
     checkpoint = tmp_path / "checkpoint.npz"
     seeds = []
-    build = training.build_autoencoder
+    build = feature_extraction.build_autoencoder
 
     def recording(config, shape, *, seed, **options):
         seeds.append(seed)
@@ -119,12 +120,16 @@ def test_a_run_killed_after_a_restart_resumes_in_that_attempt(tmp_path, monkeypa
             raise Killed
         return build(config, shape, seed=seed, **options)
 
-    monkeypatch.setattr(training, "build_autoencoder", recording)
+    monkeypatch.setattr(feature_extraction, "build_autoencoder", recording)
     with pytest.raises(Killed):
         train(config, flat_data(), TrainingOptions(checkpoint))
     with pytest.raises(LisaeError, match="collapsed"):
         train(config, flat_data(), TrainingOptions(checkpoint))
-    assert seeds[:3] == [0, training.RESTART_STRIDE, 2 * training.RESTART_STRIDE]
+    assert seeds[:3] == [
+        0,
+        feature_extraction.RESTART_STRIDE,
+        2 * feature_extraction.RESTART_STRIDE,
+    ]
     assert seeds[3:] == seeds[1:3]  # the first attempt is not repeated
 
 
@@ -162,16 +167,16 @@ def test_negatives_past_gamma_are_a_note_that_names_a_gamma_which_acts():
     assert len(result.notes) == 1
     assert "100 % of the negatives lie past gamma" in result.notes[0]
     proposed = float(result.notes[0].split("gamma=")[-1].split()[0])
-    errors = training.picture_errors(result.model, tiny_data().negative.stopping)
+    errors = latent_shaping.picture_errors(result.model, tiny_data().negative.stopping)
     assert np.mean(errors < proposed) > 0.8
 
 
 def test_a_hinge_that_acts_without_moving_weights_is_an_error(monkeypatch):
-    monkeypatch.setattr(training, "_fit", lambda model, *rest: None)
+    monkeypatch.setattr(latent_shaping, "fit_phase", lambda model, *rest: None)
     config, data = tiny_config(), tiny_data()
     model = build_autoencoder(config, data.shape, seed=0)
     with pytest.raises(LisaeError, match="changed no latent weight"):
-        training.latent_shaping(config, data, model, ResumePoint(phase=2), TrainingOptions())
+        latent_shaping.latent_shaping(config, data, model, ResumePoint(phase=2), TrainingOptions())
 
 
 def test_phase_2_without_negatives_is_refused():
@@ -184,4 +189,4 @@ def test_the_mean_picture_is_what_a_collapse_is_measured_against():
     fit = np.zeros((4, 2, 2, 1), np.uint8)
     fit[:2] = 255
     held_out = np.zeros((3, 2, 2, 1), np.uint8)
-    assert training.constant_picture_error(fit, held_out) == pytest.approx(0.25)
+    assert feature_extraction.constant_picture_error(fit, held_out) == pytest.approx(0.25)

@@ -14,6 +14,11 @@ data_dir = click.option(
 )  # fmt: skip
 run = click.option("--run", metavar="RUN", help="Run folder; the last completed run by default.")
 
+model = click.option(
+    "--model", type=click.Path(path_type=Path),
+    help="An exported model instead: an .onnx or .tflite file, or the folder of a SavedModel.",
+)  # fmt: skip
+
 
 def listed(value: str | None) -> list[str] | None:
     """A comma list."""
@@ -39,21 +44,23 @@ def settle(
             raise LisaeError("--dataset and --normal-dir exclude each other; give one of them")
         given["dataset"] = config.FOLDER
     from_file = config.read_settings(config_file) if config_file else {}
-    over = config.assignments(assigned)
-    named = over.get("dataset") or given.get("dataset") or from_file.get("dataset") or "surfaces"
-    base = config.dataset_settings(str(named))
+    chosen = config.merge(config.merge(from_file, given), config.assignments(assigned))
+    if chosen.get("normal_dir"):
+        chosen.setdefault("dataset", config.FOLDER)
+    named = chosen.get("dataset") or "surfaces"
+    base = {} if named == config.FOLDER else config.dataset_settings(str(named))
     if base is None:
-        base = {"dataset": named}
+        base = {}
         notes.append(
             f"there is no configs/{named}.yaml: the first class is normal, the other half of "
             "the classes negative, everything else at its default"
         )
-    if "protocol" in given and "negatives" not in given:
+    # Unless they are named, negatives follow the protocol.
+    if "protocol" in chosen and named != config.FOLDER:
         natural = {"halves": "other-half", "next-class": "next-class"}
-        if given["protocol"] in natural:
-            given["negatives"] = natural[given["protocol"]]
+        if str(chosen["protocol"]) in natural:
+            base["negatives"] = natural[chosen["protocol"]]
         elif base.get("negatives", "other-half") in natural.values():
-            given["negatives"] = "strokes"
+            base["negatives"] = "strokes"
     origin = str(config_file) if config_file else "settings"
-    merged = config.merge(config.merge(config.merge(base, from_file), given), over)
-    return config.resolve(merged, origin), notes
+    return config.resolve(config.merge(base, chosen), origin), notes

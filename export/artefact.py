@@ -1,0 +1,168 @@
+"""What is exported, whatever the format: the scoring graph as functions, and its record.
+
+Each exporter wraps `answer` and `reconstruct` in its own signatures; none computes anything.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from lisae_tf import __version__, runs
+from lisae_tf.artefacts import Record, metadata_of
+from lisae_tf.detectors.base import Detector
+from lisae_tf.detectors.lisae import GraphDetector
+from lisae_tf.errors import LisaeError
+from lisae_tf.scoring import scoring_graph, set_threshold
+
+PAPER = "Battikh and Lenskiy (2021), Latent-Insensitive Autoencoders for Anomaly Detection"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """The scoring graph of a run, on its way out.
+
+    Attributes:
+        detector: the reference that the gate compares with.
+        graph: "image" -> "score", "is_anomaly", "reconstruction".
+        name: of the model.
+        dtype: of "image": uint8 0-255 or float32 0-1.
+        record: what the sidecar says, but for sizes and hashes.
+    """
+
+    detector: GraphDetector
+    graph: keras.Model
+    name: str
+    dtype: str
+    record: Record
+
+    @property
+    def alpha(self) -> float:
+        """The default threshold."""
+        return self.detector.threshold_.alpha
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What a model file carries inside."""
+        return metadata_of(self.record)
+
+    def image(self) -> tf.TensorSpec:
+        """The input: (N, H, W, C) with N free."""
+        return tf.TensorSpec((None, *self.detector.shape), self.dtype, "image")
+
+    def answer(self, image: tf.Tensor, threshold: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+        """Score and decision of each picture, by the default threshold or the one given."""
+        found = self.graph(image, training=False)
+        decision = found["is_anomaly"]
+        if threshold is not None:
+            decision = self.graph.get_layer("is_anomaly")(found["score"], threshold)
+        return {"score": found["score"], "is_anomaly": decision}
+
+    def reconstruct(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
+        """x̂ of each picture, float32 (N, H, W, C) in 0-1."""
+        return {"reconstruction": self.graph(image, training=False)["reconstruction"]}
+
+    @staticmethod
+    def function(
+        body: Callable, *inputs: tf.TensorSpec
+    ) -> tf.types.experimental.PolymorphicFunction:
+        """`body` as a signature; none has Python control flow to translate."""
+        return tf.function(body, inputs, autograph=False)
+
+    def labelled(self, kind: str, name: str, version: int, quantize: str | None) -> "Artefact":
+        """The same graph as one version of one format."""
+        details = {"kind": kind, "name": name, "version": version, "quantization": quantize}
+        metadata = self.record["metadata"] | {"name": name, "quantization": quantize or "none"}
+        record = self.record | details | {"metadata": metadata}
+        return replace(self, name=name, record=record)
+
+
+def make_artefact(
+    detector: Detector, run: Path, *, name: str | None = None, dtype: str = "uint8"
+) -> Artefact:
+    """The scoring graph of a trained detector.
+
+    Args:
+        detector: a Keras detector with a threshold.
+        run: its run folder, which gives metrics and the default name.
+        name: of the model: letters, digits, '.', '_' and '-'.
+        dtype: of the graph's input.
+
+    Raises:
+        LisaeError: a detector without a graph or a threshold, or an impossible name.
+    """
+    if not isinstance(detector, GraphDetector):
+        raise LisaeError(
+            f"a {type(detector).__name__} has no Keras graph and cannot be exported; train one of "
+            "the variants lis, linsep, ae or linear-lis"
+        )
+    if detector.threshold_ is None:
+        raise LisaeError("this detector has no threshold yet; run calibrate first")
+    if name is None:
+        cleaned = re.sub(r"[^A-Za-z0-9._-]+", "-", run.resolve().name).lstrip("._-")[:56]
+        name = (cleaned or "lisae") + ("-float32" if dtype == "float32" else "")
+    if not _NAME.fullmatch(name):
+        raise LisaeError(f"the name '{name}' must consist of letters, digits, '.', '_' and '-'")
+    # Scores are float32, and so is the threshold inside a graph.
+    alpha = float(np.float32(detector.threshold_.alpha))
+    detector.set_threshold(replace(detector.threshold_, alpha=alpha))
+    graph = scoring_graph(*detector.networks(), reconstruction=True, dtype=dtype)
+    set_threshold(graph, alpha)
+    record = _record(detector, runs.read_metrics(run), dtype)
+    return Artefact(detector, graph, name, dtype, record)
+
+
+def _record(detector: GraphDetector, metrics: dict, dtype: str) -> Record:
+    """What is known of a run, without its folders' whereabouts."""
+    height, width, channels = detector.shape
+    # Own folders are named, not located.
+    data = {
+        "dataset": metrics["dataset"],
+        "normal": [Path(str(each)).name for each in metrics["normal"]],
+        "negatives": Path(str(metrics["negatives"])).name,
+        "protocol": metrics["protocol"],
+    }
+    picture = {
+        "name": "image",
+        "dtype": dtype,
+        "shape": ["batch", height, width, channels],
+        "range": [0, 255] if dtype == "uint8" else [0, 1],
+        "channels": {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels"),
+    }
+    measured = (
+        "auroc", "auroc_phase1", "average_precision", "fpr_at_95_tpr", "false_positive_rate",
+        "detection_rate", "n_normal", "n_anomaly", "auroc_negatives",
+    )  # fmt: skip
+    return {
+        "lisae_tf": __version__,
+        "variant": metrics["variant"],
+        "seed": metrics["seed"],
+        "shape": list(detector.shape),
+        "input": picture,
+        "outputs": {"score": "float32 [batch]", "is_anomaly": "bool [batch]"},
+        "threshold": detector.threshold_.to_json(),
+        "data": data,
+        "metrics": {key: metrics.get(key) for key in measured},
+        "config_hash": metrics["config_hash"],
+        "parent": None,
+        "metadata": {
+            "description": "anomaly score: mean squared reconstruction error on the 0-1 scale",
+            "paper": PAPER,
+            "lisae_tf": __version__,
+            "variant": metrics["variant"],
+            "input": f"{dtype} [batch, {height}, {width}, {channels}]",
+            "input_range": "-".join(map(str, picture["range"])),
+            "channel_order": picture["channels"],
+            "layout": "NHWC",
+            "dataset": data["dataset"],
+            "normal": ", ".join(data["normal"]),
+            "negatives": data["negatives"],
+            "protocol": data["protocol"],
+            "config_hash": metrics["config_hash"],
+        },
+    }

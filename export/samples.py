@@ -1,0 +1,83 @@
+"""Which pictures an export is calibrated and checked on: the run's own data, and made-up ones."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lisae_tf.detectors.base import Detector
+from lisae_tf.tasks import load_test, load_training
+
+MAX_REAL = 1000  # of normal pictures, and of anomalies
+MAX_REPRESENTATIVE = 200  # likewise
+MADE_UP = 64
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Pictures of the shape that the model takes, uint8 (N, H, W, C).
+
+    Attributes:
+        real: the run's test pictures.
+        is_anomaly: bool (N,), which of `real` count as anomalies.
+        anomalies: what these are.
+        representative: training pictures, normal and negative, for choosing int8 ranges.
+    """
+
+    real: np.ndarray
+    is_anomaly: np.ndarray
+    anomalies: str
+    representative: np.ndarray
+
+    @property
+    def kinds(self) -> dict[str, np.ndarray]:
+        """What the gate compares on."""
+        shape = (MADE_UP, *self.real.shape[1:])
+        return {
+            "real": self.real,
+            "noise": noise(shape),
+            "black": np.zeros(shape, np.uint8),
+            "white": np.full(shape, 255, np.uint8),
+        }
+
+
+def noise(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    """Uniform noise, uint8."""
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8, endpoint=False)
+
+
+def _evenly(pictures: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` pictures, spread over all."""
+    if len(pictures) <= count:
+        return pictures
+    return pictures[np.linspace(0, len(pictures) - 1, count).astype(int)]
+
+
+def load_samples(detector: Detector, data_dir: Path | None) -> Samples:
+    """The pictures for one run.
+
+    Without test anomalies, held-out negatives take their place; without those, noise.
+
+    Raises:
+        LisaeError: the run's data is missing.
+    """
+    training = load_training(detector.config, data_dir, skip_bad=True)
+    test = load_test(detector.config, data_dir, skip_bad=True)
+    normal = _evenly(test.pixels[~test.is_anomaly], MAX_REAL)
+    anomalies, what = _evenly(test.pixels[test.is_anomaly], MAX_REAL), "test anomalies"
+    made_up = noise((MAX_REPRESENTATIVE, *detector.shape), seed=1)
+    negatives = made_up if training.negative is None else training.negative.fit
+    if not len(anomalies) and training.negative is not None:
+        anomalies = _evenly(training.negative.calibration, MAX_REAL)
+        what = "held-out negatives"
+    elif not len(anomalies):
+        anomalies, what = made_up, "noise"
+    representative = [
+        _evenly(each, MAX_REPRESENTATIVE) for each in (training.normal.fit, negatives)
+    ]
+    return Samples(
+        np.concatenate([normal, anomalies]),
+        np.arange(len(normal) + len(anomalies)) >= len(normal),
+        what,
+        np.concatenate(representative),
+    )

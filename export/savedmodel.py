@@ -1,0 +1,84 @@
+"""SavedModel in TensorFlow Serving's layout: signatures, method names, warm-up requests."""
+
+from pathlib import Path
+
+import tensorflow as tf
+
+from export.artefact import Artefact
+from export.encoded import decode_pictures
+from export.samples import Samples
+from export.warmup import write_warmup
+from lisae_tf.networks import scale
+
+LABELS = ("normal", "anomaly")
+# TensorFlow 2 writes every signature as Predict.
+METHODS = {name: f"tensorflow/serving/{name}" for name in ("classify", "regress")}
+
+
+def write(artefact: Artefact, folder: Path, samples: Samples) -> Path:
+    """Writes the version folder and returns it."""
+    del samples  # nothing here is fitted to pictures
+    module = tf.Module()
+    graph = artefact.graph
+    # One variable of that name is all that another threshold changes.
+    module.threshold = graph.get_layer("is_anomaly").alpha.value
+    # Keras' own variables in the module would cost the weights on the way to TFLite.
+    module.weights = [v.value for v in graph.variables if v.value is not module.threshold]
+    tf.saved_model.save(module, str(folder), signatures(artefact))
+    _name_methods(folder)
+    write_warmup(folder, artefact)
+    return folder
+
+
+def _name_methods(folder: Path) -> None:
+    updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(str(folder))
+    for name, method in METHODS.items():
+        updater.replace_method_name(name, method)
+    updater.save()
+
+
+def signatures(artefact: Artefact) -> dict[str, tf.types.experimental.GenericFunction]:
+    """All signatures; every output keeps the batch dimension.
+
+    - `serving_default`: image -> score, is_anomaly;
+    - `with_threshold`: image, threshold (one, or one for each picture) -> score, is_anomaly;
+    - `reconstruct`: image -> reconstruction;
+    - `score_bytes`: image_bytes, PNG or JPEG of any size -> score, is_anomaly;
+    - `classify`, `regress`: tf.train.Examples with the feature image_bytes.
+    """
+    shape = artefact.detector.shape
+    image, threshold = artefact.image(), tf.TensorSpec(None, tf.float32, "threshold")
+    strings = tf.TensorSpec((None,), tf.string)
+
+    def with_threshold(image, threshold):
+        return artefact.answer(image, tf.broadcast_to(threshold, tf.shape(image)[:1]))
+
+    found = {
+        "serving_default": artefact.function(artefact.answer, image),
+        "with_threshold": artefact.function(with_threshold, image, threshold),
+        "reconstruct": artefact.function(artefact.reconstruct, image),
+    }
+    if shape[2] not in (1, 3):
+        return found  # no such pictures are ever encoded
+
+    def score_bytes(image_bytes):
+        image = decode_pictures(image_bytes, shape)
+        return artefact.answer(scale()(image) if artefact.dtype == "float32" else image)
+
+    def of_examples(inputs):
+        features = {"image_bytes": tf.io.FixedLenFeature((), tf.string)}
+        return score_bytes(tf.io.parse_example(inputs, features)["image_bytes"])
+
+    def classify(inputs):
+        answer = of_examples(inputs)
+        labels = tf.gather(tf.constant(LABELS), tf.cast(answer["is_anomaly"], tf.int32))
+        return {"classes": labels[:, None], "scores": answer["score"][:, None]}
+
+    def regress(inputs):
+        return {"outputs": of_examples(inputs)["score"]}
+
+    return found | {
+        "score_bytes": artefact.function(score_bytes, strings),
+        "classify": artefact.function(classify, strings),
+        "regress": artefact.function(regress, strings),
+    }

@@ -1,0 +1,105 @@
+"""Configuration of TensorFlow Serving, made from the models that lie in a folder.
+
+Runs without TensorFlow. The files are text protocol buffers; the compose file starts the stock
+image on the folder.
+"""
+
+import re
+from pathlib import Path
+
+from lisae_tf.artefacts import GRAPH, numbered
+from lisae_tf.files import write_text
+
+MODELS, BATCHING, MONITORING, COMPOSE = (
+    "models.config", "batching.config", "monitoring.config", "docker-compose.yml",
+)  # fmt: skip
+# Where the container sees the folder.
+MOUNT = "/models"
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)  # what batches are padded to; each is warmed up
+
+_BATCHING = f"""\
+max_batch_size {{ value: {BATCH_SIZES[-1]} }}
+batch_timeout_micros {{ value: 1000 }}
+num_batch_threads {{ value: 4 }}
+max_enqueued_batches {{ value: 64 }}
+""" + "".join(f"allowed_batch_sizes: {size}\n" for size in BATCH_SIZES)
+
+_MONITORING = """\
+prometheus_config {
+  enable: true
+  path: "/monitoring/prometheus/metrics"
+}
+"""
+
+_COMPOSE = f"""\
+# TensorFlow Serving on this folder: docker compose up
+# REST on port 8501, gRPC on port 8500, both on this machine alone.
+services:
+  serving:
+    image: ${{TF_SERVING_IMAGE:-tensorflow/serving:latest}}
+    command:
+      - --model_config_file={MOUNT}/{MODELS}
+      - --model_config_file_poll_wait_seconds=30
+      # Without it a label cannot be given while its version is still loading.
+      - --allow_version_labels_for_unavailable_models=true
+      - --enable_batching=true
+      - --batching_parameters_file={MOUNT}/{BATCHING}
+      - --monitoring_config_file={MOUNT}/{MONITORING}
+    ports:
+      - "127.0.0.1:8500:8500"
+      - "127.0.0.1:8501:8501"
+    volumes:
+      - .:{MOUNT}:ro
+    restart: unless-stopped
+"""
+
+
+def write_serving_files(folder: Path) -> None:
+    """Writes the configuration of all models in `folder` (`<folder>/<name>/<version>/`).
+
+    The label "canary" goes to the newest version. "stable" stays where it is until somebody edits
+    `models.config`; at first it is the same version. Both are served. The other files are written
+    once and then left as they may have been edited.
+    """
+    stable = _stable_versions(folder / MODELS)
+    entries = []
+    for model in sorted(path for path in folder.iterdir() if path.is_dir()):
+        versions = [v for v in numbered(model) if (model / str(v) / GRAPH).is_file()]
+        if versions and not model.name.startswith("."):
+            kept = stable.get(model.name, 0)
+            entries.append(_entry(model.name, kept if kept in versions else None, versions))
+    inner = "".join(entries)
+    write_text(folder / MODELS, f"model_config_list {{\n{inner}}}\n")
+    for name, text in ((BATCHING, _BATCHING), (MONITORING, _MONITORING), (COMPOSE, _COMPOSE)):
+        if not (folder / name).exists():
+            write_text(folder / name, text)
+
+
+def _entry(name: str, stable: int | None, versions: list[int]) -> str:
+    canary = max(versions)
+    labels = {"stable": stable or canary, "canary": canary}
+    served = "".join(f" versions: {version}" for version in sorted(set(labels.values())))
+    labelled = "".join(
+        f'    version_labels {{ key: "{key}" value: {value} }}\n' for key, value in labels.items()
+    )
+    return f"""\
+  config {{
+    name: "{name}"
+    base_path: "{MOUNT}/{name}"
+    model_platform: "tensorflow"
+    model_version_policy {{ specific {{{served} }} }}
+{labelled}  }}
+"""
+
+
+def _stable_versions(path: Path) -> dict[str, int]:
+    """Where the label "stable" points for each model of an earlier file."""
+    if not path.is_file():
+        return {}
+    found = {}
+    for entry in re.split(r"\bconfig\s*\{", path.read_text(encoding="utf-8"))[1:]:
+        name = re.search(r"""\bname:\s*["']([^"']+)""", entry)
+        label = re.search(r"""key:\s*["']stable["']\s*,?\s*value:\s*(\d+)""", entry)
+        if name and label:
+            found[name.group(1)] = int(label.group(1))
+    return found

@@ -1,0 +1,128 @@
+"""TFLite (LiteRT): float32, float16 weights, or int8 weights and activations.
+
+In int8 the error itself stays in float: computed in int8 it takes few distinct values.
+"""
+
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import flatbuffers
+import numpy as np
+import tensorflow as tf
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.tools import flatbuffer_utils
+
+from export.artefact import Artefact
+from export.samples import Samples
+from lisae_tf import tflite_file
+from lisae_tf.quiet import no_stderr
+
+# From the last layer's output to the decision.
+FLOAT_OPERATIONS = [
+    "LOGISTIC", "SUB", "SQUARED_DIFFERENCE", "SQUARE", "MUL", "MEAN", "DIV", "GREATER",
+]  # fmt: skip
+
+
+def write(artefact: Artefact, folder: Path, samples: Samples) -> Path:
+    """Writes `model.tflite` into `folder` and returns its path."""
+    quantization = artefact.record["quantization"]
+    with tempfile.TemporaryDirectory(dir=folder) as scratch, no_stderr():
+        converter = _converter(artefact, scratch)
+        if quantization == "int8":
+            data = _repacked(_to_int8(converter, artefact, samples.representative))
+        elif quantization == "fp16":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.target_spec.supported_types = [tf.float16]
+            data = _repacked(converter.convert(), [artefact.alpha, 1 / 255])
+        else:
+            data = converter.convert()
+    path = folder / "model.tflite"
+    path.write_bytes(tflite_file.replace(data, artefact.alpha, artefact.metadata))
+    return path
+
+
+def _converter(artefact: Artefact, scratch: str) -> tf.lite.TFLiteConverter:
+    """A converter of the graph with its three signatures, which share the weights."""
+    module = tf.Module()
+    # Keras' own variables in the module make a TFLite file without weights that scores NaN.
+    module.weights = [variable.value for variable in artefact.graph.variables]
+    image, threshold = artefact.image(), tf.TensorSpec((), tf.float32, "threshold")
+    signatures = {
+        "serving_default": artefact.function(artefact.answer, image),
+        "with_threshold": artefact.function(artefact.answer, image, threshold),
+        "reconstruct": artefact.function(artefact.reconstruct, image),
+    }
+    tf.saved_model.save(module, scratch, signatures)
+    return tf.lite.TFLiteConverter.from_saved_model(scratch, signature_keys=list(signatures))
+
+
+def _to_int8(converter: tf.lite.TFLiteConverter, artefact: Artefact, pictures: np.ndarray) -> bytes:
+    """Ranges from normal and negative pictures: normals alone would clip what stands out."""
+
+    def representative():
+        for key in ("serving_default", "with_threshold", "reconstruct"):
+            for picture in pictures:
+                image = picture[None]
+                if artefact.dtype == "float32":
+                    image = image * np.float32(1 / 255)
+                given = {"image": image}
+                if key == "with_threshold":
+                    given["threshold"] = np.float32(artefact.alpha)
+                yield key, given
+
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = representative
+    lite = tf.lite.experimental
+    options = lite.QuantizationDebugOptions(denylisted_ops=FLOAT_OPERATIONS)
+    with warnings.catch_warnings():
+        # It looks at its own result with an interpreter that is to be replaced.
+        warnings.filterwarnings("ignore", message=r"\s*Warning: tf.lite.Interpreter is deprecated")
+        debugger = lite.QuantizationDebugger(
+            converter=converter, debug_dataset=lambda: iter(()), debug_options=options
+        )
+    return bytes(debugger.get_nondebug_quantized_model())
+
+
+def _repacked(data: bytes, scalars: Sequence[float] = ()) -> bytes:
+    """The same model, smaller and more exact.
+
+    Args:
+        data: a quantised model.
+        scalars: threshold and scale of the pixels, which get back the precision that float16 took.
+    """
+    model = flatbuffer_utils.read_model_from_bytearray(data)
+    for graph in model.subgraphs:
+        for operator in list(graph.operators):
+            code = model.operatorCodes[operator.opcodeIndex].builtinCode
+            half = model.buffers[graph.tensors[operator.inputs[0]].buffer].data
+            if code != schema.BuiltinOperator.DEQUANTIZE or half is None or len(half) != 2:
+                continue
+            stored = np.frombuffer(bytes(half), np.float16)[0]
+            exact = [np.float32(scalar) for scalar in scalars if np.float16(scalar) == stored]
+            if exact:
+                buffer = schema.BufferT()
+                buffer.data = np.frombuffer(exact[0].tobytes(), np.uint8)
+                model.buffers.append(buffer)
+                graph.tensors[operator.outputs[0]].buffer = len(model.buffers) - 1
+                graph.operators.remove(operator)
+    builder = _SharingBuilder()
+    builder.Finish(model.Pack(builder), file_identifier=tflite_file.MAGIC)
+    return bytes(builder.Output())
+
+
+class _SharingBuilder(flatbuffers.Builder):
+    """Writes equal vectors once: three signatures have the same scales and zero points."""
+
+    def __init__(self):
+        super().__init__(1024)
+        self._written: dict[tuple[str, bytes], int] = {}
+
+    def CreateNumpyVector(self, x):
+        if x.nbytes <= 16:
+            return super().CreateNumpyVector(x)  # the threshold must stay alone
+        key = (x.dtype.str, x.tobytes())
+        if key not in self._written:
+            self._written[key] = super().CreateNumpyVector(x)
+        return self._written[key]

@@ -1,0 +1,187 @@
+"""What lies beside an exported model: its record, with sizes and hashes, checked before use.
+
+An artefact is a file (ONNX, TFLite) with `<file>.json` beside it, or a version folder (SavedModel)
+with `lisae.json` in it. Runs without TensorFlow.
+"""
+
+import hashlib
+import json
+import math
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from lisae_tf.errors import LisaeError
+from lisae_tf.files import sha256, write_json
+from lisae_tf.thresholds import Threshold
+
+FORMAT = 1
+SUFFIXES = {".onnx": "onnx", ".tflite": "tflite"}
+SAVED_MODEL, GRAPH = "savedmodel", "saved_model.pb"
+DTYPES = ("uint8", "float32")
+SIGNATURES = ("serving_default", "with_threshold", "reconstruct")
+_FOLDER_RECORD = "lisae.json"
+_MAX_RECORD = 2**20
+_MAX_MODEL = 2**31 - 1
+# First bytes of each kind of file: where, and what.
+_MAGIC = {"onnx": (0, b"\x08"), "tflite": (4, b"TFL3"), SAVED_MODEL: (0, b"\x08\x01")}
+
+Record = dict[str, Any]
+
+
+def locate(path: Path) -> tuple[Path, str]:
+    """The artefact that a user means, and its format.
+
+    Args:
+        path: a file, a version folder, or the folder of its versions (the newest is taken).
+
+    Raises:
+        LisaeError: there is none.
+    """
+    if path.is_dir():
+        if (path / GRAPH).is_file():
+            return path, SAVED_MODEL
+        versions = [v for v in numbered(path) if (path / str(v) / GRAPH).is_file()]
+        if versions:
+            return path / str(max(versions)), SAVED_MODEL
+        raise LisaeError(f"{path} holds no SavedModel; name the folder that export wrote")
+    if not path.exists():
+        raise LisaeError(f"{path} does not exist; check the path")
+    if path.suffix not in SUFFIXES:
+        raise LisaeError(f"{path} is no exported model; give an .onnx or .tflite file or a folder")
+    return path, SUFFIXES[path.suffix]
+
+
+def numbered(folder: Path) -> list[int]:
+    """The versions in a folder: its sub-folders whose names are whole numbers, sorted."""
+    if not folder.is_dir():
+        return []
+    names = (path.name for path in folder.iterdir() if path.is_dir())
+    return sorted(int(name) for name in names if name.isascii() and name.isdigit())
+
+
+def record_path(artefact: Path) -> Path:
+    """Where the record of an artefact lies."""
+    if artefact.is_dir():
+        return artefact / _FOLDER_RECORD
+    return artefact.with_name(artefact.name + ".json")
+
+
+def write_record(artefact: Path, record: Record) -> Record:
+    """Completes the record with sizes and hashes of the artefact's files and writes it."""
+    files = {}
+    for path in _model_files(artefact):
+        name = path.relative_to(artefact).as_posix() if artefact.is_dir() else path.name
+        files[name] = {"size": path.stat().st_size, "sha256": sha256(path)}
+    record = record | {"format": FORMAT, "files": files}
+    write_json(record_path(artefact), record)
+    return record
+
+
+def _model_files(artefact: Path) -> list[Path]:
+    """The files that make up the model."""
+    if not artefact.is_dir():
+        return [artefact]
+    parts = [artefact / GRAPH, *artefact.glob("variables/*"), *artefact.glob("assets*/*")]
+    return sorted(path for path in parts if path.is_file())
+
+
+def digest(record: Record) -> str:
+    """One SHA-256 for the whole artefact: that of its file, or over those of its files."""
+    hashes = {name: each["sha256"] for name, each in record["files"].items()}
+    if len(hashes) == 1:
+        return next(iter(hashes.values()))
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+
+
+def threshold_of(record: Record) -> Threshold:
+    """The record's threshold."""
+    return Threshold(**record["threshold"])
+
+
+def read_record(artefact: Path, kind: str) -> Record:
+    """The record of an artefact whose files are as it says: first bytes, sizes and hashes.
+
+    Nothing of the model is parsed here.
+
+    Raises:
+        LisaeError: the record or a file is missing, truncated or altered.
+    """
+    path = record_path(artefact)
+    record = _parsed(path)
+    if record["kind"] != kind:
+        raise LisaeError(f"{path} belongs to another kind of model; restore it")
+    folder = artefact if artefact.is_dir() else artefact.parent
+    if not artefact.is_dir():
+        # The pair may have been renamed together.
+        record["files"] = {artefact.name: next(iter(record["files"].values()))}
+    elif {p.relative_to(artefact).as_posix() for p in _model_files(artefact)} - {*record["files"]}:
+        raise LisaeError(f"{artefact} holds files that its record does not name; restore it")
+    for name, stored in record["files"].items():
+        _check_file(folder / name, stored)
+    offset, magic = _MAGIC[kind]
+    main = artefact / GRAPH if artefact.is_dir() else artefact
+    with open(main, "rb") as stream:
+        if stream.read(offset + len(magic))[offset:] != magic:
+            raise LisaeError(f"{main} is no {kind} model; restore it or export it again")
+    return record
+
+
+def _check_file(path: Path, stored: Record) -> None:
+    if not path.is_file():
+        raise LisaeError(f"{path} is missing; copy it along or export the model again")
+    size = path.stat().st_size
+    if size < stored["size"]:
+        raise LisaeError(
+            f"{path} is truncated ({size:,} of {stored['size']:,} bytes); copy it again"
+        )
+    if size != stored["size"] or size > _MAX_MODEL or sha256(path) != stored["sha256"]:
+        raise LisaeError(f"{path} is not the file that was exported; restore it or export again")
+
+
+def _parsed(path: Path) -> Record:
+    """The record in `path`, with everything in it that is relied on."""
+    try:
+        if path.stat().st_size > _MAX_RECORD:
+            raise ValueError("too large")
+        record = json.loads(path.read_text(encoding="utf-8"))
+        alpha = threshold_of(record).alpha
+        known = (
+            record["format"] == FORMAT
+            and len(record["shape"]) == 3
+            and all(type(side) is int and 1 <= side <= 4096 for side in record["shape"])
+            and record["input"]["dtype"] in DTYPES
+            and type(alpha) is float
+            and math.isfinite(alpha)
+            and record["files"]
+            and all(_is_plain(name) for name in record["files"])
+            and all(type(each["size"]) is int for each in record["files"].values())
+            and all(isinstance(each["sha256"], str) for each in record["files"].values())
+            and all(isinstance(record[key], str) for key in ("kind", "name"))
+            and type(record["version"]) is int
+            and all(isinstance(text, str) for text in record["metadata"].values())
+        )
+    except FileNotFoundError as error:
+        raise LisaeError(
+            f"{path} is missing; it belongs to the model and is copied with it"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise LisaeError(f"{path} is no record of an exported model; restore it") from error
+    if not known:
+        raise LisaeError(f"{path} is of another format than this version reads")
+    return record
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a stored file name stays inside the artefact."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and "\\" not in name
+
+
+def metadata_of(record: Record) -> dict[str, str]:
+    """What an ONNX or TFLite file carries inside: the record's texts and the threshold."""
+    threshold = threshold_of(record)
+    return record["metadata"] | {
+        "version": str(record["version"]),
+        "threshold": repr(threshold.alpha),
+        "threshold_false_positive_rate": repr(threshold.guaranteed_fpr),
+    }

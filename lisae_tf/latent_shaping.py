@@ -1,0 +1,108 @@
+"""The latent-shaping phase (section 3.3, equation 4): only the latent layer trains.
+
+Owns the fast path: the frozen encoder's output is computed once for each picture.
+"""
+
+import tempfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from lisae_tf.augmentation import augment
+from lisae_tf.autoencoder import LatentInsensitiveAutoencoder
+from lisae_tf.config import Config
+from lisae_tf.convergence import Convergence, ResumePoint
+from lisae_tf.errors import LisaeError
+from lisae_tf.features import encode
+from lisae_tf.phase import TrainingOptions, fit_phase, picture_errors
+from lisae_tf.pipelines import (
+    augmented_bank,
+    held_out_batches,
+    steps_per_epoch,
+    training_batches,
+)
+from lisae_tf.tasks import TrainingData
+
+
+def _negatives_past_gamma(errors: np.ndarray, gamma: float) -> str | None:
+    """A warning where most negatives satisfy the hinge before phase 2 has begun."""
+    share = float(np.mean(errors > gamma))
+    if share < 0.5:
+        return None
+    acting = float(f"{2 * np.quantile(errors, 0.9):.2g}")
+    return (
+        f"{100 * share:.0f} % of the negatives lie past gamma={gamma:g} before phase 2, so the "
+        f"hinge does little; latent_shaping.gamma={acting:g} would act on most of them"
+    )
+
+
+def _side(
+    name: str, images: np.ndarray, model: LatentInsensitiveAutoencoder, config: Config, folder: Path
+) -> dict[str, np.ndarray]:
+    """The arrays of one side of phase 2: pictures, and s = ℰ(x) where the pipeline allows."""
+    if not config.latent_shaping.cache_features:
+        return {name: images}
+    budget = config.latent_shaping.memory_budget_mb * 2**20
+    return {name: images, f"{name}_features": encode(model, images, budget, folder)}
+
+
+def latent_shaping(
+    config: Config,
+    data: TrainingData,
+    model: LatentInsensitiveAutoencoder,
+    point: ResumePoint,
+    options: TrainingOptions,
+) -> tuple[Convergence, list[str]]:
+    """Phase 2: freeze encoder and decoder, train the latent layer on equation 4.
+
+    Raises:
+        LisaeError: the hinge acted and yet no latent weight moved.
+    """
+    settings = config.latent_shaping
+    model.enter_latent_shaping(
+        keras.optimizers.Adam(settings.learning_rate),
+        gamma=settings.gamma, beta=settings.beta, hinge=settings.hinge,
+    )  # fmt: skip
+    fresh_augmentation = data.augment and not settings.cache_features
+    negative_fit = data.negative.fit
+    if data.augment and settings.cache_features:
+        negative_fit = augmented_bank(negative_fit, settings.bank_copies, augment, seed=config.seed)
+    with tempfile.TemporaryDirectory(prefix="lisae-features-") as folder:
+        arrays = [
+            _side(name, images, model, config, Path(folder))
+            for name, images in (
+                ("normal", data.normal.fit),
+                ("negative", negative_fit),
+                ("normal", data.normal.stopping),
+                ("negative", data.negative.stopping),
+            )
+        ]
+        normal, negative, normal_held_out, negative_held_out = arrays
+        convergence = Convergence(
+            point, phase=2, attempt=0, epochs=settings.epochs, patience=settings.patience
+        )
+        held_out = held_out_batches(normal_held_out, negative_held_out)
+        before = [w.numpy() for w in model.latent.weights]
+        errors = picture_errors(model, data.negative.stopping)
+        notes = [note for note in [_negatives_past_gamma(errors, settings.gamma)] if note]
+
+        def stream(first: int, last: int) -> tf.data.Dataset:
+            return training_batches(
+                normal, negative, batch_size=settings.batch_size, epochs=(first, last),
+                seed=config.seed, phase=2, augment=augment if fresh_augmentation else None,
+            )  # fmt: skip
+
+        steps = steps_per_epoch(normal, settings.batch_size)
+        fit_phase(model, stream, held_out, steps, convergence, options)
+    acted = settings.hinge == "literal" or bool(np.any(errors < settings.gamma))
+    moved = any(
+        np.any(old != new.numpy()) for old, new in zip(before, model.latent.weights, strict=True)
+    )
+    if acted and not moved:
+        raise LisaeError(
+            "phase 2 changed no latent weight although negatives lay below gamma; raise "
+            "latent_shaping.learning_rate or latent_shaping.epochs"
+        )
+    return convergence, notes

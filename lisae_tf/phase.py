@@ -1,0 +1,64 @@
+"""What both phases share: building the model, fitting it until convergence, errors of pictures."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from lisae_tf.autoencoder import LatentInsensitiveAutoencoder
+from lisae_tf.config import Config
+from lisae_tf.convergence import Convergence
+from lisae_tf.networks import Architecture, build_networks
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How to train, apart from what: where to keep state and whom to tell."""
+
+    checkpoint: Path | None = None
+    callbacks: Sequence[keras.callbacks.Callback] = ()
+    say: Callable[[str], None] = lambda line: None
+
+
+def build_autoencoder(
+    config: Config, shape: tuple[int, int, int], *, seed: int, mean_pixel: float = 0.5
+) -> LatentInsensitiveAutoencoder:
+    """An untrained model for pictures of `shape`."""
+    architecture = Architecture(shape, config.network.latent, tuple(config.network.filters))
+    networks = build_networks(architecture, seed=seed, mean_pixel=mean_pixel)
+    return LatentInsensitiveAutoencoder(*networks)
+
+
+def fit_phase(
+    model: LatentInsensitiveAutoencoder,
+    stream: Callable[[int, int], tf.data.Dataset],
+    held_out: tf.data.Dataset,
+    steps: int,
+    convergence: Convergence,
+    options: TrainingOptions,
+) -> None:
+    """`fit` from the epoch where `convergence` stands to its end, then the best weights."""
+    first = convergence.attach(model)
+    if not convergence.finished:
+        model.fit(
+            stream(first, convergence.epochs),
+            steps_per_epoch=steps,
+            initial_epoch=first,
+            epochs=convergence.epochs,
+            validation_data=held_out,
+            callbacks=[convergence, *options.callbacks],
+            shuffle=False,
+            verbose=0,
+        )
+    convergence.restore_best()
+
+
+def picture_errors(
+    model: LatentInsensitiveAutoencoder, images: np.ndarray, batch_size: int = 512
+) -> np.ndarray:
+    """E of each picture: uint8 (N, H, W, C) -> float32 (N,)."""
+    starts = range(0, len(images), batch_size)
+    return np.concatenate([model.errors_of(images[i : i + batch_size]).numpy() for i in starts])

@@ -1,0 +1,113 @@
+"""Predict, Classify and Regress on a loaded version, within the limits of one request.
+
+REST, gRPC and the warm-up all come through here.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from tensorflow.core.example import example_pb2
+
+from lisae_tf.serving.codes import RequestError
+from lisae_tf.serving.limits import Limits
+from lisae_tf.serving.saved_model import ServedModel
+from lisae_tf.serving.signatures import STRINGS
+
+
+def strings(values: Sequence[bytes]) -> np.ndarray:
+    """Byte strings as an object array (N,)."""
+    array = np.empty(len(values), STRINGS)
+    array[:] = values
+    return array
+
+
+def _pictures_in(examples: Iterable[bytes]) -> list[bytes]:
+    """The byte strings in serialised tf.train.Examples, all of which must be pictures."""
+    found = []
+    for data in examples:
+        try:
+            features = example_pb2.Example.FromString(data).features.feature
+        except DecodeError as error:
+            raise RequestError("INVALID_ARGUMENT", "an input is no tf.train.Example") from error
+        for feature in features.values():
+            found += feature.bytes_list.value
+    return found
+
+
+def predict(
+    model: ServedModel,
+    limits: Limits,
+    signature: str,
+    inputs: Mapping[str, np.ndarray],
+    outputs: Sequence[str] = (),
+) -> dict[str, np.ndarray]:
+    """Runs any signature.
+
+    Args:
+        model: the version that answers.
+        limits: bounds of the request.
+        signature: its name; empty for the default.
+        inputs: arrays as the signature has them.
+        outputs: names of the outputs to give; all by default.
+
+    Raises:
+        RequestError: beyond the limits, or inputs that do not fit.
+    """
+    examples = model.signature(signature).method != "predict"
+    for name, array in inputs.items():
+        limits.check_shape(name, array.shape)
+        if array.dtype == STRINGS:
+            values = array.ravel().tolist()
+            limits.check_pictures(_pictures_in(values) if examples else values)
+    return model.run(signature, inputs, outputs)
+
+
+def _run_examples(
+    model: ServedModel, limits: Limits, signature: str, examples: Sequence[bytes], allowed: set[str]
+) -> dict[str, np.ndarray]:
+    """Runs a signature over examples whose outputs are among `allowed`."""
+    chosen = model.signature(signature)
+    if list(chosen.inputs) != ["inputs"] or not chosen.outputs or chosen.outputs.keys() - allowed:
+        raise RequestError(
+            "INVALID_ARGUMENT",
+            f"the signature '{signature or 'serving_default'}' must have the one input 'inputs' "
+            f"and outputs among {sorted(allowed)}; name another with signature_name",
+        )
+    if not examples:
+        raise RequestError("INVALID_ARGUMENT", "Input is empty.")
+    found = predict(model, limits, signature, {"inputs": strings(examples)})
+    if any(array.shape[:1] != (len(examples),) for array in found.values()):
+        raise RequestError("INVALID_ARGUMENT", "the outputs do not have the batch size given")
+    return found
+
+
+def classify(
+    model: ServedModel, limits: Limits, signature: str, examples: Sequence[bytes]
+) -> list[list[tuple[bytes, float]]]:
+    """(label, score) pairs for each serialised tf.train.Example.
+
+    Raises:
+        RequestError: no classification signature, no examples, or broken ones.
+    """
+    found = _run_examples(model, limits, signature, examples, {"classes", "scores"})
+    if any(array.ndim != 2 for array in found.values()):
+        raise RequestError("INVALID_ARGUMENT", "Expected Tensor shape: [batch_size num_classes]")
+    shape = next(iter(found.values())).shape
+    labels = found.get("classes", np.full(shape, b"", STRINGS)).tolist()
+    scores = found.get("scores", np.zeros(shape)).tolist()
+    return [list(zip(*pair, strict=True)) for pair in zip(labels, scores, strict=True)]
+
+
+def regress(
+    model: ServedModel, limits: Limits, signature: str, examples: Sequence[bytes]
+) -> list[float]:
+    """One value for each serialised tf.train.Example.
+
+    Raises:
+        RequestError: no regression signature, no examples, or broken ones.
+    """
+    values = _run_examples(model, limits, signature, examples, {"outputs"})["outputs"]
+    if values.size != len(examples):
+        raise RequestError("INVALID_ARGUMENT", "Expected output Tensor shape: [batch_size]")
+    return values.ravel().tolist()

@@ -1,0 +1,67 @@
+"""What one request may ask for: bytes, pictures, pixels; checked before anything is decoded.
+
+Runs without TensorFlow.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import prod
+
+from lisae_tf import pictures
+from lisae_tf.serving.codes import RequestError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of one request and of how many are held at a time.
+
+    Attributes:
+        body: bytes of a request, after any decompression.
+        batch: pictures in a request.
+        pixels: pixels of all encoded pictures in a request, after decoding.
+        requests: requests held at a time over REST, and as many over gRPC.
+        read_seconds: time for a body to arrive.
+    """
+
+    body: int = 16 * 2**20
+    batch: int = 1024
+    pixels: int = pictures.MAX_PIXELS
+    requests: int = 64
+    read_seconds: float = 30.0
+
+    def check_shape(self, name: str, shape: Sequence[int]) -> None:
+        """Refuses a tensor whose declared shape is more than a request may hold.
+
+        Raises:
+            RequestError: too many pictures, too many elements or a negative size.
+        """
+        if any(size < 0 for size in shape) or len(shape) > 8:
+            raise RequestError("INVALID_ARGUMENT", f"{name} has the impossible shape {list(shape)}")
+        if shape and shape[0] > self.batch:
+            raise RequestError(
+                "INVALID_ARGUMENT",
+                f"{name} holds {shape[0]} pictures, more than the {self.batch} of one request; "
+                "send smaller batches",
+            )
+        if prod(shape) > self.body:
+            raise RequestError("INVALID_ARGUMENT", f"{name} is too large; send smaller batches")
+
+    def check_pictures(self, encoded: Iterable[bytes]) -> None:
+        """Refuses by their headers pictures that TensorFlow had better not decode.
+
+        Raises:
+            RequestError: no PNG, JPEG or BMP, an animation, or too many pixels together.
+        """
+        total = 0
+        for data in encoded:
+            try:
+                height, width = pictures.dimensions(data)
+            except pictures.BadPicture as error:
+                raise RequestError("INVALID_ARGUMENT", str(error)) from error
+            total += height * width
+        if total > self.pixels:
+            raise RequestError(
+                "INVALID_ARGUMENT",
+                f"the pictures of this request have {total:,} pixels, more than the "
+                f"{self.pixels:,} of one request; send fewer or smaller ones",
+            )

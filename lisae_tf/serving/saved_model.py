@@ -1,0 +1,179 @@
+"""One version folder: checked, loaded, run.
+
+A SavedModel is a graph, and a graph can read and write files: only folders inside the given one
+are loaded, and none whose graph holds an operation that calls Python or opens files.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+from tensorflow.core.framework import graph_pb2, types_pb2
+from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
+
+from lisae_tf.errors import LisaeError
+from lisae_tf.serving.codes import RequestError, from_number
+from lisae_tf.serving.signatures import STRINGS, Signature, Tensor
+
+DEFAULT = "serving_default"
+MAX_GRAPH_BYTES = 2**31 - 1
+_REQUIRED = {"score": types_pb2.DT_FLOAT, "is_anomaly": types_pb2.DT_BOOL}
+_FORBIDDEN = re.compile(
+    r"PyFunc|^ReadFile$|^WriteFile$|^MatchingFiles$|Reader(V2)?$|Dataset(V\d)?$|^ImmutableConst$"
+    r"|^Rpc|^Remote|^Send$|^Recv$|^Debug|^Print|^LoadAndRemapMatrix$"
+)
+_NODE = re.compile(r"\{\{[^}]*\}\}\s*")
+
+
+class ServedModel:
+    """A loaded version.
+
+    Attributes:
+        name: the model's name.
+        version: its version.
+        definitions: the SignatureDefs as stored.
+        signatures: the same, as NumPy types and shapes.
+    """
+
+    def __init__(self, name: str, version: int, folder: Path):
+        """Loads `folder`; use `load`, which checks it first."""
+        graph = _read(folder)
+        self.name = name
+        self.version = version
+        self.definitions = {
+            key: value for key, value in graph.signature_def.items() if not key.startswith("__")
+        }
+        self.signatures = {key: _signature(value) for key, value in self.definitions.items()}
+        _check_default(self.definitions, folder)
+        self._loaded = tf.saved_model.load(str(folder), tags=["serve"])
+
+    def signature(self, name: str) -> Signature:
+        """The signature of that name; an empty name is the default.
+
+        Raises:
+            RequestError: there is none.
+        """
+        name = name or DEFAULT
+        if name not in self.signatures:
+            raise RequestError(
+                "INVALID_ARGUMENT",
+                f'Serving signature name: "{name}" not found in signature def; '
+                f"there are {sorted(self.signatures)}",
+            )
+        return self.signatures[name]
+
+    def run(
+        self, name: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] = ()
+    ) -> dict[str, np.ndarray]:
+        """Runs a signature.
+
+        Args:
+            name: the signature; empty for the default.
+            inputs: arrays as the signature has them.
+            outputs: names of the outputs to give; all by default.
+
+        Raises:
+            RequestError: inputs that do not fit, unknown outputs, or what the graph refuses.
+        """
+        signature = self.signature(name)
+        signature.check(inputs)
+        unknown = [output for output in outputs if output not in signature.outputs]
+        if unknown or len(set(outputs)) < len(outputs):
+            raise RequestError(
+                "INVALID_ARGUMENT",
+                f"output filter {list(outputs)}: the outputs are {sorted(signature.outputs)}, "
+                "each at most once",
+            )
+        tensors = {
+            key: tf.constant(array, tf.string if array.dtype == STRINGS else None, array.shape)
+            for key, array in inputs.items()
+        }
+        try:
+            found = self._loaded.signatures[name or DEFAULT](**tensors)
+            return {key: found[key].numpy() for key in outputs or sorted(found)}
+        except tf.errors.OpError as error:
+            message = _NODE.sub("", error.message.splitlines()[0])
+            raise RequestError(from_number(error.error_code), message) from error
+
+
+def load(folder: Path, base: Path, name: str, version: int) -> ServedModel:
+    """Checks and loads a version folder.
+
+    Args:
+        folder: `<base>/<version>`.
+        base: the folder that nothing may lead out of.
+        name: the model's name.
+        version: its version.
+
+    Raises:
+        LisaeError: outside `base`, damaged, not one of ours, or an operation that is refused.
+    """
+    inside = base.resolve()
+    for path in (folder, *folder.rglob("*")):
+        if not path.resolve().is_relative_to(inside):
+            raise LisaeError(f"{path} leads out of {base}; copy the files instead of linking them")
+    try:
+        return ServedModel(name, version, folder)
+    except (tf.errors.OpError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise LisaeError(
+            f"{folder} cannot be loaded ({_NODE.sub('', reason)}); export the model again"
+        ) from error
+
+
+def _read(folder: Path) -> meta_graph_pb2.MetaGraphDef:
+    path = folder / "saved_model.pb"
+    if not path.is_file():
+        raise LisaeError(f"{path} is missing; export the model again")
+    if not 0 < path.stat().st_size <= MAX_GRAPH_BYTES:
+        raise LisaeError(f"{path} is empty or too large; export the model again")
+    stored = saved_model_pb2.SavedModel()
+    try:
+        stored.ParseFromString(path.read_bytes())
+        [graph] = [each for each in stored.meta_graphs if "serve" in each.meta_info_def.tags]
+    except (DecodeError, ValueError) as error:
+        raise LisaeError(f"{path} is truncated or altered; export the model again") from error
+    refused = sorted({node.op for node in _nodes(graph.graph_def) if _FORBIDDEN.search(node.op)})
+    if refused:
+        raise LisaeError(
+            f"{path} holds operations that reach outside the model ({', '.join(refused)}); "
+            "serve only models that lisae exported"
+        )
+    return graph
+
+
+def _nodes(graph: graph_pb2.GraphDef) -> Iterator:
+    yield from graph.node
+    for function in graph.library.function:
+        yield from function.node_def
+
+
+def _check_default(definitions: Mapping[str, meta_graph_pb2.SignatureDef], folder: Path) -> None:
+    default = definitions.get(DEFAULT)
+    images = list(default.inputs) if default else []
+    outputs = {key: value.dtype for key, value in default.outputs.items()} if default else {}
+    if images != ["image"] or not _REQUIRED.items() <= outputs.items():
+        raise LisaeError(
+            f"{folder} has no signature '{DEFAULT}' from 'image' to 'score' and 'is_anomaly'; "
+            "serve a model that lisae exported"
+        )
+
+
+def _tensor(info: meta_graph_pb2.TensorInfo) -> Tensor:
+    dtype = tf.dtypes.as_dtype(info.dtype)
+    numpy_dtype = STRINGS if dtype == tf.string else np.dtype(dtype.as_numpy_dtype)
+    if info.tensor_shape.unknown_rank:
+        return Tensor(numpy_dtype, None)
+    sizes = (dim.size for dim in info.tensor_shape.dim)
+    return Tensor(numpy_dtype, tuple(None if size < 0 else size for size in sizes))
+
+
+def _signature(definition: meta_graph_pb2.SignatureDef) -> Signature:
+    return Signature(
+        {name: _tensor(info) for name, info in definition.inputs.items()},
+        {name: _tensor(info) for name, info in definition.outputs.items()},
+        definition.method_name.rpartition("/")[2],
+    )

@@ -1,0 +1,151 @@
+"""An embedded server: starts both fronts, announces itself, drains when it is told to end."""
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aiohttp import web
+
+from lisae_tf import artefacts
+from lisae_tf.errors import LisaeError
+from lisae_tf.serving import grpc_server, saved_model, warmup
+from lisae_tf.serving.limits import Limits
+from lisae_tf.serving.metrics import Metrics
+from lisae_tf.serving.rest_server import RestServer
+from lisae_tf.serving.service import Service
+from lisae_tf.serving.versions import Versions
+
+_QUIET_SECONDS = 0.3
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to serve.
+
+    Attributes:
+        host: the address to listen on; others than this machine reach only what is not loopback.
+        rest_port: 0 for any free one.
+        grpc_port: 0 for any free one.
+        limits: bounds of a request.
+        workers: threads that run requests.
+        poll_seconds: how often to look for new versions.
+        leave_seconds: how long to go on answering after the signal to end.
+        grace_seconds: how long to wait for requests that were taken.
+    """
+
+    host: str = "127.0.0.1"
+    rest_port: int = 8501
+    grpc_port: int = 8500
+    limits: Limits = field(default_factory=Limits)
+    workers: int = os.cpu_count() or 1
+    poll_seconds: float = 1.0
+    leave_seconds: float = 0.5
+    grace_seconds: float = 30.0
+
+
+def model_folder(path: Path) -> Path:
+    """The folder with the version folders: `path`, or the only such folder in it.
+
+    Raises:
+        LisaeError: there is none, or more than one.
+    """
+    if not path.is_dir():
+        raise LisaeError(f"the folder {path} does not exist; give what 'export' wrote")
+
+    if artefacts.numbered(path):
+        return path
+    inner = [each for each in sorted(path.iterdir()) if artefacts.numbered(each)]
+    if len(inner) == 1:
+        return inner[0]
+    if (path / "saved_model.pb").is_file():
+        raise LisaeError(f"{path} is one version; give the folder around it")
+    what = "several models" if inner else "no folder named by an integer version"
+    raise LisaeError(f"{path} holds {what}; give the folder of one model, as in served/NAME")
+
+
+def serve(
+    model: Path, name: str | None, settings: Settings, announce: Callable[[str], None]
+) -> None:
+    """Serves until SIGTERM or SIGINT.
+
+    Args:
+        model: the folder of the model.
+        name: its name in paths; the folder's by default.
+        settings: how to serve.
+        announce: is given one line when the server is ready.
+
+    Raises:
+        LisaeError: no version can be loaded, or a port is taken.
+    """
+    base = model_folder(model).resolve()
+    name = name or base.name
+
+    def load(folder: Path, version: int) -> saved_model.ServedModel:
+        artefacts.read_record(folder, artefacts.SAVED_MODEL)  # sizes and hashes, before parsing
+        loaded = saved_model.load(folder, base, name, version)
+        count = warmup.warm_up(loaded, folder, Limits())
+        _log.info("version %s warmed up with %s requests", version, count)
+        return loaded
+
+    versions = Versions(base, name, load)
+    versions.poll()
+    if not versions.serving:
+        reasons = [state.error for _, state in sorted(versions.states.items()) if state.error]
+        raise LisaeError(reasons[-1] if reasons else f"{base} holds no version to serve")
+    with ThreadPoolExecutor(settings.workers, thread_name_prefix="request") as pool:
+        service = Service(versions, settings.limits, Metrics(versions), pool)
+        asyncio.run(_run(service, settings, announce))
+
+
+async def _run(service: Service, settings: Settings, announce: Callable[[str], None]) -> None:
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, ended.set)
+    runner = web.AppRunner(
+        RestServer(service).application(),
+        access_log=None,
+        shutdown_timeout=settings.grace_seconds,
+    )
+    await runner.setup()
+    grpc_front, grpc_port = grpc_server.start(service, settings.host, settings.grpc_port)
+    try:
+        try:
+            await web.TCPSite(runner, settings.host, settings.rest_port).start()
+        except OSError as error:
+            raise LisaeError(
+                f"REST cannot listen on {settings.host}:{settings.rest_port}; "
+                "choose another --rest-port"
+            ) from error
+        service.versions.start(settings.poll_seconds)
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        announce(
+            f"serving {service.versions.name} version {max(service.versions.serving)} at "
+            f"http://{host}:{runner.addresses[0][1]} (REST) and {host}:{grpc_port} (gRPC)"
+        )
+        await ended.wait()
+        loop.remove_signal_handler(signal.SIGINT)  # a second Ctrl+C ends at once
+        await _drain(service, settings)
+    finally:
+        stopped = grpc_front.stop(settings.grace_seconds)
+        await runner.cleanup()
+        await asyncio.to_thread(stopped.wait)
+        await asyncio.to_thread(service.versions.stop)
+
+
+async def _drain(service: Service, settings: Settings) -> None:
+    """Leaves, refuses, and returns when all is answered and nobody has come for a moment."""
+    _log.info("ending: answering what is there")
+    service.leaving = True
+    await asyncio.sleep(settings.leave_seconds)
+    service.refusing = True
+    end = time.monotonic() + settings.grace_seconds
+    while service.idle_seconds() < _QUIET_SECONDS and time.monotonic() < end:
+        await asyncio.sleep(0.05)

@@ -1,0 +1,103 @@
+"""Fixtures of more than one test file: pictures on disk, a tiny trained run, real data sets."""
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import settings
+from PIL import Image
+
+from lisae_tf.cli import main
+
+settings.register_profile("no-clock", deadline=None)
+settings.load_profile("no-clock")
+
+# Height, width, mode and suffix of the pictures that a folder holds in turn.
+KINDS = (
+    (12, 14, "L", ".png"),
+    (16, 12, "L", ".jpg"),
+    (13, 13, "RGB", ".png"),
+    (24, 11, "RGB", ".jpeg"),
+    (12, 12, "RGBA", ".png"),
+    (20, 30, "RGB", ".BMP"),
+)
+# `train` options under which a run takes a second or two.
+QUICK = (
+    *("--set", "data.size=[12, 12]"),
+    *("--set", "data.calibration_fraction=0.4"),
+    *("--set", "network.latent=4"),
+    *("--set", "network.filters=[4, 4]"),
+    *("--set", "feature_extraction.epochs=1"),
+    *("--set", "feature_extraction.collapse_fraction=0"),
+    *("--set", "latent_shaping.epochs=1"),
+)
+
+
+@pytest.fixture
+def tfds_dir():
+    """`tfds_dir("mnist", …)` is the folder that holds these sets; without them the test skips."""
+
+    def need(*names: str) -> Path:
+        given = os.environ.get("TFDS_DATA_DIR")
+        if not given:
+            pytest.skip("TFDS_DATA_DIR is not set")
+        missing = [name for name in names if not (Path(given) / name).is_dir()]
+        if missing:
+            pytest.skip(f"TFDS_DATA_DIR holds no {', '.join(missing)}")
+        return Path(given)
+
+    return need
+
+
+@pytest.fixture(scope="session")
+def picture_folder():
+    """Writes `count` different pictures of mixed size, mode and format; returns their folder."""
+
+    def write(folder: Path, count: int, *, level: int = 60, kinds=KINDS) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        random = np.random.default_rng(level)
+        for index in range(count):
+            height, width, mode, suffix = kinds[index % len(kinds)]
+            grey = (random.random((height, width)) * 50 + level).astype(np.uint8)
+            Image.fromarray(grey).convert(mode).save(folder / f"{index:03d}{suffix}")
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def cli():
+    """Runs a command in this process; what is no tidy exit fails the test."""
+
+    def run(*arguments) -> Result:
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, picture_folder, cli) -> Path:
+    """A working folder with pictures and one completed run, `runs/normal-lis-seed0`."""
+    base = tmp_path_factory.mktemp("trained")
+    for name, count, level in (("normal", 50, 60), ("negative", 20, 150), ("anomaly", 9, 200)):
+        picture_folder(base / name, count, level=level)
+    sides = [part for name in ("normal", "negative", "anomaly") for part in (f"--{name}-dir", name)]
+    with contextlib.chdir(base):
+        result = cli("train", *sides, *QUICK)
+    assert result.exit_code == 0, result.stderr
+    return base
+
+
+@pytest.fixture
+def workplace(trained, tmp_path, monkeypatch) -> Path:
+    """A copy of `trained` to spoil, as the working folder."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

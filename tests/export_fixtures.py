@@ -1,0 +1,89 @@
+"""A tiny trained detector and its exports in every format, made once in a session.
+
+A test module takes the fixtures over by assignment; the folders are shared.
+"""
+
+import contextlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+# Format, and what `--quantize` says.
+FLOATS = ("savedmodel", "onnx", "tflite")
+ALL = (*FLOATS, "tflite-fp16", "tflite-int8")
+TRAIN = (
+    *("--set", "feature_extraction.epochs=1", "--set", "feature_extraction.warmup_steps=5"),
+    *("--set", "latent_shaping.epochs=1", "--set", "feature_extraction.collapse_fraction=0"),
+    *("--set", "network.latent=8", "--set", "network.filters=[8, 8]"),
+)
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory, cli) -> Path:
+    """A completed run on the embedded photographs, 32x32 grey."""
+    base = tmp_path_factory.getbasetemp() / "export"
+    if not base.exists():
+        base.mkdir()
+        with contextlib.chdir(base):
+            result = cli("train", "--quiet", *TRAIN)
+        assert result.exit_code == 0, result.stderr
+    return base / (base / "runs" / "last").read_text().strip()
+
+
+@pytest.fixture(scope="session")
+def models(run, cli) -> Path:
+    """The folder of all exports of `run`, each at version 1."""
+    out = run.parent / "models"
+    if out.exists():
+        return out
+    for options in (["all"], ["tflite", "--quantize", "fp16"], ["tflite", "--quantize", "int8"]):
+        result = cli("export", "--run", run, "--out", out, "--name", "tiny", "--format", *options)
+        assert result.exit_code == 0, result.stderr
+    return out
+
+
+def path_of(models: Path, which: str, version: int = 1) -> Path:
+    """The file, or the version folder of a SavedModel."""
+    kind, _, quantize = which.partition("-")
+    name = "tiny" + (f"-{quantize}" if quantize else "")
+    folder = models / kind / name / str(version)
+    return folder if kind == "savedmodel" else folder / f"model.{kind}"
+
+
+@pytest.fixture(scope="session")
+def opened(models) -> dict:
+    """Every export in its own runtime."""
+    from lisae_tf.runtimes import open_model
+
+    return {which: open_model(path_of(models, which)) for which in ALL}
+
+
+@pytest.fixture(scope="session")
+def detector(run):
+    """The Keras detector that was exported."""
+    from lisae_tf.detectors import load_detector
+
+    return load_detector(run)
+
+
+@pytest.fixture(scope="session")
+def samples(detector) -> dict[str, np.ndarray]:
+    """Pictures by kind, 64 of each."""
+    from lisae_tf.tasks import load_test
+
+    real = load_test(detector.config).pixels
+    return {
+        "real": real[:: len(real) // 64][:64],
+        "noise": np.random.default_rng(5).integers(0, 256, (64, 32, 32, 1)).astype(np.uint8),
+        "black": np.zeros((64, 32, 32, 1), np.uint8),
+        "white": np.full((64, 32, 32, 1), 255, np.uint8),
+    }
+
+
+def edit_json(path: Path, change) -> None:
+    """Reads, changes and writes a JSON file."""
+    record = json.loads(path.read_text())
+    change(record)
+    path.write_text(json.dumps(record))

@@ -1,0 +1,253 @@
+"""A small SavedModel with the signatures that every export has, and servers to put it behind.
+
+Its score is known in closed form, so that any answer can be checked without TensorFlow:
+`weight · mean((x/255 − ½)²)`, another weight for each version.
+"""
+
+import io
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lisae_tf import artefacts
+
+NAME = "toy"
+SHAPE = (6, 5, 3)
+ALPHA = 0.09
+ROOT = Path(__file__).parents[1]
+_scratch = TemporaryDirectory(prefix="served")
+
+
+def expected(images: np.ndarray, version: int = 1) -> np.ndarray:
+    """The score that version `version` must give, float64 (N,)."""
+    return version * np.mean((images / 255 - 0.5) ** 2, axis=(1, 2, 3))
+
+
+def pictures(count: int, seed: int = 0) -> np.ndarray:
+    """Noise of varying contrast, so that scores lie on both sides of the threshold."""
+    random = np.random.default_rng(seed)
+    noise = random.uniform(-1, 1, (count, *SHAPE)) * random.uniform(0.2, 1, (count, 1, 1, 1))
+    return np.rint(127.5 + 127.5 * noise).astype(np.uint8)
+
+
+def png(image: np.ndarray) -> bytes:
+    """One picture as PNG bytes."""
+    stream = io.BytesIO()
+    Image.fromarray(image.squeeze()).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def write_model(folder: Path, version: int = 1) -> Path:
+    """Writes `<folder>/<version>` under another name and renames it, as an export does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    hidden = folder / f".{version}"
+    shutil.copytree(built(version), hidden)
+    return hidden.rename(folder / str(version))
+
+
+@cache
+def built(version: int) -> Path:
+    """A version folder that is built once for all tests."""
+    folder = Path(_scratch.name, str(version))
+    from lisae_tf.quiet import start_tensorflow
+
+    start_tensorflow()
+    import keras
+    import tensorflow as tf
+
+    image = keras.Input(SHAPE, dtype="uint8", name="image")
+    x = keras.layers.Rescaling(1 / 255, -0.5)(image)
+    x = keras.layers.Flatten()(keras.ops.square(x))
+    mean = keras.initializers.Constant(version / np.prod(SHAPE))
+    net = keras.Model(image, keras.layers.Dense(1, use_bias=False, kernel_initializer=mean)(x))
+    module = tf.Module()
+    module.weights = [weight.value for weight in net.weights]
+    module.alpha = tf.Variable(ALPHA)
+    tensor = tf.TensorSpec((None, *SHAPE), tf.uint8, "image")
+    strings = tf.TensorSpec((None,), tf.string)
+
+    def answer(images, alpha):
+        score = tf.squeeze(net(images, training=False), -1)
+        return {"score": score, "is_anomaly": score > alpha}
+
+    def answer_at(image, threshold):
+        return answer(image, threshold)
+
+    def decode(encoded):
+        def one(data):
+            picture = tf.io.decode_image(data, SHAPE[2], expand_animations=False)
+            return tf.cast(tf.round(tf.image.resize(picture, SHAPE[:2])), tf.uint8)
+
+        return tf.map_fn(one, encoded, fn_output_signature=tf.TensorSpec(SHAPE, tf.uint8))
+
+    def parse(examples):
+        feature = {"image_bytes": tf.io.FixedLenFeature((), tf.string)}
+        return answer(decode(tf.io.parse_example(examples, feature)["image_bytes"]), module.alpha)
+
+    def classify(inputs):
+        found = parse(inputs)
+        labels = tf.where(found["is_anomaly"], "anomaly", "normal")
+        return {"classes": labels[:, None], "scores": found["score"][:, None]}
+
+    signatures = {
+        "serving_default": tf.function(lambda image: answer(image, module.alpha), [tensor]),
+        "score_bytes": tf.function(
+            lambda image_bytes: answer(decode(image_bytes), module.alpha),
+            [tf.TensorSpec((None,), tf.string, "image_bytes")],
+        ),
+        "with_threshold": tf.function(
+            answer_at,
+            [tensor, tf.TensorSpec(None, tf.float32, "threshold")],
+        ),
+        "classify": tf.function(classify, [strings]),
+        "regress": tf.function(lambda inputs: {"outputs": parse(inputs)["score"]}, [strings]),
+    }
+    tf.saved_model.save(module, str(folder), signatures)
+    updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(str(folder))
+    for name in ("classify", "regress"):
+        updater.replace_method_name(name, f"tensorflow/serving/{name}")
+    updater.save()
+    write_warm_up(folder)
+    write_record(folder, version)
+    return folder
+
+
+def write_record(folder: Path, version: int) -> None:
+    """Sizes and hashes of the files, as beside every export."""
+    threshold = {"alpha": ALPHA, "guaranteed_fpr": 0.1, "requested_fpr": 0.1, "n_calibration": 9}
+    record = {"kind": "savedmodel", "name": NAME, "version": version, "shape": SHAPE}
+    record |= {"input": {"dtype": "uint8"}, "threshold": threshold, "metadata": {}}
+    artefacts.write_record(folder, record)
+
+
+def write_warm_up(folder: Path) -> None:
+    """Records for `serving_default` at two batch sizes and for `classify`."""
+    import tensorflow as tf
+    from tensorflow_serving.apis import classification_pb2, predict_pb2, prediction_log_pb2
+
+    path = folder / "assets.extra" / "tf_serving_warmup_requests"
+    path.parent.mkdir()
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for size in (1, 4):
+            request = predict_pb2.PredictRequest()
+            request.model_spec.name = NAME
+            request.inputs["image"].CopyFrom(tf.make_tensor_proto(pictures(size)))
+            log = prediction_log_pb2.PredictLog(request=request)
+            writer.write(prediction_log_pb2.PredictionLog(predict_log=log).SerializeToString())
+        request = classification_pb2.ClassificationRequest()
+        request.model_spec.name = NAME
+        request.model_spec.signature_name = "classify"
+        example = request.input.example_list.examples.add()
+        example.features.feature["image_bytes"].bytes_list.value.append(png(pictures(1)[0]))
+        log = prediction_log_pb2.ClassifyLog(request=request)
+        writer.write(prediction_log_pb2.PredictionLog(classify_log=log).SerializeToString())
+
+
+def write_config(base: Path, labels: dict[str, int], newest: int = 2) -> None:
+    """The model config file beside the model; `base_path` is where a real server finds it."""
+    lines = [
+        "model_config_list { config {",
+        f"name: '{NAME}' base_path: '{base / NAME}' model_platform: 'tensorflow'",
+        f"model_version_policy {{ latest {{ num_versions: {newest} }} }}",
+        *(f"version_labels {{ key: '{key}' value: {value} }}" for key, value in labels.items()),
+        "} }",
+    ]
+    (base / "models.config").write_text("\n".join(lines) + "\n")
+
+
+def write_served(base: Path) -> Path:
+    """Versions 1 and 2 and their labels, as both kinds of server want them."""
+    for version in (1, 2):
+        write_model(base / NAME, version)
+    write_config(base, {"stable": 1, "canary": 2})
+    return base
+
+
+class Embedded:
+    """`cli.py serve` in a process of its own on free loopback ports."""
+
+    def __init__(self, model: Path, *options: str):
+        command = [sys.executable, "cli.py", "serve", "--model", str(model), *options]
+        self.process = subprocess.Popen(
+            [*command, "--rest-port", "0", "--grpc-port", "0", "--poll", "0.2"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        line = self.process.stdout.readline()
+        found = re.search(r"at http://(\S+) \(REST\) and (\S+) \(gRPC\)", line)
+        if not found:
+            raise RuntimeError(line + self.process.communicate()[1])
+        self.rest, self.grpc = found.groups()
+        self.log: list[str] = []
+        self._reader = threading.Thread(target=lambda: self.log.extend(self.process.stderr))
+        self._reader.start()
+
+    def terminate(self) -> None:
+        """Asks it to end, as a service manager does."""
+        self.process.send_signal(signal.SIGTERM)
+
+    def end(self) -> int:
+        """Ends it if it has not, and gives its exit code."""
+        if self.process.poll() is None:
+            self.terminate()
+        code = self.process.wait(60)
+        self._reader.join()
+        self.process.stdout.close()
+        self.process.stderr.close()
+        return code
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+class Real:
+    """TensorFlow Serving, at given addresses or started from a given command."""
+
+    def __init__(self, base: Path):
+        self.process = None
+        self.rest = os.environ.get("TF_SERVING_REST")
+        self.grpc = os.environ.get("TF_SERVING_GRPC")
+        command = os.environ.get("TENSORFLOW_MODEL_SERVER")
+        if self.rest and self.grpc:
+            return
+        if not command:
+            pytest.skip("set TENSORFLOW_MODEL_SERVER, or TF_SERVING_REST and TF_SERVING_GRPC")
+        rest, grpc = free_port(), free_port()
+        self.process = subprocess.Popen(
+            [
+                *shlex.split(command),
+                f"--port={grpc}",
+                f"--rest_api_port={rest}",
+                f"--model_config_file={base / 'models.config'}",
+                "--allow_version_labels_for_unavailable_models=true",
+            ]
+        )
+        self.rest, self.grpc = f"127.0.0.1:{rest}", f"127.0.0.1:{grpc}"
+
+    def end(self) -> None:
+        """Ends what was started."""
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(60)
+
+
+if __name__ == "__main__":
+    print(write_served(Path(sys.argv[1]).resolve()))

@@ -1,0 +1,295 @@
+import typing
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lisae_tf import config as configuration
+from lisae_tf.commands.options import settle
+from lisae_tf.config import (
+    PROTOCOLS,
+    VARIANTS,
+    Config,
+    assignments,
+    config_folder,
+    dataset_settings,
+    merge,
+    parse_yaml,
+    read_settings,
+    resolve,
+)
+from lisae_tf.errors import LisaeError
+
+CONFIGS = sorted(path.stem for path in config_folder().glob("*.yaml"))
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_each_dataset_configuration_is_valid_and_survives_a_round_trip(name, tmp_path):
+    loaded = resolve(dataset_settings(name))
+    assert name.startswith(loaded.dataset)  # mnist_2class is another task of mnist
+    assert resolve(read_settings(write(tmp_path / "a.yaml", loaded.to_yaml()))) == loaded
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_configuration_of_a_run_is_itself_a_config_file(name, tmp_path):
+    named = config_folder() / f"{name}.yaml"
+    first, _ = settle({"seed": 7}, named, ["latent_shaping.gamma=1e-3"])
+    again, notes = settle({}, write(tmp_path / "config.yaml", first.to_yaml()), [])
+    assert again == first
+    assert again.digest() == first.digest()
+    assert notes == []
+
+
+@given(
+    text=st.text(min_size=1) | st.from_regex(r"[-+]?[0-9]+(\.[0-9]*)?e[-+]?[0-9]+", fullmatch=True),
+    number=st.integers(0, 99),
+    gamma=st.floats(min_value=0, exclude_min=True, allow_infinity=False),
+)
+def test_any_text_and_number_survive_a_round_trip(text, number, gamma):
+    """Among them names such as 1e5, which are no numbers."""
+    first = resolve(
+        {"negatives": text, "normal_class": [text, number], "latent_shaping": {"gamma": gamma}}
+    )
+    assert resolve(parse_yaml(first.to_yaml(), "text")) == first
+
+
+def test_the_names_in_the_settings_are_those_of_the_registries():
+    from lisae_tf import protocols
+    from lisae_tf.detectors import DETECTORS
+
+    for name, listed, registry in (
+        ("variant", VARIANTS, DETECTORS),
+        ("protocol", PROTOCOLS, protocols.PROTOCOLS),
+    ):
+        assert listed == tuple(registry)
+        assert typing.get_args(Config.model_fields[name].annotation) == listed
+
+
+@pytest.mark.parametrize(
+    "path, nearest",
+    [
+        ("varient", "variant"),
+        ("seeds", "seed"),
+        ("latent_shapin", "latent_shaping"),
+        ("gamma", "latent_shaping.gamma"),
+        ("latent_shaping.gama", "gamma"),
+        ("network.latnet", "latent"),
+        ("calibration.false_positive", "false_positive_rate"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_one(path, nearest, tmp_path):
+    wanted = rf"unknown setting '{path}'; did you mean '{nearest}'\?$"
+    with pytest.raises(LisaeError, match="^settings: " + wanted):
+        settle({}, None, [f"{path}=1"])
+    *section, key = path.split(".")
+    text = f"{section[0]}:\n  {key}: 1\n" if section else f"{key}: 1\n"
+    file = write(tmp_path / "mine.yaml", text)
+    with pytest.raises(LisaeError, match=rf"mine\.yaml: {wanted}"):
+        settle({}, file, [])
+
+
+@pytest.mark.parametrize(
+    "item, nearest",
+    [("variant=lin-sep", "linsep"), ("protocol=half", "halves"),
+     ("latent_shaping.hinge=squared", "squared-hinge"), ("data.channels=4", "[13]")],
+)  # fmt: skip
+def test_an_unknown_choice_is_refused_with_the_nearest_one(item, nearest):
+    path, value = item.split("=")
+    with pytest.raises(
+        LisaeError, match=rf"{path} cannot be '?{value}'?; did you mean '{nearest}'"
+    ):
+        settle({}, None, [item])
+
+
+@pytest.mark.parametrize(
+    "item, reason",
+    [
+        ("seed=abc", "integer"), ("seed=1.5", "integer"), ("seed=true", "integer"),
+        ("seed=-1", "greater than or equal to 0"), ("seed=2147483648", "less than 2147483648"),
+        ("network.filters=[8]", "at least 2 items"), ("network.latent=0", "or equal to 1"),
+        ("network=3", "dictionary"), ("network=", "dictionary"), ("data.size=[4, 4]", "equal to 8"),
+        ("normal_class=8", "valid list"), ("normal_class=[]", "at least 1 item"),
+        ("latent_shaping.gamma=0", "greater than 0"), ("latent_shaping.gamma=.inf", "finite"),
+        ("latent_shaping.cache_features=yes please", "boolean"), ("dataset=5", "string"),
+        ("data.test_fraction=0.5", "less than 0.5"),
+        ("calibration.false_positive_rate=1", "less than 1"),
+    ],
+)  # fmt: skip
+def test_wrong_types_and_values_are_refused_by_name(item, reason):
+    path = item.partition("=")[0].replace(".", r"\.")
+    with pytest.raises(LisaeError, match=rf"^settings: {path}[. ].*{reason}.*\(given: "):
+        settle({}, None, [item])
+
+
+@pytest.mark.parametrize(
+    "text, line",
+    [("seed: 1\nnetwork: [1\n", 3), ("a: 1\n\n\tb: 2", 3), ("seed: 'x\n", 2), ("a: !!x y", 1)],
+)
+def test_broken_yaml_names_file_and_line(text, line, tmp_path):
+    with pytest.raises(LisaeError, match=rf"mine\.yaml: broken YAML in line {line}: "):
+        settle({}, write(tmp_path / "mine.yaml", text), [])
+
+
+@pytest.mark.parametrize(
+    "text", ["a: 2024-13-45", "a: \x07", "a: !!int x", "a: " + 5000 * "1", 5000 * "["]
+)
+def test_yaml_that_its_parser_chokes_on_is_broken_yaml(text):
+    with pytest.raises(LisaeError, match=r"^it: broken YAML"):
+        parse_yaml(text, "it")
+
+
+@pytest.mark.parametrize("content", [b"- a\n", b"", b"text", b"\xff\xfe\x00"])
+def test_a_file_must_hold_named_settings(content, tmp_path):
+    (tmp_path / "mine.yaml").write_bytes(content)
+    with pytest.raises(LisaeError, match=r"mine\.yaml"):
+        read_settings(tmp_path / "mine.yaml")
+    with pytest.raises(LisaeError, match=r"no\.yaml cannot be read"):
+        read_settings(tmp_path / "no.yaml")
+
+
+@pytest.mark.parametrize(
+    "text, value",
+    [("1e-3", 1e-3), ("-2E+4", -2e4), ("1.5e3", 1500.0), ("1.e2", 100.0), ("0.1", 0.1),
+     ("'1e-3'", "1e-3"), ("1e", "1e"), ("e-3", "e-3"), ("3", 3), ("[1e-3, a]", [1e-3, "a"])],
+)  # fmt: skip
+def test_numbers_are_read_as_people_write_them(text, value):
+    parsed = parse_yaml(text, "it")
+    assert parsed == value
+    assert type(parsed) is type(value)
+
+
+@pytest.mark.parametrize("item", ["gamma", "=3", "seed"])
+def test_an_assignment_needs_both_sides(item):
+    with pytest.raises(LisaeError, match=rf"--set {item}: write it as path=value"):
+        assignments([item])
+
+
+def test_assignments_meet_in_their_sections():
+    items = ["network.latent=8", "network.filters=[4, 8]", "network.latent=9", "seed=3"]
+    assert assignments(items) == {"network": {"latent": 9, "filters": [4, 8]}, "seed": 3}
+
+
+KEYS = st.sampled_from("abc")
+SETTINGS = st.recursive(
+    st.dictionaries(KEYS, st.integers(), max_size=3),
+    lambda inner: st.dictionaries(KEYS, st.integers() | inner, max_size=3),
+)
+
+
+def leaves(settings, path=()):
+    for key, value in settings.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, (*path, key))
+        elif not isinstance(value, dict):
+            yield (*path, key), value
+
+
+@given(base=SETTINGS, over=SETTINGS)
+def test_merging_takes_everything_from_above_and_the_rest_from_below(base, over):
+    merged, above = dict(leaves(merge(base, over))), dict(leaves(over))
+    assert above.items() <= merged.items()
+    assert merged.items() - above.items() <= dict(leaves(base)).items()
+    assert merge(base, {}) == base
+    assert merge({}, over) == over
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch) -> Path:
+    """`configs/toy.yaml` in a folder of its own."""
+    monkeypatch.setattr(configuration, "config_folder", lambda: tmp_path)
+    return write(
+        tmp_path / "toy.yaml",
+        "dataset: toy\nprotocol: one-class\nnegatives: omniglot\nseed: 1\n"
+        "latent_shaping:\n  gamma: 0.3\n  epochs: 4\n",
+    )
+
+
+@pytest.mark.parametrize("highest", range(5))
+def test_each_layer_wins_over_those_below(highest, toy, tmp_path):
+    """Defaults, then configs/<dataset>.yaml, then --config, then options, then --set."""
+    mine = write(tmp_path / "mine.yaml", "seed: 2\n" if highest >= 2 else "network: {latent: 5}\n")
+    options = {"dataset": "toy" if highest >= 1 else "other", "normal_dir": None}
+    options["seed"] = 3 if highest >= 3 else None
+    settled, _ = settle(options, mine, ["seed=4"] if highest == 4 else [])
+    assert settled.seed == highest
+
+
+def test_sections_are_merged_key_by_key(toy, tmp_path):
+    mine = write(tmp_path / "mine.yaml", "latent_shaping: {gamma: 0.4}\n")
+    shaping = settle({"dataset": "toy"}, mine, ["latent_shaping.beta=2"])[0].latent_shaping
+    assert (shaping.epochs, shaping.gamma, shaping.beta, shaping.batch_size) == (4, 0.4, 2, 128)
+
+
+@pytest.mark.parametrize("where", ["file", "option", "set"])
+def test_the_dataset_may_be_named_in_any_layer(where, toy, tmp_path):
+    mine = write(tmp_path / "mine.yaml", "dataset: toy\n") if where == "file" else None
+    options = {"dataset": "toy"} if where == "option" else {}
+    settled, notes = settle(options, mine, ["dataset=toy"] if where == "set" else [])
+    assert (settled.dataset, settled.seed, notes) == ("toy", 1, [])
+
+
+def test_a_dataset_without_a_file_says_what_it_takes(toy):
+    settled, notes = settle({"dataset": "other"}, None, [])
+    assert (settled.protocol, settled.negatives) == ("halves", "other-half")
+    assert settled.normal_class is None
+    assert len(notes) == 1
+    assert "no configs/other.yaml: the first class is normal, the other half" in notes[0]
+
+
+@pytest.mark.parametrize(
+    "dataset, options, negatives",
+    [
+        ("toy", {"protocol": "halves"}, "other-half"),
+        ("toy", {"protocol": "next-class"}, "next-class"),
+        ("toy", {"protocol": "two-class"}, "omniglot"),
+        ("other", {"protocol": "one-class"}, "strokes"),
+        ("other", {"protocol": "one-class", "negatives": "mnist"}, "mnist"),
+        ("toy", {"seed": 5}, "omniglot"),
+    ],
+)
+def test_negatives_follow_a_chosen_protocol_unless_they_are_named(
+    dataset, options, negatives, toy, tmp_path
+):
+    assert settle({"dataset": dataset, **options}, None, [])[0].negatives == negatives
+    lines = "".join(f"{key}: {value}\n" for key, value in options.items())
+    mine = write(tmp_path / "mine.yaml", lines)
+    assert settle({"dataset": dataset}, mine, [])[0].negatives == negatives
+
+
+def test_negatives_named_in_a_file_stay_when_an_option_changes_the_protocol(toy, tmp_path):
+    mine = write(tmp_path / "mine.yaml", "negatives: kmnist\n")
+    settled, _ = settle({"dataset": "toy", "protocol": "halves"}, mine, [])
+    assert (settled.protocol, settled.negatives) == ("halves", "kmnist")
+
+
+@pytest.mark.parametrize("in_file", [True, False])
+def test_folders_need_no_dataset_and_no_remark(in_file, tmp_path):
+    mine = write(tmp_path / "mine.yaml", "normal_dir: good\n") if in_file else None
+    settled, notes = settle({} if in_file else {"normal_dir": "good"}, mine, [])
+    assert (settled.dataset, settled.normal_dir, notes) == ("folder", "good", [])
+
+
+@pytest.mark.parametrize(
+    "options, items, reason",
+    [
+        ({"dataset": "mnist", "normal_dir": "good"}, [], "--dataset and --normal-dir exclude"),
+        ({"normal_dir": "good"}, ["dataset=mnist"], "exclude each other"),
+        ({"negative_dir": "bad"}, [], "exclude each other"),
+        ({"dataset": "folder"}, [], "needs --normal-dir"),
+    ],
+)
+def test_folders_and_a_dataset_exclude_each_other(options, items, reason):
+    with pytest.raises(LisaeError, match=reason):
+        settle(options, None, items)
+
+
+def test_the_digest_is_that_of_the_settings():
+    one, other = Config(seed=1), Config(seed=2)
+    assert len(one.digest()) == 16
+    assert one.digest() == Config(seed=1).digest() != other.digest()

@@ -1,0 +1,510 @@
+import hashlib
+import io
+import json
+import shutil
+import struct
+import zlib
+
+import export_fixtures
+import numpy as np
+import pytest
+import yaml
+from export_fixtures import ALL, FLOATS, path_of
+from PIL import Image
+
+from lisae_tf.errors import LisaeError
+
+run, models, opened = export_fixtures.run, export_fixtures.models, export_fixtures.opened
+detector, samples = export_fixtures.detector, export_fixtures.samples
+
+
+def files_in(folder):
+    return {
+        path.relative_to(folder): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("kind", ["real", "noise", "black", "white"])
+@pytest.mark.parametrize("batch", [1, 2, 7, 64])
+@pytest.mark.parametrize("which", ALL)
+def test_an_export_scores_and_decides_as_keras_does(which, batch, kind, opened, samples, detector):
+    pictures = samples[kind][:batch]
+    expected, found = detector.score(pictures), opened[which].run(pictures)
+    assert found["score"].shape == found["is_anomaly"].shape == (batch,)
+    assert found["score"].dtype == np.float32
+    assert found["is_anomaly"].dtype == bool
+    relative = {"tflite-fp16": 0.01, "tflite-int8": 0.2}.get(which, 1e-4)
+    np.testing.assert_allclose(found["score"], expected, rtol=relative, atol=1e-7)
+    alpha = detector.threshold_.alpha
+    clear = np.abs(expected - alpha) > max(relative, 1e-4) * alpha
+    np.testing.assert_array_equal(found["is_anomaly"][clear], expected[clear] > alpha)
+
+
+@pytest.mark.parametrize("which", ALL)
+def test_no_pictures_have_no_scores(which, opened):
+    nothing = np.empty((0, 32, 32, 1), np.uint8)
+    assert opened[which].score(nothing).shape == (0,)
+    assert opened[which].reconstruct(nothing).shape == (0, 32, 32, 1)
+
+
+@pytest.mark.parametrize("which", ALL)
+def test_pictures_of_another_shape_are_refused(which, opened):
+    for wrong in (np.zeros((1, 32, 32, 3), np.uint8), np.zeros((1, 32, 32, 1), np.float32), [[0]]):
+        with pytest.raises(LisaeError, match="must be uint8"):
+            opened[which].score(wrong)
+
+
+@pytest.mark.parametrize("which", ALL)
+def test_real_pictures_keep_distinct_scores(which, opened, samples, detector):
+    distinct = len(np.unique(detector.score(samples["real"])))
+    assert distinct > 60
+    assert len(np.unique(opened[which].score(samples["real"]))) >= 0.95 * distinct
+
+
+@pytest.mark.parametrize("which", ALL)
+def test_the_threshold_can_be_given_at_call_time(which, opened, samples):
+    model = opened[which]
+    scores = model.score(samples["real"])
+    for alpha in (0.0, float(np.median(scores)), float(scores.max()), 1.0):
+        found = model.run(samples["real"], threshold=alpha)
+        np.testing.assert_array_equal(found["score"], scores)
+        np.testing.assert_array_equal(found["is_anomaly"], scores > np.float32(alpha))
+    np.testing.assert_array_equal(
+        model.run(samples["real"])["is_anomaly"], scores > np.float32(model.threshold)
+    )
+
+
+@pytest.mark.parametrize("which", FLOATS)
+def test_the_reconstruction_is_there_on_request(which, opened, samples, detector):
+    found = opened[which].reconstruct(samples["real"][:3])
+    np.testing.assert_allclose(found, detector.reconstruct(samples["real"][:3]), atol=1e-5)
+
+
+def test_onnx_names_types_and_free_batch(opened, models):
+    import onnx
+
+    session = opened["onnx"].session
+    assert [(i.name, i.type, i.shape) for i in session.get_inputs()] == [
+        ("image", "tensor(uint8)", ["batch", 32, 32, 1])
+    ]
+    assert {o.name: (o.type, o.shape) for o in session.get_outputs()} == {
+        "score": ("tensor(float)", ["batch"]),
+        "is_anomaly": ("tensor(bool)", ["batch"]),
+        "reconstruction": ("tensor(float)", ["batch", 32, 32, 1]),
+    }
+    assert [i.name for i in session.get_overridable_initializers()] == ["threshold"]
+    model = onnx.load(path_of(models, "onnx"))
+    onnx.checker.check_model(model, full_check=True)
+    assert next(each.version for each in model.opset_import if not each.domain) == 18
+    stored = session.get_modelmeta().custom_metadata_map
+    assert stored == opened["onnx"].metadata
+    assert stored["opset"] == "18"
+    for key in ("name", "version", "paper", "input_range", "channel_order", "threshold"):
+        assert stored[key]
+    assert {"dataset", "normal", "negatives", "protocol", "config_hash"} <= set(stored)
+
+
+@pytest.mark.parametrize("which", ["tflite", "tflite-fp16", "tflite-int8"])
+def test_tflite_names_types_and_free_batch(which, opened):
+    interpreter = opened[which].interpreter
+    assert interpreter.get_signature_list() == {
+        "serving_default": {"inputs": ["image"], "outputs": ["is_anomaly", "score"]},
+        "with_threshold": {"inputs": ["image", "threshold"], "outputs": ["is_anomaly", "score"]},
+        "reconstruct": {"inputs": ["image"], "outputs": ["reconstruction"]},
+    }
+    image = interpreter.get_signature_runner("serving_default").get_input_details()["image"]
+    assert image["dtype"] == np.uint8
+    assert list(image["shape_signature"]) == [-1, 32, 32, 1]
+
+
+def test_quantised_files_are_smaller(models):
+    size = {which: path_of(models, which).stat().st_size for which in ALL if "tflite" in which}
+    assert size["tflite-int8"] < size["tflite-fp16"] < size["tflite"]
+
+
+def test_savedmodel_signatures(opened):
+    definitions = opened["savedmodel"].loaded.definitions
+    methods = {name: each.method_name.rpartition("/")[2] for name, each in definitions.items()}
+    assert methods == {
+        **dict.fromkeys(
+            ("serving_default", "with_threshold", "reconstruct", "score_bytes"), "predict"
+        ),
+        "classify": "classify",
+        "regress": "regress",
+    }
+    for name, definition in definitions.items():
+        for output in definition.outputs.values():
+            assert output.tensor_shape.dim[0].size == -1, name
+    image = definitions["serving_default"].inputs["image"]
+    assert [each.size for each in image.tensor_shape.dim] == [-1, 32, 32, 1]
+
+
+def encode(array, form):
+    stream = io.BytesIO()
+    Image.fromarray(array.squeeze()).save(stream, form)
+    return stream.getvalue()
+
+
+def strings(*values):
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array
+
+
+def test_encoded_pictures_of_any_size_score_as_pillow_decodes_them(opened, samples):
+    from lisae_tf import pictures
+
+    model = opened["savedmodel"]
+    rng = np.random.default_rng(0)
+    colour = [rng.integers(0, 256, size).astype(np.uint8) for size in ((50, 41, 3), (9, 70, 3))]
+    encoded = [encode(samples["real"][0], "PNG"), encode(samples["real"][1], "JPEG")]
+    encoded += [encode(each, form) for each in colour for form in ("PNG", "JPEG")]
+    found = model.loaded.run("score_bytes", {"image_bytes": strings(*encoded)})["score"]
+    expected = model.score(pictures.decode_all(encoded, (32, 32), 1).pixels)
+    np.testing.assert_allclose(found, expected, rtol=0.01)
+    np.testing.assert_allclose(found[:2], expected[:2], rtol=1e-5)
+
+
+def huge_png():
+    def chunk(kind, body):
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b""))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "not a PNG or JPEG"),
+        (b"GIF89a" + bytes(40), "not a PNG or JPEG"),
+        (b"\x89PNG\r\n\x1a\n", "truncated PNG"),
+        (b"\xff\xd8\xff", ""),
+        (huge_png(), "too large"),
+    ],
+)
+def test_what_is_no_picture_is_refused_inside_the_graph(opened, data, reason):
+    from lisae_tf.serving.codes import RequestError
+
+    with pytest.raises(RequestError) as refused:
+        opened["savedmodel"].loaded.run("score_bytes", {"image_bytes": strings(data)})
+    assert refused.value.code == "INVALID_ARGUMENT"
+    assert reason in str(refused.value.__cause__)
+
+
+@pytest.mark.parametrize("which", ALL)
+def test_record_card_and_parity_lie_beside_the_model(which, models, detector):
+    path = path_of(models, which)
+    folder = path if path.is_dir() else path.parent
+    record = json.loads(
+        (folder / ("lisae.json" if path.is_dir() else f"{path.name}.json")).read_text()
+    )
+    assert record["threshold"] == detector.threshold_.to_json()
+    assert (record["version"], record["shape"], record["parent"]) == (1, [32, 32, 1], None)
+    assert record["config_hash"] == detector.config.digest()
+    assert record["data"]["normal"] == ["gravel"]
+    for name, each in record["files"].items():
+        stored = (folder / name).read_bytes()
+        assert (len(stored), hashlib.sha256(stored).hexdigest()) == (each["size"], each["sha256"])
+    parity = json.loads((folder / "parity.json").read_text())
+    assert parity["passed"] is True
+    assert set(parity["scores"]) == {"real", "noise", "black", "white"}
+    card = (folder / "README.md").read_text()
+    header = yaml.safe_load(card.split("---")[1])
+    assert header["model-index"][0]["results"][0]["metrics"]
+    for part in ("Threshold", "Data and protocol", "Metrics", "Parity", "Limits and intended use"):
+        assert f"## {part}" in card
+    assert str(folder) not in card + json.dumps(record)
+
+
+def test_a_second_export_is_the_next_version(run, models, opened, samples, tmp_path, cli):
+    from lisae_tf.runtimes import open_model
+
+    shutil.copytree(models / "onnx", tmp_path / "onnx")
+    before = files_in(tmp_path)
+    result = cli("export", "--run", run, "--out", tmp_path, "--name", "tiny")
+    assert result.exit_code == 0, result.stderr
+    assert "worst relative difference" in result.output
+    after = files_in(tmp_path)
+    assert before.items() <= after.items()
+    again = open_model(path_of(tmp_path, "onnx", 2))
+    assert again.record["version"] == 2
+    assert again.score(samples["real"]).tobytes() == opened["onnx"].score(samples["real"]).tobytes()
+
+
+@pytest.mark.parametrize("form", ["savedmodel", "onnx", "tflite", "all"])
+def test_a_failed_gate_leaves_nothing(form, run, tmp_path, cli, monkeypatch):
+    from export.artefact import Artefact
+
+    answer = Artefact.answer
+
+    def spoilt(self, image, threshold=None):
+        found = answer(self, image, threshold)
+        return found | {"score": found["score"] * np.float32(np.nan)}
+
+    monkeypatch.setattr(Artefact, "answer", spoilt)
+    result = cli("export", "--run", run, "--out", tmp_path, "--format", form)
+    assert result.exit_code != 0
+    assert "NaN" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_scores_that_differ_a_little_do_not_pass(run, tmp_path, cli, monkeypatch):
+    from export.artefact import Artefact
+
+    answer = Artefact.answer
+
+    def off(self, image, threshold=None):
+        found = answer(self, image, threshold)
+        return found | {"score": found["score"] * 1.001}
+
+    monkeypatch.setattr(Artefact, "answer", off)
+    result = cli("export", "--run", run, "--out", tmp_path)
+    assert result.exit_code != 0
+    assert "does not score as the trained one" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_exported_is_refused_in_one_sentence(run, tmp_path, cli):
+    result = cli("export", "--run", run, "--out", tmp_path, "--quantize", "int8")
+    assert result.exit_code != 0
+    assert "concerns TFLite alone" in result.stderr
+    result = cli("export", "--run", run, "--out", tmp_path, "--name", "../up")
+    assert result.exit_code != 0
+    assert "must consist of" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_detector_without_a_graph_is_refused(run):
+    from export.artefact import make_artefact
+    from lisae_tf.detectors.base import Detector
+
+    class Classical(Detector):
+        fit_data = _score = arrays = restore = None
+
+    with pytest.raises(LisaeError, match="Classical has no Keras graph"):
+        make_artefact(Classical(), run)
+
+
+def test_float_pictures_make_an_artefact_of_their_own(run, tmp_path, cli, samples, detector):
+    from lisae_tf.runtimes import open_model
+
+    result = cli("export", "--run", run, "--out", tmp_path, "--format", "all", "--input", "float32")
+    assert result.exit_code == 0, result.stderr
+    expected = detector.score(samples["real"])
+    for kind, file in (("savedmodel", ""), ("onnx", "model.onnx"), ("tflite", "model.tflite")):
+        model = open_model(tmp_path / kind / f"{run.name}-float32" / "1" / file)
+        assert model.metadata["input_range"] == "0-1"
+        np.testing.assert_allclose(model.score(samples["real"]), expected, rtol=1e-4)
+        if kind == "onnx":
+            assert model.session.get_inputs()[0].type == "tensor(float)"
+
+
+def test_the_linear_variant_exports(tmp_path, cli, trained):
+    from lisae_tf.runtimes import open_model
+
+    linear = tmp_path / "linear"
+    folders = [f"--{side}-dir={trained / side}" for side in ("normal", "negative", "anomaly")]
+    options = ["--variant", "linear-lis", "--set", "network.latent=4", "--out", linear]
+    result = cli("train", "--quiet", *folders, "--set", "data.size=[12, 12]", *options)
+    assert result.exit_code == 0, result.stderr
+    result = cli("export", "--run", linear, "--out", tmp_path / "models")
+    assert result.exit_code == 0, result.stderr
+    open_model(tmp_path / "models" / "onnx" / "linear" / "1" / "model.onnx")
+
+
+def test_warm_up_requests_are_what_tensorflow_serving_replays(models, opened):
+    prediction_log_pb2 = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2")
+    import tensorflow as tf
+
+    path = path_of(models, "savedmodel") / "assets.extra" / "tf_serving_warmup_requests"
+    seen = {}
+    for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+        log = prediction_log_pb2.PredictionLog.FromString(record)
+        request = getattr(log, log.WhichOneof("log_type")).request
+        assert request.model_spec.name == "tiny"
+        signature = request.model_spec.signature_name
+        if log.HasField("predict_log"):
+            inputs = {key: tf.make_ndarray(each) for key, each in request.inputs.items()}
+        else:
+            examples = request.input.example_list.examples
+            inputs = {"inputs": strings(*(each.SerializeToString() for each in examples))}
+        seen.setdefault(signature, []).append(len(next(iter(inputs.values()))))
+        opened["savedmodel"].loaded.run(signature, inputs)
+    assert set(seen) == set(opened["savedmodel"].loaded.signatures)
+    assert all(sizes == [1, 2, 4, 8, 16, 32, 64] for sizes in seen.values())
+
+
+def message_class(name, fields):
+    """A message of tensorflow.serving that the published stubs leave out."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, wrappers_pb2
+
+    file = descriptor_pb2.FileDescriptorProto(
+        name=f"{name}.proto", package="tensorflow.serving", syntax="proto3",
+        dependency=[wrappers_pb2.DESCRIPTOR.name],
+    )  # fmt: skip
+    for message, entries in fields.items():
+        made = file.message_type.add(name=message)
+        for number, (key, (kind, label, type_name)) in enumerate(entries, start=1):
+            entry = made.field.add(name=key, number=number, type=kind, label=label)
+            if type_name:
+                entry.type_name = type_name
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"tensorflow.serving.{name}"))
+
+
+def test_serving_files_are_valid_text_protocol_buffers(models):
+    stubs = pytest.importorskip("tensorflow_serving.config.model_server_config_pb2")
+    from google.protobuf import text_format
+
+    folder = models / "savedmodel"
+    parsed = stubs.ModelServerConfig()
+    text_format.Parse((folder / "models.config").read_text(), parsed)
+    [entry] = parsed.model_config_list.config
+    assert (entry.name, entry.base_path) == ("tiny", "/models/tiny")
+    assert list(entry.model_version_policy.specific.versions) == [1]
+    assert dict(entry.version_labels) == {"stable": 1, "canary": 1}
+
+    wrapped, one, many = (11, 1, ".google.protobuf.Int64Value"), 1, 3
+    batching = message_class(
+        "BatchingParameters",
+        {
+            "BatchingParameters": [
+                ("max_batch_size", wrapped), ("batch_timeout_micros", wrapped),
+                ("max_enqueued_batches", wrapped), ("num_batch_threads", wrapped),
+                ("thread_pool_name", (11, one, ".google.protobuf.StringValue")),
+                ("allowed_batch_sizes", (3, many, "")),
+            ]
+        },
+    )()  # fmt: skip
+    text_format.Parse((folder / "batching.config").read_text(), batching)
+    assert list(batching.allowed_batch_sizes)[-1] == batching.max_batch_size.value == 64
+
+    monitoring = message_class(
+        "MonitoringConfig",
+        {
+            "MonitoringConfig": [
+                ("prometheus_config", (11, one, ".tensorflow.serving.PrometheusConfig"))
+            ],
+            "PrometheusConfig": [("enable", (8, one, "")), ("path", (9, one, ""))],
+        },
+    )()
+    text_format.Parse((folder / "monitoring.config").read_text(), monitoring)
+    assert monitoring.prometheus_config.enable
+
+    compose = yaml.safe_load((folder / "docker-compose.yml").read_text())
+    service = compose["services"]["serving"]
+    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+    for option in service["command"]:
+        name = option.rpartition("/models/")[2]
+        assert "/models/" not in option or (folder / name).is_file()
+
+
+def test_stable_stays_until_somebody_moves_it(models, tmp_path):
+    from export.serving_files import write_serving_files
+
+    def config():
+        write_serving_files(tmp_path)
+        return (tmp_path / "models.config").read_text()
+
+    for version in ("1", "2"):
+        shutil.copytree(path_of(models, "savedmodel"), tmp_path / "tiny" / version)
+        text = config()
+        assert 'key: "stable" value: 1' in text
+        assert f'key: "canary" value: {version}' in text
+    promoted = text.replace('"stable" value: 1', '"stable" value: 2')
+    (tmp_path / "models.config").write_text(promoted)
+    (tmp_path / "batching.config").write_text("max_batch_size { value: 8 }\n")
+    shutil.copytree(path_of(models, "savedmodel"), tmp_path / "tiny" / "3")
+    assert "versions: 2 versions: 3" in config()
+    assert "value: 8" in (tmp_path / "batching.config").read_text()
+    shutil.rmtree(tmp_path / "tiny" / "2")
+    assert 'key: "stable" value: 3' in config()
+
+
+@pytest.fixture
+def normal(tmp_path, samples):
+    """A folder of 30 pictures."""
+    for index, picture in enumerate(samples["real"][:30]):
+        (tmp_path / "normal").mkdir(exist_ok=True)
+        Image.fromarray(picture[..., 0]).save(tmp_path / "normal" / f"{index:02d}.png")
+    return tmp_path / "normal"
+
+
+@pytest.mark.parametrize("which", ALL)
+def test_calibrate_makes_a_new_version_that_differs_in_the_threshold_alone(
+    which, models, opened, tmp_path, normal, samples, cli
+):
+    from lisae_tf.artefacts import digest
+    from lisae_tf.runtimes import open_model
+
+    copy = tmp_path / "models"
+    shutil.copytree(models, copy)
+    before = files_in(copy)
+    path = path_of(copy, which)
+    result = cli("calibrate", "--model", path, "--normal-dir", normal, "--fpr", "0.2")
+    assert result.exit_code == 0, result.stderr
+    changed = {path for path in before if files_in(copy).get(path) != before[path]}
+    assert {each.name for each in changed} <= {"models.config"}
+    child, parent = open_model(path_of(copy, which, 2)), opened[which]
+    scores = parent.score(samples["real"])
+    assert child.score(samples["real"]).tobytes() == scores.tobytes()
+    np.testing.assert_array_equal(
+        child.run(samples["real"])["is_anomaly"], scores > np.float32(child.threshold)
+    )
+    assert child.threshold == np.sort(parent.score(samples["real"][:30]))[-6]
+    assert child.threshold != parent.threshold
+    assert child.record["parent"]["sha256"] == digest(parent.record)
+    assert child.record["version"] == 2
+    folder = child.path if child.path.is_dir() else child.path.parent
+    assert "bit for bit" in (folder / "README.md").read_text()
+    # And again, from the child.
+    result = cli("calibrate", "--model", child.path, "--normal-dir", normal, "--fpr", "0.5")
+    assert result.exit_code == 0, result.stderr
+    assert open_model(path_of(copy, which, 3)).record["parent"]["sha256"] == digest(child.record)
+
+
+def test_calibrate_writes_a_file_of_another_name_and_never_over_one(models, tmp_path, normal, cli):
+    from lisae_tf.runtimes import open_model
+
+    path = path_of(models, "onnx")
+    options = ["--model", path, "--normal-dir", normal, "--fpr", "0.2", "--out"]
+    (tmp_path / "README.md").write_text("mine")
+    assert cli("calibrate", *options, tmp_path / "new.onnx").exit_code == 0
+    assert open_model(tmp_path / "new.onnx").threshold != open_model(path).threshold
+    assert (tmp_path / "README.md").read_text() == "mine"
+    for place, reason in (("new.onnx", "exists"), ("new.tflite", r"must end in \.onnx")):
+        result = cli("calibrate", *options, tmp_path / place)
+        assert result.exit_code != 0
+        assert reason.replace("\\", "") in result.stderr
+    result = cli("calibrate", "--model", path, "--normal-dir", normal, "--fpr", "0.001")
+    assert result.exit_code != 0
+    assert "support a false-positive rate of" in result.stderr
+
+
+def test_a_calibration_that_changes_a_score_is_refused(models, tmp_path, opened, monkeypatch):
+    from lisae_tf import onnx_file, recalibration
+    from lisae_tf.thresholds import Threshold
+
+    replace = onnx_file.replace
+
+    def heavier(data, alpha, metadata):
+        import onnx
+
+        model = onnx.load_from_string(replace(data, alpha, metadata))
+        bias = next(each for each in model.graph.initializer if len(each.raw_data) == 32)
+        bias.raw_data = struct.pack("<8f", *range(8))
+        return replace(model.SerializeToString(), alpha, metadata)
+
+    monkeypatch.setattr(onnx_file, "replace", heavier)
+    threshold = Threshold(0.5, 0.1, 0.1, 9)
+    pictures = np.zeros((1, 32, 32, 1), np.uint8)
+    with pytest.raises(LisaeError, match=r"scores otherwise|more than the threshold"):
+        recalibration.recalibrate(opened["onnx"], threshold, pictures, tmp_path / "a" / "b.onnx")
+    assert list(tmp_path.iterdir()) == []

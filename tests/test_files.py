@@ -1,0 +1,138 @@
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lisae_tf import files, runs
+from lisae_tf.errors import LisaeError
+from lisae_tf.files import make_folder, read_json, replacing, sha256, write_json, write_text
+
+
+def full(*arguments, **options):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.fixture
+def old(tmp_path):
+    """A file with content, alone in its folder."""
+    path = tmp_path / "a.json"
+    path.write_text("old")
+    return path
+
+
+def alone(path):
+    return [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_finished_block_replaces_the_file_whole(old):
+    with replacing(old) as temporary:
+        assert temporary.suffix == ".json"
+        temporary.write_text("new")
+        assert old.read_text() == "old"
+    assert old.read_text() == "new"
+    assert alone(old)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_exception_inside_leaves_the_old_file_and_passes_on(old, error):
+    with pytest.raises(error), replacing(old) as temporary:
+        temporary.write_text("half")
+        raise error
+    assert old.read_text() == "old"
+    assert alone(old)
+
+
+@pytest.mark.parametrize("where", [(os, "replace"), (os, "fsync"), (Path, "write_text")])
+def test_a_full_disk_leaves_the_old_file_and_says_so(old, where, monkeypatch):
+    monkeypatch.setattr(*where, full)
+    with pytest.raises(LisaeError, match=rf"^cannot write {old}: No space left on device\. Free"):
+        write_json(old, {"a": 1})
+    monkeypatch.undo()
+    assert old.read_text() == "old"
+    assert alone(old)
+
+
+def test_a_full_disk_leaves_nothing_where_nothing_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(LisaeError, match="No space left"):
+        write_text(tmp_path / "a.txt", "new")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", [os.mkdir, os.mkfifo])
+def test_only_regular_files_are_replaced(kind, tmp_path):
+    """A run as root would otherwise put a file in the place of /dev/null."""
+    kind(tmp_path / "it")
+    before = (tmp_path / "it").stat().st_mode
+    with pytest.raises(LisaeError, match="it is no regular file"):
+        write_text(tmp_path / "it", "new")
+    assert (tmp_path / "it").stat().st_mode == before
+
+
+def test_json_without_a_number_for_nan_keeps_the_old_file(old):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(old, {"a": float("nan")})
+    assert old.read_text() == "old"
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@settings(max_examples=20)  # each waits for the disk
+@given(value=VALUES)
+def test_what_is_written_is_read(value, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "value.json"
+    write_json(path, value)
+    assert read_json(path) == value
+
+
+@pytest.mark.parametrize(
+    "content, reason", [(None, "is missing"), (b"{", "cannot be read"), (b"\xff", "cannot be read")]
+)
+def test_unreadable_json_is_named(content, reason, tmp_path):
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(LisaeError, match=rf"a\.json {reason}"):
+        read_json(path)
+
+
+def test_sha256_is_that_of_the_bytes(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256(tmp_path / "a").startswith("ba7816bf8f01cfea")
+
+
+def test_make_folder_proves_that_files_can_be_written(tmp_path, monkeypatch):
+    assert make_folder(tmp_path / "a" / "b").is_dir()
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", full)
+    with pytest.raises(LisaeError, match=r"cannot write .*/a: No space left"):
+        make_folder(tmp_path / "a")
+
+
+NOT_WRITABLE = ["file/run", "/proc/lisae/run"]
+
+
+@pytest.mark.parametrize("place", NOT_WRITABLE)
+def test_a_place_that_takes_no_folder_is_refused(place, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(LisaeError, match=r"cannot write .*name another folder with --out"):
+        runs.claim(tmp_path / place, "seed: 0\n", resume=False)
+
+
+def test_a_full_disk_leaves_no_run_folder(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setattr(os, "fsync", full)
+    for name in ("new", "mine"):
+        with pytest.raises(LisaeError, match="No space left"):
+            runs.claim(tmp_path / name, "seed: 0\n", resume=False)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
+    assert list((tmp_path / "mine").iterdir()) == []

@@ -1,0 +1,241 @@
+"""Who is normal, negative, test-normal and test-anomaly, down to the pictures that are read."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lisae_tf import datasets, tasks
+from lisae_tf.config import resolve
+from lisae_tf.datasets import Dataset, Images
+from lisae_tf.errors import LisaeError
+from lisae_tf.protocols import (
+    PROTOCOLS,
+    Negatives,
+    class_numbers,
+    make_negatives,
+    make_task,
+)
+
+TEN = tuple(f"class {chr(97 + number)}" for number in range(10))
+EACH = 24  # pictures of a class in a part
+
+
+def coded(dataset, part, label):
+    """The grey level of such a picture."""
+    return 100 * (dataset == "foreign") + 50 * (part == "test") + 5 * label
+
+
+CODES = {
+    coded(dataset, part, label): (dataset, part, label)
+    for dataset in ("toy", "foreign") for part in ("train", "test") for label in range(10)
+}  # fmt: skip
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    """Two sets of ten classes whose pictures tell where they come from."""
+
+    def opened(name):
+        def read(part, classes, size, channels):
+            labels = np.repeat(classes, EACH)
+            levels = np.array([coded(name, part, label) for label in labels], np.uint8)
+            return Images(levels[:, None, None, None] * np.ones((1, 8, 8, 1), np.uint8), labels)
+
+        return lambda data_dir: Dataset(name, TEN, (8, 8, 1), read)
+
+    monkeypatch.setattr(datasets, "DATASETS", {name: opened(name) for name in ("toy", "foreign")})
+
+
+def sources(pixels):
+    return [CODES[level] for level in pixels[:, 0, 0, 0].tolist()]
+
+
+def numbers(text):
+    """ "0-2 5" as {0, 1, 2, 5}."""
+    ends = [part.split("-") for part in text.split()]
+    return {number for end in ends for number in range(int(end[0]), int(end[-1]) + 1)}
+
+
+# protocol, normal classes given, --negatives: normal, negative, test anomalies
+ROLES = [
+    ("one-class", [8], "none", "8", None, "0-7 9"),
+    ("one-class", [8], "foreign", "8", "foreign 0-9", "0-7 9"),
+    ("one-class", [8], "foreign:3,4", "8", "foreign 3-4", "0-7 9"),
+    ("one-class", [2, 5], "foreign", "2 5", "foreign 0-9", "0-1 3-4 6-9"),
+    ("one-class", [8], "supervised", "8", "toy 0-7 9", "0-7 9"),
+    ("two-class", [0], "foreign", "0-1", "foreign 0-9", "2-9"),
+    ("two-class", [7], "foreign", "6-7", "foreign 0-9", "0-5 8-9"),
+    ("two-class", [8, 9], "supervised", "8-9", "toy 0-7", "0-7"),
+    ("next-class", [0], "next-class", "0", "toy 1", "2-9"),
+    ("next-class", [9], "next-class", "9", "toy 0", "1-8"),
+    ("next-class", [3], "toy:4", "3", "toy 4", "0-2 5-9"),
+    ("next-class", [3], "foreign:3", "3", "foreign 3", "0-2 5-9"),
+    ("halves", [1], "other-half", "1", "toy 5-9", "0 2-4"),
+    ("halves", [5], "other-half", "5", "toy 0-4", "6-9"),
+    ("halves", [0, 4], "other-half", "0 4", "toy 5-9", "1-3"),
+    ("halves", [1], "toy:6,8", "1", "toy 6 8", "0 2-4"),
+    ("halves", [1], "foreign:0", "1", "foreign 0", "0 2-4"),
+    ("halves", [1], "supervised", "1", "toy 0 2-4", "0 2-4"),
+    ("halves", [1], "none", "1", None, "0 2-4"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "protocol, given_normal, spec, normal, negative, anomaly", ROLES,
+    ids=[f"{row[0]}-{row[1]}-{row[2]}" for row in ROLES],
+)  # fmt: skip
+def test_each_part_holds_the_classes_of_its_role(
+    protocol, given_normal, spec, normal, negative, anomaly, registry
+):
+    config = resolve(
+        {"dataset": "toy", "protocol": protocol, "normal_class": given_normal, "negatives": spec}
+    )
+    data, test = tasks.load_training(config), tasks.load_test(config)
+
+    def train_part(dataset, classes):
+        return {(dataset, "train", label) for label in numbers(classes)}
+
+    def test_part(classes):
+        return {("toy", "test", label) for label in numbers(classes)}
+
+    sides = [(data.normal, train_part("toy", normal))]
+    if negative is None:
+        assert data.negative is None
+    else:
+        sides.append((data.negative, train_part(*negative.split(" ", 1))))
+    for parts, expected in sides:
+        read = [sources(part) for part in (parts.fit, parts.stopping, parts.calibration)]
+        assert set(read[0]) == expected
+        assert set(read[1]) | set(read[2]) <= expected
+        assert sum(map(len, read)) == EACH * len(expected)
+    assert set(sources(test.pixels[~test.is_anomaly])) == test_part(normal)
+    assert set(sources(test.pixels[test.is_anomaly])) == test_part(anomaly)
+    assert len(test.pixels) == EACH * len(numbers(normal) | numbers(anomaly))
+    assert test.labels == [TEN[label] for _, _, label in sources(test.pixels)]
+
+
+def roles(protocol, normal, spec, anomaly=None, names=TEN):
+    task = make_task(protocol, normal, anomaly, names)
+    return task, make_negatives(spec, "toy", task, names)
+
+
+def test_drawn_negatives_need_no_classes():
+    assert roles("one-class", [8], "strokes")[1] == Negatives("strokes")
+
+
+@pytest.mark.parametrize(
+    "protocol, normal, spec, anomaly, reason",
+    [
+        # negatives that are tested on, or normal
+        ("one-class", [8], "next-class", None, "normal or tested on as anomalies \\(class j\\)"),
+        ("one-class", [8], "other-half", None, "normal or tested on"),
+        ("one-class", [8], "toy", None, "normal or tested on"),
+        ("one-class", [8], "toy:8", None, "\\(class i\\)"),
+        ("one-class", [8], "toy:class b", None, "\\(class b\\)"),
+        ("two-class", [0], "toy:1", None, "\\(class b\\)"),
+        ("halves", [1], "next-class", None, "\\(class c\\)"),
+        ("halves", [1], "toy:4,5", None, "\\(class e\\)"),
+        ("halves", [1], "other-half", [5], "\\(class f\\)"),
+        ("halves", [1], "toy/with:3", None, "\\(class d\\)"),
+        # tasks that make no sense
+        ("two-class", [0, 2], "none", None, "takes a pair such as 0,1"),
+        ("two-class", [1, 2], "none", None, "takes a pair such as 0,1"),
+        ("next-class", [0, 1], "none", None, "takes one normal class"),
+        ("halves", [4, 5], "none", None, "normal classes of one half"),
+        ("halves", range(5), "none", None, "leaves no anomaly class"),
+        ("one-class", range(10), "none", None, "leaves no anomaly class"),
+        ("one-class", [1], "none", [1, 2], "both normal and anomaly"),
+        # classes of another set
+        ("one-class", [8], "foreign:one", None, "give the classes of foreign by number"),
+    ],
+)
+def test_forbidden_combinations_are_refused(protocol, normal, spec, anomaly, reason):
+    with pytest.raises(LisaeError, match=reason):
+        roles(protocol, list(normal), spec, anomaly)
+
+
+def test_a_version_in_the_name_hides_no_class():
+    task = make_task("one-class", [8], None, TEN)
+    with pytest.raises(LisaeError, match="normal or tested on"):
+        make_negatives("mnist", "mnist:3.0.1", task, TEN)
+    assert make_negatives("mnist", "fashion_mnist", task, TEN) == Negatives("mnist")
+
+
+@pytest.mark.parametrize(
+    "protocol, n", [("two-class", 1), ("two-class", 3), ("next-class", 2), ("halves", 2)]
+)
+def test_too_few_classes_are_refused(protocol, n):
+    with pytest.raises(LisaeError, match="protocol"):
+        roles(protocol, [n - 1], "none", names=TEN[:n])
+
+
+def test_anomaly_classes_override_those_of_the_protocol():
+    task, negatives = roles("halves", [1], "other-half", anomaly=["class a", 3])
+    assert (task.normal, task.anomaly) == ((1,), (0, 3))
+    assert negatives == Negatives("toy", (5, 6, 7, 8, 9))
+
+
+@pytest.mark.parametrize("normal", [None, []])
+def test_the_first_class_is_normal_by_default(normal):
+    assert make_task("one-class", normal, None, TEN).normal == (0,)
+
+
+def test_supervised_follows_the_anomaly_classes_of_the_task():
+    assert roles("one-class", [8], "supervised", anomaly=[3])[1] == Negatives("toy", (3,))
+
+
+@st.composite
+def any_task(draw):
+    n = draw(st.integers(1, 20))
+    some = st.lists(st.integers(0, n - 1), min_size=1, max_size=3)
+    spec = draw(
+        st.sampled_from(["strokes", "foreign", "next-class", "other-half", "supervised", "toy"])
+        | some.map(lambda classes: "toy:" + ",".join(map(str, classes)))
+    )
+    names = [f"name {number}" for number in range(n)]
+    return draw(st.sampled_from(sorted(PROTOCOLS))), draw(some), spec, draw(st.none() | some), names
+
+
+@given(task=any_task())
+def test_normal_negative_and_anomaly_classes_never_meet(task):
+    protocol, normal, spec, anomaly, names = task
+    try:
+        accepted, negatives = roles(protocol, normal, spec, anomaly, names)
+    except LisaeError as error:
+        assert "\n" not in str(error)
+        return
+    assert set(normal) <= set(accepted.normal)
+    assert accepted.anomaly
+    assert not set(accepted.normal) & set(accepted.anomaly)
+    assert set(accepted.normal + accepted.anomaly) <= set(range(len(names)))
+    if spec == "supervised":
+        assert set(negatives.classes) == set(accepted.anomaly)
+    elif negatives.source == "toy":
+        assert negatives.classes
+        assert set(negatives.classes) <= set(range(len(names)))
+        assert not set(negatives.classes) & {*accepted.normal, *accepted.anomaly}
+
+
+@given(n=st.integers(1, 20), data=st.data())
+def test_names_and_numbers_mean_the_same_classes(n, data):
+    names = [f"name {number}" for number in range(n)]
+    chosen = data.draw(st.lists(st.integers(0, n - 1)))
+    mixed = [data.draw(st.sampled_from([c, str(c), names[c]])) for c in chosen]
+    assert class_numbers(mixed, names) == tuple(dict.fromkeys(chosen))
+
+
+def test_a_name_that_is_a_number_comes_first():
+    assert class_numbers(["1", 2], ["2", "0", "1"]) == (2, 0)
+
+
+@pytest.mark.parametrize("wrong, nearest", [("gravle", "gravel"), ("Moon", "moon")])
+def test_an_unknown_class_is_refused_with_the_nearest(wrong, nearest):
+    with pytest.raises(LisaeError, match=rf"no class '{wrong}'; did you mean '{nearest}'"):
+        class_numbers([wrong], ["brick", "gravel", "moon"])
+
+
+@pytest.mark.parametrize("wrong", [3, "3", -1, "1.0", ""])
+def test_a_number_out_of_range_is_refused_with_the_range(wrong):
+    with pytest.raises(LisaeError, match=rf"no class '{wrong}'.* a number from 0 to 2$"):
+        class_numbers([wrong], ["brick", "gravel", "moon"])

@@ -1,0 +1,350 @@
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import export_fixtures
+import numpy as np
+import pytest
+from export_fixtures import ALL, edit_json, path_of
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from lisae_tf import artefacts, onnx_file, tflite_file, wire
+from lisae_tf.errors import LisaeError
+from lisae_tf.runtimes import open_model
+
+run, models, opened = export_fixtures.run, export_fixtures.models, export_fixtures.opened
+detector, samples = export_fixtures.detector, export_fixtures.samples
+
+FILES = ("onnx", "tflite")
+# Makes every package that a device does without fail to import.
+BLOCKER = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked}:
+            raise ModuleNotFoundError("No module named " + repr(name), name=name)
+sys.meta_path.insert(0, Blocker())
+sys.argv = ["lisae"] + {arguments}
+from lisae_tf.cli import main
+main()
+"""
+HEAVY = {
+    "tensorflow", "keras", "pydantic", "yaml", "sklearn", "scipy", "skimage", "rich", "matplotlib",
+    "tensorflow_datasets", "tf2onnx", "onnx", "requests", "grpc", "aiohttp", "tensorflow_serving",
+}  # fmt: skip
+
+
+def without(blocked, *arguments):
+    code = BLOCKER.format(blocked=set(blocked), arguments=[str(each) for each in arguments])
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False,
+        cwd=Path(__file__).parents[1], env=os.environ | {"PYTHONWARNINGS": "error"},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, samples):
+    """PNG and JPEG pictures of mixed sizes and modes."""
+    place = tmp_path_factory.mktemp("mixed")
+    rng = np.random.default_rng(1)
+    for index, pixels in enumerate(samples["real"][:40]):
+        size = tuple(int(side) for side in rng.integers(12, 120, 2))
+        picture = Image.fromarray(pixels[..., 0]).resize(size)
+        picture = picture.convert(("L", "RGB")[index % 2])
+        picture.save(place / f"{index:02d}.{('png', 'jpg', 'jpeg')[index % 3]}")
+    return place
+
+
+@pytest.fixture(scope="module")
+def expected(run, folder, cli):
+    """The rows that the run itself gives."""
+    result = cli("score", "--run", run, folder)
+    assert result.exit_code == 0, result.stderr
+    return list(csv.DictReader(io.StringIO(result.stdout)))
+
+
+def assert_same_rows(text, expected, relative=1e-4):
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [row["path"] for row in rows] == [row["path"] for row in expected]
+    for row, other in zip(rows, expected, strict=True):
+        assert row["threshold"] == other["threshold"]
+        assert float(row["score"]) == pytest.approx(float(other["score"]), rel=relative)
+        assert row["is_anomaly"] == str(float(row["score"]) > float(row["threshold"])).lower()
+
+
+@pytest.mark.parametrize("which", ["onnx", "tflite"])
+def test_a_device_without_tensorflow_gives_the_same_csv(which, models, folder, expected):
+    other = {"onnx": "ai_edge_litert", "tflite": "onnxruntime"}[which]
+    result = without(HEAVY | {other}, "score", "--model", path_of(models, which), folder)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert_same_rows(result.stdout, expected)
+
+
+def test_a_savedmodel_gives_the_same_csv(models, folder, expected, cli):
+    result = cli("score", "--model", path_of(models, "savedmodel").parent, folder)
+    assert result.exit_code == 0, result.stderr
+    assert_same_rows(result.stdout, expected)
+
+
+@pytest.mark.parametrize("which", ["onnx", "tflite-int8"])
+def test_a_device_without_tensorflow_calibrates(which, models, folder, tmp_path):
+    path = path_of(models, which)
+    new = tmp_path / f"new{path.suffix}"
+    options = ["--normal-dir", folder, "--fpr", "0.1", "--out", new]
+    result = without(HEAVY, "calibrate", "--model", path, *options)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert open_model(new).threshold != open_model(path).threshold
+
+
+@pytest.mark.parametrize(
+    ("which", "package", "extra"),
+    [
+        ("onnx", "onnxruntime", "onnx"),
+        ("tflite", "ai_edge_litert", "tflite"),
+        ("savedmodel", "tensorflow", "train"),
+    ],
+)
+def test_a_missing_runtime_is_named_with_the_extra_that_brings_it(
+    which, package, extra, models, folder
+):
+    result = without({package}, "score", "--model", path_of(models, which), folder)
+    assert result.returncode == 1
+    assert f"needs the package '{package}'" in result.stderr
+    assert f"lisae-tf[{extra}]" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_the_module_itself_imports_no_runtime():
+    code = "import sys, lisae_tf.runtimes, lisae_tf.recalibration; print(sorted(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in eval(out.stdout)}
+    assert not loaded & (HEAVY | {"onnxruntime", "ai_edge_litert", "PIL"})
+
+
+def copy_of(models, which, tmp_path):
+    """The artefact alone, elsewhere."""
+    path = path_of(models, which)
+    place = tmp_path / "copy"
+    shutil.copytree(path if path.is_dir() else path.parent, place)
+    return place if path.is_dir() else place / path.name
+
+
+def main_file(path):
+    return path / "variables" / "variables.data-00000-of-00001" if path.is_dir() else path
+
+
+@pytest.mark.parametrize("which", ["savedmodel", "onnx", "tflite", "tflite-int8"])
+@pytest.mark.parametrize("kept", [0, 1, 0.5, 0.999])
+def test_a_truncated_file_is_refused_before_it_is_parsed(which, kept, models, tmp_path):
+    path = copy_of(models, which, tmp_path)
+    data = main_file(path).read_bytes()
+    length = kept if isinstance(kept, int) else int(kept * len(data))
+    main_file(path).write_bytes(data[:length])
+    with pytest.raises(LisaeError, match=r"is truncated \(.* bytes\); copy it again"):
+        open_model(path)
+
+
+@pytest.mark.parametrize("which", ["savedmodel", "onnx", "tflite", "tflite-int8"])
+def test_an_altered_file_is_refused_before_it_is_parsed(which, models, tmp_path):
+    path = copy_of(models, which, tmp_path)
+    data = bytearray(main_file(path).read_bytes())
+    for place in (0, len(data) // 3, len(data) - 1):
+        data[place] ^= 1
+        main_file(path).write_bytes(data)
+        with pytest.raises(LisaeError, match="is not the file that was exported"):
+            open_model(path)
+        data[place] ^= 1
+    main_file(path).write_bytes(data + b"\0")
+    with pytest.raises(LisaeError, match="is not the file that was exported"):
+        open_model(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "null", "{}", "[" * 100_000, '{"threshold": 1}', "\x00", "9" * 5000],
+)
+@pytest.mark.parametrize("which", ["savedmodel", "onnx"])
+def test_a_broken_record_is_refused(which, text, models, tmp_path):
+    path = copy_of(models, which, tmp_path)
+    artefacts.record_path(path).write_text(text)
+    with pytest.raises(LisaeError, match="is no record of an exported model"):
+        open_model(path)
+
+
+def no_record(path):
+    artefacts.record_path(path).unlink()
+
+
+def set_in_record(**values):
+    return lambda path: edit_json(artefacts.record_path(path), lambda record: record.update(values))
+
+
+def other_threshold(path):
+    def change(record):
+        record["threshold"]["alpha"] *= 2
+
+    edit_json(artefacts.record_path(path), change)
+
+
+def nan_threshold(path):
+    def change(record):
+        record["threshold"]["alpha"] = float("nan")
+
+    edit_json(artefacts.record_path(path), change)
+
+
+def outside(path):
+    def change(record):
+        each = next(iter(record["files"].values()))
+        record["files"] = {"../elsewhere": each, **record["files"]}
+
+    edit_json(artefacts.record_path(path), change)
+
+
+@pytest.mark.parametrize("which", ["savedmodel", "onnx", "tflite"])
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (no_record, "is missing"),
+        (other_threshold, "disagree on the threshold"),
+        (nan_threshold, "another format"),
+        (outside, "another format"),
+        (set_in_record(kind="other"), "another kind"),
+        (set_in_record(format=2), "another format"),
+        (set_in_record(shape=[32, 32]), "another format"),
+        (set_in_record(shape=[10**9, 1, 1]), "another format"),
+        (set_in_record(files={}), "another format"),
+        (set_in_record(metadata={"a": 1}), "another format"),
+    ],
+)
+def test_a_record_that_does_not_belong_is_refused(which, spoil, reason, models, tmp_path):
+    path = copy_of(models, which, tmp_path)
+    spoil(path)
+    with pytest.raises(LisaeError, match=reason):
+        open_model(path)
+
+
+@pytest.mark.parametrize("which", FILES)
+def test_a_file_whose_own_default_disagrees_is_refused(which, models, tmp_path):
+    path = copy_of(models, which, tmp_path)
+    files = {"onnx": onnx_file, "tflite": tflite_file}[which]
+    alpha, metadata = files.read(path.read_bytes())
+    for changed in ((2 * alpha, metadata), (alpha, metadata | {"threshold": repr(2 * alpha)})):
+        path.write_bytes(files.replace(path.read_bytes(), *changed))
+        record = json.loads(artefacts.record_path(path).read_text())
+        artefacts.write_record(path, record)
+        with pytest.raises(LisaeError, match="disagree on the threshold"):
+            open_model(path)
+
+
+@pytest.mark.parametrize("which", FILES)
+def test_a_foreign_model_with_a_record_that_fits_is_refused(which, models, tmp_path):
+    path = copy_of(models, which, tmp_path)
+    start = {"onnx": b"\x08\x08", "tflite": b"\x1c\0\0\0TFL3"}[which]
+    for data in (start, start + bytes(range(256)), b"\x80\x04.", b"PK" + bytes(60)):
+        path.write_bytes(data)
+        record = json.loads(artefacts.record_path(path).read_text())
+        artefacts.write_record(path, record)
+        with pytest.raises(LisaeError, match=r"cannot be loaded|is no (onnx|tflite) model"):
+            open_model(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("nothing.onnx", "does not exist"),
+        ("model.h5", "is no exported model"),
+        ("model.pkl", "is no exported model"),
+        ("empty", "holds no SavedModel"),
+    ],
+)
+def test_what_is_no_model_is_refused(name, reason, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for file in ("model.h5", "model.pkl"):
+        (tmp_path / file).write_bytes(b"\x80\x04.")
+    with pytest.raises(LisaeError, match=reason):
+        open_model(tmp_path / name)
+
+
+def test_a_file_added_to_a_savedmodel_is_refused(models, tmp_path):
+    path = copy_of(models, "savedmodel", tmp_path)
+    (path / "variables" / "more").write_bytes(b"1")
+    with pytest.raises(LisaeError, match="files that its record does not name"):
+        open_model(path)
+
+
+def test_the_newest_version_of_a_folder_is_taken(models, tmp_path):
+    for version in ("2", "10", "latest"):
+        shutil.copytree(path_of(models, "savedmodel"), tmp_path / version)
+    assert open_model(tmp_path).path.name == "10"
+
+
+@pytest.mark.parametrize("which", FILES)
+def test_model_and_record_can_be_renamed_together(which, models, tmp_path):
+    path = path_of(models, which)
+    shutil.copy(path, tmp_path / f"mine{path.suffix}")
+    shutil.copy(artefacts.record_path(path), tmp_path / f"mine{path.suffix}.json")
+    assert open_model(tmp_path / f"mine{path.suffix}").threshold == open_model(path).threshold
+
+
+def test_run_and_model_exclude_each_other(models, run, folder, cli):
+    for command in (["score", folder], ["calibrate", "--fpr", "0.1", "--normal-dir", folder]):
+        result = cli(*command, "--run", run, "--model", path_of(models, "onnx"))
+        assert result.exit_code != 0
+        assert "--model" in result.stderr
+
+
+@pytest.mark.parametrize("which", FILES)
+def test_replacing_is_undone_by_replacing(which, models):
+    files = {"onnx": onnx_file, "tflite": tflite_file}[which]
+    data = path_of(models, which).read_bytes()
+    alpha, metadata = files.read(data)
+    changed = files.replace(data, 0.5, {"a": "ä", "threshold": "0.5"})
+    assert files.read(changed) == (0.5, {"a": "ä", "threshold": "0.5"})
+    assert files.replace(changed, alpha, metadata) == data
+
+
+@pytest.mark.parametrize("which", [each for each in ALL if each != "savedmodel"])
+def test_damage_inside_a_file_is_a_value_error_and_nothing_else(which, models):
+    files = onnx_file if which == "onnx" else tflite_file
+    data = path_of(models, which).read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        spoilt = bytearray(data[: rng.integers(len(data))] if rng.random() < 0.3 else data)
+        for place in rng.integers(0, max(1, min(len(spoilt), 4000)), 8):
+            if spoilt:
+                spoilt[place % len(spoilt)] = rng.integers(256)
+        try:
+            files.read(bytes(spoilt))
+        except (ValueError, zipfile.BadZipFile):
+            continue
+
+
+@given(st.binary(max_size=200))
+def test_the_wire_format_is_read_or_refused(data):
+    try:
+        found = list(wire.fields(data))
+    except ValueError:
+        return
+    assert b"".join(data[each.start : each.end] for each in found) == data
+    assert all(each.start < each.value <= each.end for each in found)
+
+
+@given(st.lists(st.tuples(st.integers(1, 2**20), st.integers(0, 2**63) | st.binary(max_size=300))))
+def test_what_is_written_is_read(entries):
+    data = b"".join(wire.field(number, value) for number, value in entries)
+    found = list(wire.fields(data))
+    assert [each.number for each in found] == [number for number, _ in entries]
+    for each, (_, value) in zip(found, entries, strict=True):
+        if isinstance(value, bytes):
+            assert data[each.value : each.end] == value
+        else:
+            assert wire.read_varint(data, each.value, each.end)[0] == value

@@ -1,0 +1,141 @@
+"""What the clients do when a server is slow, busy, away or strange."""
+
+import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+import serving_fixtures as toy
+
+from lisae_tf.errors import LisaeError
+from lisae_tf.serving.codes import Refused
+from lisae_tf.serving.rest_client import RestClient
+
+IMAGES = toy.pictures(2)
+GOOD = {"predictions": [{"score": 0.5, "is_anomaly": False}, {"score": 1.5, "is_anomaly": True}]}
+
+
+@contextmanager
+def answering(*answers, delay: threading.Event | None = None):
+    """A server that gives the answers in turn, (status, body), or hangs up for None."""
+    left, seen = list(answers), []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            seen.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            if delay is not None:
+                delay.wait(10)
+            answer = left.pop(0) if len(left) > 1 else left[0]
+            if answer is None:
+                self.close_connection = True
+                return
+            status, body = answer
+            data = body if isinstance(body, bytes) else json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        do_GET = do_POST
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_address[1]}", seen
+    finally:
+        if delay is not None:
+            delay.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_refusals_for_load_and_lost_connections_are_retried():
+    with answering((503, {"error": "busy"}), None, (429, {"error": "busy"}), (200, GOOD)) as found:
+        with RestClient("m", found[0], retries=3) as client:
+            assert client.score(IMAGES).score.tolist() == [0.5, 1.5]
+        assert len(found[1]) == 4
+
+
+def test_a_refusal_of_the_request_is_not_retried():
+    with answering((400, {"error": "bad shape"})) as found:
+        with RestClient("m", found[0]) as client, pytest.raises(Refused, match="bad shape") as e:
+            client.score(IMAGES)
+        assert e.value.code == "INVALID_ARGUMENT"
+        assert len(found[1]) == 1
+
+
+def test_a_time_out_is_not_retried():
+    with answering((200, GOOD), delay=threading.Event()) as found:
+        with (
+            RestClient("m", found[0], timeout=0.2) as client,
+            pytest.raises(Refused, match="gave no answer") as e,
+        ):
+            client.score(IMAGES)
+        assert e.value.code == "DEADLINE_EXCEEDED"
+        assert len(found[1]) == 1
+
+
+def test_a_server_that_stays_busy_is_reported():
+    with answering((503, {"error": "busy"})) as found:
+        with RestClient("m", found[0], retries=1) as client, pytest.raises(Refused) as e:
+            client.score(IMAGES)
+        assert e.value.code == "UNAVAILABLE"
+        assert len(found[1]) == 2
+
+
+def test_nobody_there():
+    address = f"127.0.0.1:{toy.free_port()}"
+    with RestClient("m", address, retries=0) as client:
+        with pytest.raises(Refused, match="cannot be reached") as e:
+            client.score(IMAGES)
+        assert e.value.code == "UNAVAILABLE"
+        with pytest.raises(LisaeError, match="waited"):
+            client.wait(0.1)
+
+
+@pytest.mark.parametrize("key", ["result", "results"])
+def test_both_spellings_of_results(key):
+    with answering((200, {key: [0.5]})) as found, RestClient("m", found[0]) as client:
+        assert client.regress([{"image_bytes": b"x"}]).tolist() == [0.5]
+        assert found[1][0]["examples"] == [{"image_bytes": {"b64": "eA=="}}]
+
+
+def test_nan_and_infinity_tokens():
+    body = b'{"predictions": [{"score": NaN, "is_anomaly": false}, '
+    body += b'{"score": -Infinity, "is_anomaly": false}]}'
+    with answering((200, body)) as found, RestClient("m", found[0]) as client:
+        scores = client.score(IMAGES).score
+    assert np.isnan(scores[0]) and scores[1] == -np.inf
+
+
+def test_a_sole_output_and_binary_outputs():
+    with answering((200, {"predictions": [[1], [2]]})) as found, RestClient("m", found[0]) as c:
+        assert c.predict({"image": IMAGES})["output"].tolist() == [[1], [2]]
+    body = {"outputs": {"a_bytes": [{"b64": "eA=="}], "b": [1]}}
+    with answering((200, body)) as found, RestClient("m", found[0], form="columns") as c:
+        assert c.predict({"image": IMAGES})["a_bytes"].tolist() == [b"x"]
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b'{"predictions": 3}', b"[" * 10**5])
+def test_answers_that_are_none(body):
+    with answering((200, body)) as found, RestClient("m", found[0]) as client:
+        with pytest.raises(LisaeError):
+            client.score(IMAGES)
+        with pytest.raises(LisaeError):
+            client.regress([{"image_bytes": b"x"}])
+        with pytest.raises(LisaeError):
+            client.status()
+        with pytest.raises(LisaeError):
+            client.metadata()
+
+
+def test_names_are_quoted():
+    with answering((200, GOOD)) as found, RestClient("a/b c", found[0], label="x:y") as client:
+        assert client._path(":predict") == "/v1/models/a%2Fb%20c/labels/x%3Ay:predict"

@@ -1,0 +1,303 @@
+"""The parts of the server and of the clients by themselves."""
+
+import asyncio
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import serving_fixtures as toy
+
+from lisae_tf.errors import LisaeError
+from lisae_tf.serving import json_format, model_config
+from lisae_tf.serving.codes import CODES, RequestError, from_http, from_number
+from lisae_tf.serving.limits import Limits
+from lisae_tf.serving.signatures import STRINGS, Signature, Tensor
+from lisae_tf.serving.versions import Versions
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served") / toy.NAME
+    toy.write_model(folder, 1)
+    return folder
+
+
+def test_the_rest_client_needs_no_tensorflow():
+    code = """
+import sys
+from lisae_tf.serving import rest_client
+assert not {"tensorflow", "keras", "grpc", "tensorflow_serving"} & sys.modules.keys()
+mine = {name.split(".")[1] for name in sys.modules if name.startswith("lisae_tf.")}
+assert mine <= {"errors", "pictures", "serving"}, mine
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=toy.ROOT)
+
+
+def test_codes_go_both_ways():
+    for name, (number, http) in CODES.items():
+        assert from_number(number) == name
+        assert CODES[from_http(http)][1] == http or name == "UNKNOWN"
+    assert from_number(99) == from_http(418) == "UNKNOWN"
+
+
+IMAGE = Tensor(np.dtype(np.uint8), (None, 2, 2, 1))
+ONE = Signature({"image": IMAGE}, {}, "predict")
+TWO = Signature({"image": IMAGE, "threshold": Tensor(np.dtype(np.float32), None)}, {}, "predict")
+TEXT = Signature({"data": Tensor(STRINGS, (None,))}, {}, "predict")
+PIXELS = [[[1], [2]], [[3], [255]]]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"instances": [PIXELS, PIXELS]},
+        {"instances": [{"image": PIXELS}, {"image": PIXELS}]},
+        {"inputs": [PIXELS, PIXELS]},
+        {"inputs": {"image": [PIXELS, PIXELS]}},
+    ],
+)
+def test_rows_and_columns_say_the_same(document):
+    arrays, form = json_format.to_arrays(document, ONE)
+    assert form in document
+    assert arrays["image"].dtype == np.uint8
+    assert arrays["image"].tolist() == [PIXELS, PIXELS]
+    ONE.check(arrays)
+
+
+def test_thresholds_may_be_scalars_or_one_for_each():
+    for threshold in (0.5, [0.5], 1, float("nan")):
+        document = {"inputs": {"image": [PIXELS], "threshold": threshold}}
+        arrays, _ = json_format.to_arrays(document, TWO)
+        assert arrays["threshold"].dtype == np.float32
+        TWO.check(arrays)
+    with pytest.raises(RequestError):
+        TWO.check(arrays | {"threshold": np.zeros((1, 1), np.float32)})
+
+
+@pytest.mark.parametrize("text", ["eHg=", "eHg", "e H\ng=", "eHg\n"])
+def test_base64_as_lenient_as_tensorflow_serving(text):
+    arrays, _ = json_format.to_arrays({"instances": [{"b64": text}, "é"]}, TEXT)
+    assert arrays["data"].tolist() == [b"xx", "é".encode()]
+
+
+def test_answers_in_both_forms():
+    outputs = {"a": np.array([1.5, np.nan]), "b_bytes": np.array([b"x", b"\xff"], object)}
+    rows = json_format.from_arrays(outputs, json_format.ROWS)
+    assert rows["predictions"][1]["b_bytes"] == {"b64": "/w=="}
+    columns = json_format.from_arrays(outputs, json_format.COLUMNS)
+    assert columns["outputs"]["a"][0] == 1.5
+    sole = json_format.from_arrays({"text": np.array([b"x", b"y"], object)}, json_format.ROWS)
+    assert sole == {"predictions": ["x", "y"]}
+    for odd in ({"a": np.float32(1)}, {"a": np.zeros(2), "b": np.zeros(3)}):
+        arrays = {name: np.asarray(value) for name, value in odd.items()}
+        with pytest.raises(RequestError):
+            json_format.from_arrays(arrays, json_format.ROWS)
+
+
+def test_limits_on_shapes():
+    limits = Limits(body=1000, batch=10)
+    limits.check_shape("image", (10, 100))
+    for shape in ((11,), (10, 101), (-1,), (1,) * 9, (10, 2**62, 2**62)):
+        with pytest.raises(RequestError):
+            limits.check_shape("image", shape)
+
+
+def test_the_config_file(tmp_path):
+    toy.write_config(tmp_path, {"stable": 1}, newest=3)
+    found = model_config.read(tmp_path / "models.config", toy.NAME)
+    assert (found.newest, found.labels) == (3, {"stable": 1})
+    assert found.choose([1, 2, 3, 4]) == {2, 3, 4}
+    assert model_config.ModelConfig(specific=frozenset({1, 9})).choose([1, 2]) == {1}
+    assert model_config.ModelConfig().choose([]) == set()
+    assert model_config.ModelConfig(newest=None).choose([1, 2]) == {1, 2}
+    assert model_config.find(tmp_path / toy.NAME) == tmp_path / "models.config"
+    assert model_config.find(tmp_path / "a" / "b") is None
+    with pytest.raises(LisaeError, match="nothing of the model"):
+        model_config.read(tmp_path / "models.config", "other")
+    for text in ("no config", "model_config_list {", "\x00", "x: 3"):
+        (tmp_path / "models.config").write_text(text)
+        with pytest.raises(LisaeError, match="no model config file"):
+            model_config.read(tmp_path / "models.config", toy.NAME)
+
+
+class Loader:
+    """Loads folders that hold a file named `good`."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, folder, version):
+        self.calls.append(version)
+        if not (folder / "good").exists():
+            raise LisaeError("it is bad")
+        return f"model {version}"
+
+
+def version(base, number, good=True):
+    (base / str(number)).mkdir()
+    (base / str(number) / ("good" if good else "bad")).touch()
+
+
+def test_a_version_that_fails_leaves_the_one_before_in_place(tmp_path):
+    loader = Loader()
+    versions = Versions(tmp_path, "m", loader)
+    versions.poll()
+    assert versions.serving == []
+    version(tmp_path, 1)
+    versions.poll()
+    assert versions.pick() == "model 1"
+    version(tmp_path, 10, good=False)
+    (tmp_path / "x").mkdir()
+    versions.poll()
+    versions.poll()
+    assert (versions.serving, loader.calls) == ([1], [1, 10])
+    assert versions.states[10].error == "it is bad"
+    (tmp_path / "10" / "good").touch()
+    versions.poll()
+    assert versions.serving == [10]
+    with pytest.raises(RequestError) as caught:
+        versions.pick(1)
+    assert caught.value.code == "NOT_FOUND"
+    shutil.rmtree(tmp_path / "10")
+    versions.poll()
+    assert versions.serving == [1]
+    shutil.rmtree(tmp_path)
+    versions.poll()
+    assert versions.serving == [1]
+
+
+def test_a_broken_newest_version_does_not_hide_a_good_one(tmp_path):
+    version(tmp_path, 1)
+    version(tmp_path, 2, good=False)
+    versions = Versions(tmp_path, "m", Loader())
+    versions.poll()
+    assert versions.serving == [1]
+
+
+def test_labels_follow_the_config_file(tmp_path):
+    base = tmp_path / toy.NAME
+    base.mkdir()
+    for number in (1, 2, 3):
+        version(base, number)
+    toy.write_config(tmp_path, {"stable": 2, "old": 1})
+    versions = Versions(base, toy.NAME, Loader())
+    versions.poll()
+    assert versions.serving == [2, 3]
+    assert versions.pick(label="stable") == "model 2"
+    for label, code in (("old", "NOT_FOUND"), ("canary", "INVALID_ARGUMENT")):
+        with pytest.raises(RequestError) as caught:
+            versions.pick(label=label)
+        assert caught.value.code == code
+    (tmp_path / "models.config").write_text("broken")
+    versions.poll()
+    assert versions.pick(label="stable") == "model 2"
+
+
+def test_a_body_that_does_not_arrive_is_given_up(tmp_path):
+    from aiohttp import ClientSession
+    from aiohttp.test_utils import TestServer
+
+    from lisae_tf.serving.metrics import Metrics
+    from lisae_tf.serving.rest_server import RestServer
+    from lisae_tf.serving.service import Service
+
+    versions = Versions(tmp_path, "m", Loader())
+    version(tmp_path, 1)
+    versions.poll()
+
+    async def never():
+        yield b"{"
+        await asyncio.sleep(60)
+
+    async def ask() -> int:
+        with ThreadPoolExecutor(1) as pool:
+            service = Service(versions, Limits(read_seconds=0.1), Metrics(versions), pool)
+            front = TestServer(RestServer(service).application())
+            async with front as server, ClientSession() as session:
+                url = server.make_url("/v1/models/m:predict")
+                async with session.post(url, data=never()) as answer:
+                    assert list(await answer.json()) == ["error"]
+                    return answer.status
+
+    assert asyncio.run(ask()) == CODES["DEADLINE_EXCEEDED"][1]
+
+
+def altered(model, tmp_path):
+    folder = tmp_path / toy.NAME / "1"
+    shutil.copytree(model / "1", folder)
+    return folder
+
+
+def load(folder):
+    from lisae_tf.serving import saved_model, warmup
+
+    loaded = saved_model.load(folder, folder.parent, toy.NAME, 1)
+    return warmup.warm_up(loaded, folder, Limits())
+
+
+def test_warm_up_runs_every_record(model):
+    assert load(model / "1") == 3
+
+
+def test_without_records_one_picture_is_run(model, tmp_path):
+    folder = altered(model, tmp_path)
+    shutil.rmtree(folder / "assets.extra")
+    assert load(folder) == 1
+
+
+@pytest.mark.parametrize("file", ["saved_model.pb", "variables/variables.index"])
+def test_damaged_files_are_refused(model, tmp_path, file):
+    path = altered(model, tmp_path) / file
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(LisaeError):
+        load(path.parents[file.count("/")])
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:40], lambda data: data[:-9] + b"x" * 9])
+def test_damaged_warm_up_records_are_refused(model, tmp_path, damage):
+    folder = altered(model, tmp_path)
+    path = folder / "assets.extra" / "tf_serving_warmup_requests"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(LisaeError, match="warm-up"):
+        load(folder)
+
+
+def test_links_out_of_the_folder_are_refused(model, tmp_path):
+    folder = altered(model, tmp_path)
+    (folder / "saved_model.pb").unlink()
+    (folder / "saved_model.pb").symlink_to(model / "1" / "saved_model.pb")
+    with pytest.raises(LisaeError, match="leads out"):
+        load(folder)
+
+
+def test_graphs_that_open_files_are_refused(tmp_path):
+    import tensorflow as tf
+
+    class Spy(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((None, 2), tf.uint8)])
+        def answer(self, image):
+            data = tf.io.read_file("secrets")
+            score = tf.reduce_sum(tf.cast(image, tf.float32), 1)
+            return {"score": score, "is_anomaly": score > tf.strings.to_number(data)}
+
+    spy = Spy()
+    tf.saved_model.save(spy, str(tmp_path / "1"), spy.answer)
+    with pytest.raises(LisaeError, match="ReadFile"):
+        load(tmp_path / "1")
+
+
+def test_models_of_others_are_refused(tmp_path):
+    import tensorflow as tf
+
+    class Other(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((None, 2), tf.uint8)])
+        def answer(self, image):
+            return {"label": image[:, 0]}
+
+    other = Other()
+    tf.saved_model.save(other, str(tmp_path / "1"), other.answer)
+    with pytest.raises(LisaeError, match="serving_default"):
+        load(tmp_path / "1")
