@@ -3,6 +3,7 @@
 A cell is stale when its resolved configuration or `TRAINING_VERSION` differs.
 """
 
+import gc
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -88,6 +89,9 @@ def run_cell(cell: Cell, data_dir: Path | None) -> dict:
     }
     make_folder(cell.path.parent)
     write_json(cell.path, record)
+    # Models and functions refer to each other; a grid must not wait for the collector.
+    del outcome
+    gc.collect()
     return record
 
 

@@ -3,6 +3,7 @@
 Batched before mapped; arrays may be memory-mapped. Does not know where pictures come from.
 """
 
+import weakref
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -29,19 +30,30 @@ def _order(n: int, wanted: int, seed: tf.Tensor) -> tf.Tensor:
 
 def _gather(arrays: Arrays) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
     names = list(arrays)
+    # TensorFlow keeps every numpy_function for the life of the process, and must not keep the
+    # pictures with it: the stream holds them (see `_holding`).
+    held = [weakref.ref(arrays[name]) for name in names]
 
     def take(indices: np.ndarray) -> list[np.ndarray]:
-        return [np.ascontiguousarray(arrays[name][indices]) for name in names]
+        return [np.ascontiguousarray(array()[indices]) for array in held]
+
+    types = [tf.as_dtype(arrays[name].dtype) for name in names]
+    shapes = [(None, *arrays[name].shape[1:]) for name in names]
 
     def gather(indices: tf.Tensor) -> dict[str, tf.Tensor]:
-        types = [tf.as_dtype(arrays[name].dtype) for name in names]
         batch = tf.numpy_function(take, [indices], types, stateful=False)
         return {
-            name: tf.ensure_shape(part, (None, *arrays[name].shape[1:]))
-            for name, part in zip(names, batch, strict=True)
+            name: tf.ensure_shape(part, shape)
+            for name, part, shape in zip(names, batch, shapes, strict=True)
         }
 
     return gather
+
+
+def _holding(stream: tf.data.Dataset, *sides: Arrays | None) -> tf.data.Dataset:
+    """The stream, keeping its arrays alive for as long as it lives itself."""
+    stream.arrays = sides
+    return stream
 
 
 def steps_per_epoch(normal: Arrays, batch_size: int) -> int:
@@ -102,7 +114,8 @@ def training_batches(
         return loaded
 
     stream = tf.data.Dataset.range(*epochs).flat_map(epoch_of)
-    return stream.map(load, num_parallel_calls=2, deterministic=True).prefetch(2)
+    loaded = stream.map(load, num_parallel_calls=2, deterministic=True).prefetch(2)
+    return _holding(loaded, normal, negative)
 
 
 def held_out_batches(
@@ -121,7 +134,7 @@ def held_out_batches(
             loaded |= gather(tf.range(edge[piece], edge[piece + 1]))
         return loaded
 
-    return tf.data.Dataset.range(pieces).map(load)
+    return _holding(tf.data.Dataset.range(pieces).map(load), normal, negative)
 
 
 def augmented_bank(
