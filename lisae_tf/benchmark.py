@@ -71,7 +71,8 @@ def cells(
             for normal in classes or names[::step]:
                 own = {"variant": variant, "seed": seed, "normal_class": [normal]}
                 config = resolve(merge(settings, own), f"configs/{name}.yaml")
-                yield Cell(config, folder / name / variant / f"{normal}-seed{seed}.json")
+                file = f"{normal}-seed{seed}.json".replace("/", "-")
+                yield Cell(config, folder / name / variant / file)
 
 
 def run_cell(cell: Cell, data_dir: Path | None) -> dict:

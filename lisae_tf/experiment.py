@@ -19,10 +19,11 @@ from lisae_tf.detectors import make_detector
 from lisae_tf.detectors.base import Detector
 from lisae_tf.evaluation import Scored, auroc, evaluate
 from lisae_tf.files import write_json
+from lisae_tf.parts import TestData, TrainingData
 from lisae_tf.phase import TrainingOptions
 from lisae_tf.protocols import make_task
 from lisae_tf.runs import CHECKPOINT, HISTORY, METRICS, SCORES
-from lisae_tf.tasks import TestData, TrainingData, load_test, load_training
+from lisae_tf.tasks import load_test, load_training
 from lisae_tf.thresholds import choose_threshold, smallest_fpr
 from lisae_tf.training import require_negatives
 

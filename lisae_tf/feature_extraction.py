@@ -14,9 +14,9 @@ from lisae_tf.autoencoder import LatentInsensitiveAutoencoder
 from lisae_tf.config import Config
 from lisae_tf.convergence import Convergence, ResumePoint
 from lisae_tf.errors import LisaeError
+from lisae_tf.parts import TrainingData
 from lisae_tf.phase import TrainingOptions, build_autoencoder, fit_phase
 from lisae_tf.pipelines import held_out_batches, steps_per_epoch, training_batches
-from lisae_tf.tasks import TrainingData
 
 RESTART_STRIDE = 1_000_003  # between the seeds of a run and of its restarts
 

@@ -16,6 +16,7 @@ from lisae_tf.config import Config
 from lisae_tf.convergence import Convergence, ResumePoint
 from lisae_tf.errors import LisaeError
 from lisae_tf.features import encode
+from lisae_tf.parts import TrainingData
 from lisae_tf.phase import TrainingOptions, fit_phase, picture_errors
 from lisae_tf.pipelines import (
     augmented_bank,
@@ -23,7 +24,6 @@ from lisae_tf.pipelines import (
     steps_per_epoch,
     training_batches,
 )
-from lisae_tf.tasks import TrainingData
 
 
 def _negatives_past_gamma(errors: np.ndarray, gamma: float) -> str | None:

@@ -13,8 +13,8 @@ from lisae_tf.convergence import ResumePoint
 from lisae_tf.errors import LisaeError
 from lisae_tf.feature_extraction import feature_extraction
 from lisae_tf.latent_shaping import latent_shaping
+from lisae_tf.parts import TrainingData
 from lisae_tf.phase import TrainingOptions, build_autoencoder
-from lisae_tf.tasks import TrainingData
 
 
 @dataclass

@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lisae_tf import datasets, pictures, surfaces, tasks
+from lisae_tf import datasets, drawings, folders, parts, pictures, surfaces
 from lisae_tf.config import Data, resolve
+from lisae_tf.drawings import background_is_bright, match_polarity
 from lisae_tf.errors import LisaeError
-from lisae_tf.tasks import background_is_bright, load_test, load_training, match_polarity, split
+from lisae_tf.parts import split
+from lisae_tf.tasks import load_test, load_training
 
 # Splitting
 
@@ -59,7 +61,7 @@ def test_seed_and_stream_decide_who_goes_where():
     pixels = np.arange(60, dtype=np.uint8).reshape(60, 1, 1, 1)
 
     def fit(**options):
-        return tasks.split_side(pixels, Data(), **options)[0].fit.tolist()
+        return parts.split_side(pixels, Data(), **options)[0].fit.tolist()
 
     assert fit(seed=1, stream=0) == fit(seed=1, stream=0)
     assert fit(seed=1, stream=0) != fit(seed=1, stream=1)
@@ -143,7 +145,7 @@ def test_each_picture_of_the_folders_has_one_place(three_folders):
     data, test = load_training(config), load_test(config)
     normal = data.normal
     read = digests(normal.fit, normal.stopping, normal.calibration, test.pixels[~test.is_anomaly])
-    assert read == digests(tasks._folder(config.normal_dir, config, skip_bad=False).pixels)
+    assert read == digests(folders._read(config.normal_dir, config, skip_bad=False).pixels)
     assert set(read.values()) == {1}
     assert [len(p) for p in (normal.stopping, normal.calibration)] == [4, 4]
     assert (len(test.pixels), int(test.is_anomaly.sum())) == (11, 7)
@@ -174,7 +176,7 @@ def test_copies_of_one_picture_stay_in_one_part(three_folders):
 )  # fmt: skip
 def test_only_folders_without_any_colour_are_grey(kinds, channels, tmp_path, picture_folder):
     picture_folder(tmp_path / "normal", 25, kinds=kinds)
-    config = tasks.settle_folder_channels(folder_config(tmp_path, negatives="none"))
+    config = folders.settle_folder_channels(folder_config(tmp_path, negatives="none"))
     assert (config.data.channels, config.data.size) == (channels, [12, 12])
     data = load_training(config)
     assert data.shape == (12, 12, channels)
@@ -184,7 +186,7 @@ def test_only_folders_without_any_colour_are_grey(kinds, channels, tmp_path, pic
 def test_an_unreadable_file_is_no_colour(tmp_path, picture_folder):
     picture_folder(tmp_path / "normal", 25, kinds=[(9, 9, "L", ".png")])
     (tmp_path / "normal" / "a.png").write_bytes(b"no picture")
-    config = tasks.settle_folder_channels(folder_config(tmp_path, negatives="none"))
+    config = folders.settle_folder_channels(folder_config(tmp_path, negatives="none"))
     assert config.data.channels == 1
 
 
@@ -267,7 +269,7 @@ def test_folders_take_no_classes_as_negatives(tmp_path, picture_folder):
 
 
 def test_drawn_negatives_fit_the_folder(tmp_path, picture_folder, monkeypatch):
-    monkeypatch.setattr(tasks, "GENERATED_COUNT", 1000)
+    monkeypatch.setattr(drawings, "GENERATED_COUNT", 1000)
     picture_folder(tmp_path / "normal", 25, level=200)
     data = load_training(folder_config(tmp_path, negatives="strokes"))
     assert data.negative.fit.shape == (800, 12, 12, 3)

@@ -10,8 +10,8 @@ from lisae_tf.checkpoints import weights_of
 from lisae_tf.convergence import Convergence, ResumePoint
 from lisae_tf.errors import LisaeError
 from lisae_tf.features import encode
+from lisae_tf.parts import Parts
 from lisae_tf.phase import TrainingOptions, build_autoencoder
-from lisae_tf.tasks import Parts
 from lisae_tf.training import train
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 
 from lisae_tf.config import merge, resolve
+from lisae_tf.parts import Parts, TrainingData
 from lisae_tf.surfaces import patches
-from lisae_tf.tasks import Parts, TrainingData
 
 TINY = {
     "variant": "lis",

@@ -53,9 +53,9 @@ def command(
     for note in notes:
         say(f"note: {note}")
     start_tensorflow()
-    from lisae_tf import experiment, runs, tasks
+    from lisae_tf import experiment, folders, runs
 
-    config = tasks.settle_folder_channels(config)
+    config = folders.settle_folder_channels(config)
     folder = out or runs.default_folder(run_name(config), resume=resume)
     say(config.to_yaml().rstrip())
     loaded = experiment.load(config, data_dir, skip_bad=skip_bad)
@@ -73,7 +73,7 @@ def run_name(config) -> str:
         subject = Path(config.normal_dir).resolve().name
     else:
         classes = "-".join(str(c) for c in config.normal_class or [0])
-        subject = f"{config.dataset}-{classes}"
+        subject = f"{config.dataset}-{classes}".replace("/", "-")
     return f"{subject}-{config.variant}-seed{config.seed}"
 
 

@@ -10,8 +10,8 @@ from lisae_tf.checkpoints import Arrays, load_arrays, save_arrays
 from lisae_tf.config import Config, read_settings, resolve
 from lisae_tf.errors import LisaeError
 from lisae_tf.files import make_folder, read_json, sha256, write_json, write_text
+from lisae_tf.parts import TrainingData, split_side
 from lisae_tf.phase import TrainingOptions
-from lisae_tf.tasks import TrainingData, split_side
 from lisae_tf.thresholds import Threshold, choose_threshold
 
 CONFIG, SIDECAR, WEIGHTS = "config.yaml", "detector.json", "weights.npz"

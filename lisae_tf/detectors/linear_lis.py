@@ -9,8 +9,8 @@ from lisae_tf.detectors.lisae import GraphDetector
 from lisae_tf.errors import LisaeError
 from lisae_tf.linear import fit_linear
 from lisae_tf.networks import build_linear_networks
+from lisae_tf.parts import TrainingData
 from lisae_tf.phase import TrainingOptions
-from lisae_tf.tasks import TrainingData
 from lisae_tf.training import require_negatives
 
 MAX_PICTURES = 10_000  # of each side; the second moments change little beyond

@@ -7,9 +7,9 @@ import numpy as np
 
 from lisae_tf.checkpoints import Arrays, set_weights, weights_of
 from lisae_tf.detectors.base import Detector
+from lisae_tf.parts import TrainingData
 from lisae_tf.phase import TrainingOptions, build_autoencoder
 from lisae_tf.scoring import Scorer, scoring_graph, set_threshold
-from lisae_tf.tasks import TrainingData
 from lisae_tf.thresholds import Threshold
 from lisae_tf.training import train
 

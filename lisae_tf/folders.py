@@ -1,0 +1,120 @@
+"""The user's own folders of pictures as training data and test."""
+
+from pathlib import Path
+
+import numpy as np
+
+from lisae_tf import pictures
+from lisae_tf.config import FOLDER, Config
+from lisae_tf.drawings import draw, match_polarity
+from lisae_tf.errors import LisaeError
+from lisae_tf.parts import Parts, TestData, TrainingData, split_side
+from lisae_tf.protocols import GENERATED
+
+FOLDER_SIZE = (64, 64)
+MIN_NORMAL, MIN_NEGATIVE = 20, 10
+
+
+def _read(path: str, config: Config, skip_bad: bool) -> pictures.Decoded:
+    found = pictures.find(Path(path))
+    size = tuple(config.data.size or FOLDER_SIZE)
+    return pictures.decode_all(found, size, config.data.channels or 3, skip_bad=skip_bad)
+
+
+def settle_folder_channels(config: Config) -> Config:
+    """Grey if every readable normal picture is grey, else RGB; written into the settings."""
+    if config.dataset != FOLDER or config.data.channels:
+        return config
+
+    def grey(path: Path) -> bool:
+        try:
+            return pictures.is_grey(path)
+        except pictures.BadPicture:
+            return True  # decoding names it
+
+    channels = 1 if all(map(grey, pictures.find(Path(config.normal_dir)))) else 3
+    data = config.data.model_copy(
+        update={"channels": channels, "size": config.data.size or list(FOLDER_SIZE)}
+    )
+    return config.model_copy(update={"data": data})
+
+
+def _refuse_overlap(
+    one: pictures.Decoded, is_one: str, other: pictures.Decoded, is_other: str
+) -> None:
+    known = dict(zip(pictures.content_hashes(one.pixels), one.names, strict=True))
+    for digest, name in zip(pictures.content_hashes(other.pixels), other.names, strict=True):
+        if digest in known:
+            raise LisaeError(
+                f"{name} ({is_other}) holds the same picture as {known[digest]} ({is_one}); "
+                f"remove it from one of the two folders"
+            )
+
+
+def _split_folder(
+    found: pictures.Decoded, config: Config, *, stream: int, with_test: bool = False
+) -> tuple[Parts, np.ndarray]:
+    """Parts of a folder; copies of one picture stay together."""
+    _, same = np.unique(pictures.content_hashes(found.pixels), return_inverse=True)
+    return split_side(
+        found.pixels, config.data, seed=config.seed, stream=stream, groups=same,
+        with_test=with_test,
+    )  # fmt: skip
+
+
+def _refuse_few(count: int, minimum: int, what: str, folder: str) -> None:
+    if count < minimum:
+        raise LisaeError(
+            f"{folder} holds {count} usable {what} picture{'s' * (count != 1)}; training needs "
+            f"at least {minimum}"
+        )
+
+
+def load_folder_training(config: Config, *, skip_bad: bool) -> TrainingData:
+    """Everything that training may see of the user's folders.
+
+    Raises:
+        LisaeError: missing folders, unreadable or too few pictures, or overlapping folders.
+    """
+    normal = _read(config.normal_dir, config, skip_bad)
+    _refuse_few(len(normal.pixels), MIN_NORMAL, "normal", config.normal_dir)
+    notes = [f"left out: {reason}" for reason in normal.bad.values()]
+    normal_parts, _ = _split_folder(normal, config, stream=0, with_test=True)
+    negative_parts = None
+    if config.negative_dir:
+        negative = _read(config.negative_dir, config, skip_bad)
+        _refuse_few(len(negative.pixels), MIN_NEGATIVE, "negative", config.negative_dir)
+        _refuse_overlap(normal, "normal", negative, "negative")
+        notes += [f"left out: {reason}" for reason in negative.bad.values()]
+        negative_parts, _ = _split_folder(negative, config, stream=1)
+    elif config.negatives in GENERATED:
+        shape = normal.pixels.shape[1:]
+        pixels = match_polarity(draw(config.negatives, shape, config.seed), normal.pixels)
+        negative_parts, _ = split_side(pixels, config.data, seed=config.seed, stream=1)
+    elif config.negatives != "none":
+        raise LisaeError(
+            f"your own folders take --negative-dir or --negatives {'|'.join(GENERATED)}|none, "
+            f"not '{config.negatives}'"
+        )
+    return TrainingData(normal_parts, negative_parts, notes=tuple(notes))
+
+
+def load_folder_test(config: Config, *, skip_bad: bool) -> TestData:
+    """Held-out normal pictures and the anomalies, if there are any; for evaluation alone.
+
+    Raises:
+        LisaeError: anomalies that are also normal or negative pictures.
+    """
+    normal = _read(config.normal_dir, config, skip_bad)
+    _, test = _split_folder(normal, config, stream=0, with_test=True)
+    pixels, labels, anomalies = normal.pixels[test], [normal.names[i] for i in test], 0
+    if config.anomaly_dir:
+        anomaly = _read(config.anomaly_dir, config, skip_bad)
+        _refuse_overlap(normal, "normal", anomaly, "anomaly")
+        if config.negative_dir:
+            negative = _read(config.negative_dir, config, skip_bad)
+            _refuse_overlap(negative, "negative", anomaly, "anomaly")
+        pixels = np.concatenate([pixels, anomaly.pixels])
+        labels += anomaly.names
+        anomalies = len(anomaly.names)
+    return TestData(pixels, np.arange(len(pixels)) >= len(pixels) - anomalies, labels)

@@ -1,0 +1,105 @@
+"""What training may see and what the test holds, as arrays; and how pictures are held out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lisae_tf.config import Data
+from lisae_tf.errors import LisaeError
+
+
+@dataclass(frozen=True)
+class Parts:
+    """One side of the training data, uint8 (N, H, W, C) each, disjoint."""
+
+    fit: np.ndarray
+    stopping: np.ndarray  # decides when to stop
+    calibration: np.ndarray  # normal: sets α; negative: `auroc_negatives`; used for nothing else
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """All that training and calibration may see."""
+
+    normal: Parts
+    negative: Parts | None
+    augment: bool = False  # whether negatives are augmented
+    notes: tuple[str, ...] = ()  # what the user should know
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """H, W, C."""
+        return self.normal.fit.shape[1:]
+
+
+@dataclass(frozen=True)
+class TestData:
+    """Test pictures; `is_anomaly` is read by evaluation alone."""
+
+    __test__ = False  # no test class, whatever pytest thinks
+
+    pixels: np.ndarray  # uint8 (N, H, W, C)
+    is_anomaly: np.ndarray  # bool (N,)
+    labels: list[str] = field(default_factory=list)  # class or file of each
+
+
+def split(
+    count: int,
+    shares: Sequence[float],
+    *,
+    groups: np.ndarray | None = None,
+    generator: np.random.Generator,
+) -> list[np.ndarray]:
+    """Sorted, disjoint indices: the rest first, then a part for each share.
+
+    Args:
+        count: number of pictures.
+        shares: of the held-out parts, each at least one picture.
+        groups: (count,); a group is never divided between parts.
+        generator: decides who goes where.
+
+    Raises:
+        LisaeError: too few pictures or groups to leave some for training.
+    """
+    keys = np.arange(count) if groups is None else groups
+    names, sizes = np.unique(keys, return_counts=True)
+    order = generator.permutation(len(names))
+    ends = np.cumsum(sizes[order])
+    parts, taken = [], 0
+    for share in shares:
+        wanted = sizes[order[:taken]].sum() + max(1, round(share * count))
+        upto = max(taken + 1, int(np.searchsorted(ends, wanted, side="left")) + 1)
+        parts.append(np.flatnonzero(np.isin(keys, names[order[taken:upto]])))
+        taken = upto
+    if taken >= len(names):
+        raise LisaeError(
+            f"{count} picture{'s' * (count != 1)} ({len(names)} different or independent) cannot "
+            "be held apart for training, stopping, calibration and test; give more of them or "
+            "lower data.stopping_fraction, calibration_fraction and test_fraction"
+        )
+    return [np.flatnonzero(np.isin(keys, names[order[taken:]])), *parts]
+
+
+def _rng(seed: int, stream: int) -> np.random.Generator:
+    return np.random.default_rng([seed, stream])
+
+
+def split_side(
+    pixels: np.ndarray,
+    data: Data,
+    *,
+    seed: int,
+    stream: int,
+    groups: np.ndarray | None = None,
+    with_test: bool = False,
+) -> tuple[Parts, np.ndarray]:
+    """Fit, stopping and calibration parts, and the indices of a test part (empty without)."""
+    shares = [data.stopping_fraction, data.calibration_fraction]
+    if with_test:
+        shares.append(data.test_fraction)
+    fit, stopping, calibration, *test = split(
+        len(pixels), shares, groups=groups, generator=_rng(seed, stream)
+    )
+    parts = Parts(pixels[fit], pixels[stopping], pixels[calibration])
+    return parts, test[0] if test else np.empty(0, np.int64)
