@@ -27,9 +27,9 @@ from lisae_tf.pipelines import (
 
 
 def _negatives_past_gamma(errors: np.ndarray, gamma: float) -> str | None:
-    """A warning where most negatives satisfy the hinge before phase 2 has begun."""
+    """A warning where nearly all negatives satisfy the hinge before phase 2 has begun."""
     share = float(np.mean(errors > gamma))
-    if share < 0.5:
+    if share < 0.95:
         return None
     acting = float(f"{2 * np.quantile(errors, 0.9):.2g}")
     return (
