@@ -31,6 +31,7 @@ def model(tmp_path):
 
 @pytest.mark.slow
 def test_ten_thousand_requests_a_new_version_and_the_end(model):
+    toy.built(2)
     server = toy.Embedded(model)
     traffic = Traffic(server, (1, 2), threads=3)
     started = time.monotonic()

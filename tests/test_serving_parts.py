@@ -196,7 +196,9 @@ def test_labels_follow_the_config_file(tmp_path):
     assert versions.pick(label="stable") == "model 2"
 
 
-def test_a_body_that_does_not_arrive_is_given_up(tmp_path):
+@pytest.fixture
+def ask(tmp_path):
+    """Sends requests to the REST front of a service that is not yet or no longer quite there."""
     from aiohttp import ClientSession
     from aiohttp.test_utils import TestServer
 
@@ -208,21 +210,37 @@ def test_a_body_that_does_not_arrive_is_given_up(tmp_path):
     version(tmp_path, 1)
     versions.poll()
 
+    async def answer(method, path, data, states):
+        with ThreadPoolExecutor(1) as pool:
+            service = Service(versions, Limits(read_seconds=0.1), Metrics(versions), pool, **states)
+            front = TestServer(RestServer(service).application())
+            async with front as server, ClientSession() as session:
+                url = server.make_url(path)
+                async with session.request(method, url, data=data) as found:
+                    connection = found.headers.get("Connection", "keep-alive")
+                    return found.status, connection, await found.json()
+
+    return lambda method, path, data=None, **states: asyncio.run(answer(method, path, data, states))
+
+
+def test_a_body_that_does_not_arrive_is_given_up(ask):
     async def never():
         yield b"{"
         await asyncio.sleep(60)
 
-    async def ask() -> int:
-        with ThreadPoolExecutor(1) as pool:
-            service = Service(versions, Limits(read_seconds=0.1), Metrics(versions), pool)
-            front = TestServer(RestServer(service).application())
-            async with front as server, ClientSession() as session:
-                url = server.make_url("/v1/models/m:predict")
-                async with session.post(url, data=never()) as answer:
-                    assert list(await answer.json()) == ["error"]
-                    return answer.status
+    status, _, answer = ask("POST", "/v1/models/m:predict", never())
+    assert (status, list(answer)) == (CODES["DEADLINE_EXCEEDED"][1], ["error"])
 
-    assert asyncio.run(ask()) == CODES["DEADLINE_EXCEEDED"][1]
+
+def test_a_server_that_ends_says_so(ask):
+    ready = {"ready": True, "versions": [1]}
+    assert ask("GET", "/healthz") == (200, "keep-alive", ready)
+    leaving = ask("GET", "/healthz", leaving=True)
+    assert leaving == (503, "close", ready | {"ready": False})
+    assert ask("GET", "/v1/models/m", leaving=True)[:2] == (200, "close")
+    status, connection, answer = ask("GET", "/v1/models/m", leaving=True, refusing=True)
+    assert (status, connection) == (503, "close")
+    assert "is ending" in answer["error"]
 
 
 def altered(model, tmp_path):

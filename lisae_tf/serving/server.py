@@ -21,7 +21,8 @@ from lisae_tf.serving.rest_server import RestServer
 from lisae_tf.serving.service import Service
 from lisae_tf.serving.versions import Versions
 
-_QUIET_SECONDS = 0.3
+_QUIET_SECONDS = 0.5
+_PARTING_SECONDS = 3.0
 _log = logging.getLogger(__name__)
 
 
@@ -132,7 +133,7 @@ async def _run(service: Service, settings: Settings, announce: Callable[[str], N
         )
         await ended.wait()
         loop.remove_signal_handler(signal.SIGINT)  # a second Ctrl+C ends at once
-        await _drain(service, settings)
+        await _drain(service, settings, runner)
     finally:
         stopped = grpc_front.stop(settings.grace_seconds)
         await runner.cleanup()
@@ -140,12 +141,16 @@ async def _run(service: Service, settings: Settings, announce: Callable[[str], N
         await asyncio.to_thread(service.versions.stop)
 
 
-async def _drain(service: Service, settings: Settings) -> None:
-    """Leaves, refuses, and returns when all is answered and nobody has come for a moment."""
+async def _drain(service: Service, settings: Settings, runner: web.AppRunner) -> None:
+    """Leaves, refuses, and returns when all is answered and nobody comes any more."""
     _log.info("ending: answering what is there")
     service.leaving = True
     await asyncio.sleep(settings.leave_seconds)
     service.refusing = True
-    end = time.monotonic() + settings.grace_seconds
-    while service.idle_seconds() < _QUIET_SECONDS and time.monotonic() < end:
+    started = time.monotonic()
+    while (waited := time.monotonic() - started) < settings.grace_seconds:
+        # A connection that is kept alive may have a request on its way.
+        parted = not runner.server.connections or waited > _PARTING_SECONDS
+        if parted and service.idle_seconds() > _QUIET_SECONDS:
+            return
         await asyncio.sleep(0.05)
