@@ -15,7 +15,7 @@ import tensorflow as tf
 from lisae_tf import __version__, runs
 from lisae_tf.artefacts import Record, metadata_of
 from lisae_tf.detectors.base import Detector
-from lisae_tf.detectors.lisae import GraphDetector
+from lisae_tf.detectors.graph import AutoencoderDetector, GraphDetector
 from lisae_tf.errors import LisaeError
 from lisae_tf.scoring import scoring_graph, set_threshold
 
@@ -98,8 +98,8 @@ def make_artefact(
     """
     if not isinstance(detector, GraphDetector):
         raise LisaeError(
-            f"a {type(detector).__name__} has no Keras graph and cannot be exported; train one of "
-            "the variants lis, linsep, ae or linear-lis"
+            f"a {type(detector).__name__} has no Keras graph and cannot be exported; train "
+            "another variant, such as lis or linsep"
         )
     if detector.threshold_ is None:
         raise LisaeError("this detector has no threshold yet; run calibrate first")
@@ -111,7 +111,9 @@ def make_artefact(
     # Scores are float32, and so is the threshold inside a graph.
     alpha = float(np.float32(detector.threshold_.alpha))
     detector.set_threshold(replace(detector.threshold_, alpha=alpha))
-    graph = scoring_graph(*detector.networks(), reconstruction=True, dtype=dtype)
+    graph = scoring_graph(
+        detector.inference(), reconstruction=isinstance(detector, AutoencoderDetector), dtype=dtype
+    )
     set_threshold(graph, alpha)
     record = _record(detector, runs.read_metrics(run), dtype)
     return Artefact(detector, graph, name, dtype, record)

@@ -20,6 +20,7 @@ from lisae_tf.errors import LisaeError
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Natural = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=0.5)]
+Filters = Annotated[list[Natural], Field(min_length=2, max_length=2)]
 Side = Annotated[int, Field(ge=8, le=1024)]
 Classes = Annotated[list[int | str], Field(min_length=1)]
 
@@ -35,6 +36,7 @@ class _Section(BaseModel):
 class Data(_Section):
     """How pictures reach the network and how the training part is held out."""
 
+    mirror: bool = False  # train on each picture mirrored left to right as well
     size: Annotated[list[Side], Field(min_length=2, max_length=2)] | None = None
     channels: Literal[1, 3] | None = None
     stopping_fraction: Fraction = 0.1
@@ -46,7 +48,8 @@ class Network(_Section):
     """Encoder, latent and decoder (equations 1-3; section 5.1)."""
 
     latent: Natural = 32
-    filters: Annotated[list[Natural], Field(min_length=2, max_length=2)] = [32, 64]
+    filters: Filters = [32, 64]
+    decoder_filters: Filters | None = None  # as `filters`, in reverse, unless given
 
 
 class FeatureExtraction(_Section):

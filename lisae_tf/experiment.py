@@ -25,7 +25,6 @@ from lisae_tf.protocols import make_task
 from lisae_tf.runs import CHECKPOINT, HISTORY, METRICS, SCORES
 from lisae_tf.tasks import load_test, load_training
 from lisae_tf.thresholds import choose_threshold, smallest_fpr
-from lisae_tf.training import require_negatives
 
 
 @dataclass
@@ -35,7 +34,7 @@ class Outcome:
     detector: Detector
     metrics: dict
     test: TestData
-    before: Scored  # after phase 1
+    before: Scored | None  # after phase 1, where there are two phases
     after: Scored
     notes: list[str] = field(default_factory=list)
 
@@ -58,7 +57,7 @@ def load(config: Config, data_dir: Path | None = None, *, skip_bad: bool = False
     """
     began = time.perf_counter()
     data = load_training(config, data_dir, skip_bad=skip_bad)
-    require_negatives(config, data)
+    make_detector(config).require_negatives(data)
     test = load_test(config, data_dir, skip_bad=skip_bad)
     return Loaded(data, test, data_dir, time.perf_counter() - began)
 
@@ -98,14 +97,15 @@ def describe(config: Config, data_dir: Path | None) -> dict[str, object]:
     }
 
 
-def score_test(detector: Detector, test: TestData) -> tuple[Scored, Scored]:
-    """Test scores as phase 1 left the detector, and as it is."""
-    before = detector.phase1_detector().score(test.pixels)
-    return Scored(before, test.is_anomaly), Scored(detector.score(test.pixels), test.is_anomaly)
+def score_test(detector: Detector, test: TestData) -> tuple[Scored | None, Scored]:
+    """Test scores as phase 1 left the detector, where there is one, and as it is."""
+    phase1 = detector.phase1_detector()
+    before = Scored(phase1.score(test.pixels), test.is_anomaly) if phase1 else None
+    return before, Scored(detector.score(test.pixels), test.is_anomaly)
 
 
 def measure(
-    detector: Detector, data: TrainingData, before: Scored, after: Scored
+    detector: Detector, data: TrainingData, before: Scored | None, after: Scored
 ) -> dict[str, object]:
     """Everything in `metrics.json` that depends on scores."""
     held_out = None
@@ -114,7 +114,7 @@ def measure(
         held_out = auroc(after.normal, detector.score(data.negative.calibration))
     return {
         **evaluate(after, detector.threshold_.alpha),
-        "auroc_phase1": auroc(before.normal, before.anomaly),
+        "auroc_phase1": auroc(before.normal, before.anomaly) if before else None,
         "auroc_negatives": held_out,
         "threshold": detector.threshold_.alpha,
         "threshold_guaranteed_fpr": detector.threshold_.guaranteed_fpr,
@@ -183,15 +183,14 @@ def _write(outcome: Outcome, folder: Path, calibration_scores: np.ndarray, watch
 
     outcome.detector.save(folder)
     write_json(folder / HISTORY, outcome.detector.history)
-    save_arrays(
-        folder / SCORES,
-        {
-            "calibration": calibration_scores,
-            "test": outcome.after.scores,
-            "test_phase1": outcome.before.scores,
-            "is_anomaly": outcome.after.is_anomaly,
-        },
-    )
+    scores = {
+        "calibration": calibration_scores,
+        "test": outcome.after.scores,
+        "is_anomaly": outcome.after.is_anomaly,
+    }
+    if outcome.before:
+        scores["test_phase1"] = outcome.before.scores
+    save_arrays(folder / SCORES, scores)
     with watch.stage("figures"):
         run_figures.draw(outcome, folder / "figures")
     write_json(folder / METRICS, outcome.metrics)

@@ -58,16 +58,24 @@ def reconstructions(
     _save(figure, path)
 
 
-def score_histograms(path: Path, before: Scored, after: Scored, alpha: float) -> None:
-    """Score distributions after phase 1 and after phase 2, with α."""
+def _stages(before: Scored | None, after: Scored) -> list[tuple[Scored, str, str]]:
+    """Scores, colour and name of each stage; detectors without two phases have one."""
+    if before is None:
+        return [(after, _AFTER, "final")]
+    return [(before, _BEFORE, "phase 1"), (after, _AFTER, "phase 2")]
+
+
+def score_histograms(path: Path, before: Scored | None, after: Scored, alpha: float) -> None:
+    """Score distributions after phase 1 (where there is one) and at the end, with α."""
+    stages = _stages(before, after)
     with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(8, 2.8))
-        for axis, scored, title in zip(
-            axes, (before, after), ("after phase 1", "after phase 2"), strict=True
-        ):
-            positive = scored.scores[scored.scores > 0]
-            low, high = np.log10(positive.min()), np.log10(positive.max())
-            bins = np.logspace(low, high + 1e-6, 60)
+        figure, axes = plt.subplots(1, len(stages), figsize=(4 * len(stages), 2.8), squeeze=False)
+        for axis, (scored, _, title) in zip(axes[0], stages, strict=True):
+            low, high = scored.scores.min(), scored.scores.max()
+            if low > 0:
+                bins = np.logspace(np.log10(low), np.log10(high) + 1e-6, 60)
+            else:
+                bins = np.linspace(low, high, 60)
             for scores, colour, name in (
                 (scored.normal, _NORMAL, "normal"), (scored.anomaly, _ANOMALY, "anomaly"),
             ):  # fmt: skip
@@ -76,19 +84,18 @@ def score_histograms(path: Path, before: Scored, after: Scored, alpha: float) ->
                         scores, bins, color=colour, alpha=0.6, label=name,
                         weights=np.full(len(scores), 1 / len(scores)),
                     )  # fmt: skip
-            axis.set(xscale="log", title=title, xlabel="score", ylabel="share of pictures")
-        axes[1].axvline(alpha, color="black", linestyle="--", label=f"α = {alpha:.3g}")
-        axes[1].legend(frameon=False)
+            scale = "log" if low > 0 else "linear"
+            axis.set(xscale=scale, title=title, xlabel="score", ylabel="share of pictures")
+        axes[0, -1].axvline(alpha, color="black", linestyle="--", label=f"α = {alpha:.3g}")
+        axes[0, -1].legend(frameon=False)
         _save(figure, path)
 
 
-def roc(path: Path, before: Scored, after: Scored) -> None:
-    """ROC curves after phase 1 and after phase 2."""
+def roc(path: Path, before: Scored | None, after: Scored) -> None:
+    """ROC curves after phase 1 (where there is one) and at the end."""
     with plt.rc_context(_STYLE):
         figure, axis = plt.subplots(figsize=(3.6, 3.4))
-        for scored, colour, name in (
-            (before, _BEFORE, "phase 1"), (after, _AFTER, "phase 2"),
-        ):  # fmt: skip
+        for scored, colour, name in _stages(before, after):
             fpr, tpr, _ = metrics.roc_curve(scored.is_anomaly, scored.scores)
             area = metrics.auc(fpr, tpr)
             axis.plot(fpr, tpr, color=colour, label=f"{name}: {area:.3f}")
@@ -98,13 +105,11 @@ def roc(path: Path, before: Scored, after: Scored) -> None:
         _save(figure, path)
 
 
-def trade_off(path: Path, before: Scored, after: Scored, alpha: float) -> None:
+def trade_off(path: Path, before: Scored | None, after: Scored, alpha: float) -> None:
     """Figure 3: accuracy on anomalies against accuracy on normal pictures over α."""
     with plt.rc_context(_STYLE):
         figure, axis = plt.subplots(figsize=(3.8, 3.4))
-        for scored, colour, name in (
-            (before, _BEFORE, "AE (phase 1)"), (after, _AFTER, "phase 2"),
-        ):  # fmt: skip
+        for scored, colour, name in _stages(before, after):
             _, normal, anomaly = accuracy_trade_off(scored).T
             axis.plot(normal, anomaly, color=colour, label=name)
         point = np.mean(after.normal <= alpha), np.mean(after.anomaly > alpha)

@@ -1,7 +1,7 @@
 """What training may see and what the test holds, as arrays; and how pictures are held out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -31,6 +31,15 @@ class TrainingData:
     def shape(self) -> tuple[int, int, int]:
         """H, W, C."""
         return self.normal.fit.shape[1:]
+
+
+def mirrored(data: TrainingData) -> TrainingData:
+    """The fit parts of both sides with each picture mirrored left to right behind the originals."""
+
+    def both(parts: Parts | None) -> Parts | None:
+        return parts and replace(parts, fit=np.concatenate([parts.fit, parts.fit[:, :, ::-1]]))
+
+    return replace(data, normal=both(data.normal), negative=both(data.negative))
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,11 @@ def build_autoencoder(
     config: Config, shape: tuple[int, int, int], *, seed: int, mean_pixel: float = 0.5
 ) -> LatentInsensitiveAutoencoder:
     """An untrained model for pictures of `shape`."""
-    architecture = Architecture(shape, config.network.latent, tuple(config.network.filters))
+    network = config.network
+    architecture = Architecture(
+        shape, network.latent, tuple(network.filters),
+        network.decoder_filters and tuple(network.decoder_filters),
+    )  # fmt: skip
     networks = build_networks(architecture, seed=seed, mean_pixel=mean_pixel)
     return LatentInsensitiveAutoencoder(*networks)
 

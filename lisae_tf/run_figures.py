@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from lisae_tf import figures
+from lisae_tf.detectors.graph import AutoencoderDetector
 from lisae_tf.experiment import Outcome
 from lisae_tf.files import make_folder
 
@@ -30,13 +31,12 @@ def draw(outcome: Outcome, folder: Path) -> None:
     """Writes every figure of a run; what needs anomalies is left out without them."""
     make_folder(folder)
     chosen, n_normal = _shown(outcome)
-    if len(chosen):
+    if len(chosen) and isinstance(outcome.detector, AutoencoderDetector):
         pixels = outcome.test.pixels[chosen]
-        rows = [
-            ("input", pixels),
-            ("phase 1", outcome.detector.phase1_detector().reconstruct(pixels)),
-        ]
-        if outcome.detector.needs_negatives:
+        rows = [("input", pixels)]
+        if phase1 := outcome.detector.phase1_detector():
+            rows.append(("phase 1", phase1.reconstruct(pixels)))
+        if outcome.detector.config.variant != "ae":
             rows.append((outcome.detector.config.variant, outcome.detector.reconstruct(pixels)))
         names = [Path(outcome.test.labels[index]).name for index in chosen]
         figures.reconstructions(folder / "reconstructions.png", rows, names, n_normal)

@@ -37,33 +37,35 @@ class ExceedsThreshold(layers.Layer):
         return ops.greater(score, self.alpha if alpha is None else alpha)
 
 
+def reconstruction_score(
+    encoder: keras.Model, latent: keras.Model, decoder: keras.Model
+) -> keras.Model:
+    """The model x -> {"score": L(x), "reconstruction": x̂} (equations 1-3, section 3.4)."""
+    x = keras.Input(encoder.input_shape[1:], name="x")
+    x_hat = decoder(latent(encoder(x)))
+    return keras.Model(x, {"score": Score(name="score")([x, x_hat]), "reconstruction": x_hat})
+
+
 def scoring_graph(
-    encoder: keras.Model,
-    latent: keras.Model,
-    decoder: keras.Model,
-    *,
-    reconstruction: bool = False,
-    dtype: str = "uint8",
+    inference: keras.Model, *, reconstruction: bool = False, dtype: str = "uint8"
 ) -> keras.Model:
     """The whole of inference after decoding, as one functional model.
 
     Args:
-        encoder: ℰ.
-        latent: 𝒵.
-        decoder: 𝒟.
+        inference: x, float32 (N, H, W, C) in 0-1 -> {"score": float32 (N,)}, and
+            "reconstruction" where there is one.
         reconstruction: also give "reconstruction", float32 (N, H, W, C) in 0-1.
         dtype: of the pictures; "float32" ones are on the 0-1 scale already.
 
     Returns:
         "image", uint8 (N, H, W, C) -> {"score": float32 (N,), "is_anomaly": bool (N,)}.
     """
-    image = keras.Input(encoder.input_shape[1:], dtype=dtype, name="image")
-    x = image if dtype == "float32" else scale()(image)
-    x_hat = decoder(latent(encoder(x)))
-    score = Score(name="score")([x, x_hat])
+    image = keras.Input(inference.input_shape[1:], dtype=dtype, name="image")
+    inferred = inference(image if dtype == "float32" else scale()(image))
+    score = inferred["score"]
     outputs = {"score": score, "is_anomaly": ExceedsThreshold(name="is_anomaly")(score)}
     if reconstruction:
-        outputs["reconstruction"] = x_hat
+        outputs["reconstruction"] = inferred["reconstruction"]
     return keras.Model(image, outputs, name="scoring_graph")
 
 

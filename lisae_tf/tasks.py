@@ -13,7 +13,7 @@ from lisae_tf.datasets import Dataset, Images, open_dataset
 from lisae_tf.drawings import background_is_bright, draw
 from lisae_tf.errors import LisaeError
 from lisae_tf.folders import FOLDER_SIZE, load_folder_test, load_folder_training
-from lisae_tf.parts import Parts, TestData, TrainingData, split_side
+from lisae_tf.parts import Parts, TestData, TrainingData, mirrored, split_side
 from lisae_tf.protocols import GENERATED, Negatives, Task, make_negatives, make_task
 
 # Drawn sets: ink and paper are brought to the polarity of the normal pictures.
@@ -102,7 +102,13 @@ def load_training(
         LisaeError: missing data, unreadable pictures, too few of them, or forbidden negatives.
     """
     if config.dataset == FOLDER:
-        return load_folder_training(config, skip_bad=skip_bad)
+        data = load_folder_training(config, skip_bad=skip_bad)
+    else:
+        data = _load_named_training(config, data_dir)
+    return mirrored(data) if config.data.mirror else data
+
+
+def _load_named_training(config: Config, data_dir: Path | None) -> TrainingData:
     dataset, task, negatives = open_task(config, data_dir)
     normal, grouped = _held_out_of_dataset(dataset, task.normal, config, stream=0)
     notes = []

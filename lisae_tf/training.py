@@ -10,7 +10,6 @@ from lisae_tf.autoencoder import LatentInsensitiveAutoencoder
 from lisae_tf.checkpoints import Arrays, set_weights, weights_of
 from lisae_tf.config import Config
 from lisae_tf.convergence import ResumePoint
-from lisae_tf.errors import LisaeError
 from lisae_tf.feature_extraction import feature_extraction
 from lisae_tf.latent_shaping import latent_shaping
 from lisae_tf.parts import TrainingData
@@ -28,26 +27,12 @@ class TrainingResult:
     notes: list[str] = field(default_factory=list)
 
 
-def require_negatives(config: Config, data: TrainingData) -> None:
-    """Refuses phase 2 without negatives.
-
-    Raises:
-        LisaeError: the variant needs negatives and there are none.
-    """
-    if config.variant != "ae" and data.negative is None:
-        raise LisaeError(
-            f"--variant {config.variant} needs negative pictures; name some with --negatives or "
-            "--negative-dir, or use --variant ae"
-        )
-
-
 def train(config: Config, data: TrainingData, options: TrainingOptions) -> TrainingResult:
     """Both phases, from the start or from where the checkpoint stands.
 
     Raises:
-        LisaeError: phase 2 without negatives, or a collapse that restarts did not cure.
+        LisaeError: a collapse that restarts did not cure.
     """
-    require_negatives(config, data)
     point = ResumePoint.load(options.checkpoint)
     if point.phase == 2:
         model = build_autoencoder(config, data.shape, seed=config.seed)

@@ -5,7 +5,13 @@ from hypothesis import strategies as st
 from training_fixtures import surface, tiny_config
 
 from lisae_tf.phase import build_autoencoder
-from lisae_tf.scoring import BATCH_SIZE, Scorer, scoring_graph, set_threshold
+from lisae_tf.scoring import (
+    BATCH_SIZE,
+    Scorer,
+    reconstruction_score,
+    scoring_graph,
+    set_threshold,
+)
 
 PICTURES = surface("gravel", 60)
 
@@ -17,7 +23,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def graph(model):
-    return scoring_graph(model.encoder, model.latent, model.decoder)
+    return scoring_graph(reconstruction_score(model.encoder, model.latent, model.decoder))
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lisae_tf import datasets, drawings, folders, parts, pictures, surfaces
-from lisae_tf.config import Data, resolve
+from lisae_tf.config import Data, dataset_settings, merge, resolve
 from lisae_tf.drawings import background_is_bright, match_polarity
 from lisae_tf.errors import LisaeError
 from lisae_tf.parts import split
@@ -375,3 +375,15 @@ def registry_without_ids(monkeypatch):
 
     opened = datasets.Dataset("svhn_cropped", tuple("0123456789"), (32, 32, 3), read)
     monkeypatch.setitem(datasets.DATASETS, "svhn_cropped", lambda data_dir: opened)
+
+
+def test_mirrored_pictures_are_trained_on_and_nothing_else():
+    plain = load_training(resolve(dataset_settings("surfaces")))
+    both = load_training(resolve(merge(dataset_settings("surfaces"), {"data": {"mirror": True}})))
+    for side in ("normal", "negative"):
+        one, two = getattr(plain, side), getattr(both, side)
+        half = len(one.fit)
+        np.testing.assert_array_equal(two.fit[:half], one.fit)
+        np.testing.assert_array_equal(two.fit[half:], one.fit[:, :, ::-1])
+        np.testing.assert_array_equal(two.stopping, one.stopping)
+        np.testing.assert_array_equal(two.calibration, one.calibration)

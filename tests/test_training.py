@@ -179,12 +179,6 @@ def test_a_hinge_that_acts_without_moving_weights_is_an_error(monkeypatch):
         latent_shaping.latent_shaping(config, data, model, ResumePoint(phase=2), TrainingOptions())
 
 
-def test_phase_2_without_negatives_is_refused():
-    data = dataclasses.replace(tiny_data(), negative=None)
-    with pytest.raises(LisaeError, match="needs negative pictures"):
-        train(tiny_config(), data, TrainingOptions())
-
-
 def test_the_mean_picture_is_what_a_collapse_is_measured_against():
     fit = np.zeros((4, 2, 2, 1), np.uint8)
     fit[:2] = 255

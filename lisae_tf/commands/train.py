@@ -93,9 +93,12 @@ def closing_lines(metrics: dict, folder: Path) -> list[str]:
     lines = [f"note: {note}" for note in metrics["notes"]]
     normal = ", ".join(map(str, metrics["normal"]))
     if metrics["auroc"] is not None:
+        before = metrics["auroc_phase1"]
+        auroc = f"{metrics['auroc']:.3f}"
+        if before is not None:
+            auroc = f"{before:.3f} after phase 1, {auroc} at the end"
         lines.append(
-            f"{normal} ({metrics['variant']}): AUROC {metrics['auroc_phase1']:.3f} after phase 1, "
-            f"{metrics['auroc']:.3f} at the end "
+            f"{normal} ({metrics['variant']}): AUROC {auroc} "
             f"({metrics['n_normal']} normal, {metrics['n_anomaly']} anomalies)"
         )
         lines.append(

@@ -10,7 +10,7 @@ from lisae_tf.checkpoints import Arrays, load_arrays, save_arrays
 from lisae_tf.config import Config, read_settings, resolve
 from lisae_tf.errors import LisaeError
 from lisae_tf.files import make_folder, read_json, sha256, write_json, write_text
-from lisae_tf.parts import TrainingData, split_side
+from lisae_tf.parts import TrainingData, mirrored, split_side
 from lisae_tf.phase import TrainingOptions
 from lisae_tf.thresholds import Threshold, choose_threshold
 
@@ -30,6 +30,10 @@ class Detector(ABC):
         self.config = config or Config()
         self.shape: tuple[int, int, int] | None = None  # H, W, C; known once fitted
         self.threshold_: Threshold | None = None
+        # Of the last fit: a row for each epoch, what the user should know, seeds after a collapse.
+        self.history: list[dict] = []
+        self.notes: list[str] = []
+        self.restart_seeds: list[int] = []
 
     @abstractmethod
     def fit_data(self, data: TrainingData, options: TrainingOptions) -> None:
@@ -46,6 +50,22 @@ class Detector(ABC):
     @abstractmethod
     def restore(self, arrays: Arrays) -> None:
         """Builds the detector again from its configuration, `shape` and `arrays`."""
+
+    def phase1_detector(self) -> "Detector | None":
+        """The detector as phase 1 left it; None where there are no two phases."""
+        return None
+
+    def require_negatives(self, data: TrainingData) -> None:
+        """Refuses to train without negatives where they are needed.
+
+        Raises:
+            LisaeError: the variant needs negatives and there are none.
+        """
+        if self.needs_negatives and data.negative is None:
+            raise LisaeError(
+                f"--variant {self.config.variant} needs negative pictures; name some with "
+                "--negatives or --negative-dir, or use --variant ae"
+            )
 
     def set_threshold(self, threshold: Threshold) -> None:
         """Takes over a threshold."""
@@ -75,7 +95,8 @@ class Detector(ABC):
         data = TrainingData(*sides)
         if data.negative is not None and data.negative.fit.shape[1:] != data.shape:
             raise LisaeError("normal and negative pictures must have the same height and channels")
-        self.fit_data(data, TrainingOptions())
+        self.require_negatives(data)
+        self.fit_data(mirrored(data) if self.config.data.mirror else data, TrainingOptions())
         scores = self.score(data.normal.calibration)
         fpr = self.config.calibration.false_positive_rate
         self.set_threshold(choose_threshold(scores, fpr, nearest=True))

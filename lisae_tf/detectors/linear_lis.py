@@ -5,13 +5,12 @@ import math
 import numpy as np
 
 from lisae_tf.checkpoints import Arrays
-from lisae_tf.detectors.lisae import GraphDetector
+from lisae_tf.detectors.graph import AutoencoderDetector
 from lisae_tf.errors import LisaeError
 from lisae_tf.linear import fit_linear
 from lisae_tf.networks import build_linear_networks
 from lisae_tf.parts import TrainingData
 from lisae_tf.phase import TrainingOptions
-from lisae_tf.training import require_negatives
 
 MAX_PICTURES = 10_000  # of each side; the second moments change little beyond
 
@@ -21,22 +20,15 @@ def _rows(images: np.ndarray) -> np.ndarray:
     return few.reshape(len(few), -1).astype(np.float64) / 255
 
 
-class LinearLatentInsensitiveDetector(GraphDetector):
+class LinearLatentInsensitiveDetector(AutoencoderDetector):
     """Section 4.1: E = U_r + U_c B, decoder U_r."""
 
     needs_negatives = True
-
-    def __init__(self, config=None):
-        super().__init__(config)
-        self.history: list[dict] = []
-        self.notes: list[str] = []
-        self.restart_seeds: list[int] = []
 
     def networks(self):
         return self._networks
 
     def fit_data(self, data: TrainingData, options: TrainingOptions) -> None:
-        require_negatives(self.config, data)
         size = math.prod(data.shape)
         if self.config.network.latent >= size:
             raise LisaeError(f"network.latent must be below the {size} values of a picture")

@@ -1,47 +1,13 @@
 """The product: the plain autoencoder (phase 1), LIS-AE and LinSep-LIS-AE, one class for all."""
 
-from abc import abstractmethod
-
-import keras
-import numpy as np
-
 from lisae_tf.checkpoints import Arrays, set_weights, weights_of
-from lisae_tf.detectors.base import Detector
+from lisae_tf.detectors.graph import AutoencoderDetector
 from lisae_tf.parts import TrainingData
 from lisae_tf.phase import TrainingOptions, build_autoencoder
-from lisae_tf.scoring import Scorer, scoring_graph, set_threshold
-from lisae_tf.thresholds import Threshold
 from lisae_tf.training import train
 
 
-class GraphDetector(Detector):
-    """A detector that owns a Keras scoring graph, and so can be exported."""
-
-    graph: keras.Model
-    phase1: Scorer | None = None  # scores as phase 1 left the model, where there was one
-
-    @abstractmethod
-    def networks(self) -> tuple[keras.Model, keras.Model, keras.Model]:
-        """Encoder, latent and decoder as they stand."""
-
-    def _make_graph(self) -> None:
-        self.graph = scoring_graph(*self.networks())
-        self._scorer = Scorer(self.graph)
-
-    def _score(self, images: np.ndarray) -> np.ndarray:
-        return self._scorer(images)
-
-    def set_threshold(self, threshold: Threshold) -> None:
-        super().set_threshold(threshold)
-        set_threshold(self.graph, threshold.alpha)
-
-    def reconstruct(self, images: np.ndarray) -> np.ndarray:
-        """x̂ of each picture: uint8 (N, H, W, C) -> float32 (N, H, W, C)."""
-        graph = scoring_graph(*self.networks(), reconstruction=True)
-        return Scorer(graph)(images, "reconstruction")
-
-
-class LatentInsensitiveDetector(GraphDetector):
+class LatentInsensitiveDetector(AutoencoderDetector):
     """AE, LIS-AE or LinSep-LIS-AE, as `config.variant` says (section 3)."""
 
     def __init__(self, config=None):

@@ -1,0 +1,47 @@
+"""Detectors that own a Keras scoring graph, and so can be exported and served."""
+
+from abc import abstractmethod
+
+import keras
+import numpy as np
+
+from lisae_tf.detectors.base import Detector
+from lisae_tf.scoring import Scorer, reconstruction_score, scoring_graph, set_threshold
+from lisae_tf.thresholds import Threshold
+
+
+class GraphDetector(Detector):
+    """Scores by one functional model; `_make_graph` is called once the networks are there."""
+
+    graph: keras.Model
+
+    @abstractmethod
+    def inference(self) -> keras.Model:
+        """x, float32 (N, H, W, C) in 0-1 -> {"score": float32 (N,), …} as the detector stands."""
+
+    def _make_graph(self) -> None:
+        self.graph = scoring_graph(self.inference())
+        self._scorer = Scorer(self.graph)
+
+    def _score(self, images: np.ndarray) -> np.ndarray:
+        return self._scorer(images)
+
+    def set_threshold(self, threshold: Threshold) -> None:
+        super().set_threshold(threshold)
+        set_threshold(self.graph, threshold.alpha)
+
+
+class AutoencoderDetector(GraphDetector):
+    """Scores by the reconstruction error of an encoder, a latent layer and a decoder."""
+
+    @abstractmethod
+    def networks(self) -> tuple[keras.Model, keras.Model, keras.Model]:
+        """Encoder, latent and decoder as they stand."""
+
+    def inference(self) -> keras.Model:
+        return reconstruction_score(*self.networks())
+
+    def reconstruct(self, images: np.ndarray) -> np.ndarray:
+        """x̂ of each picture: uint8 (N, H, W, C) -> float32 (N, H, W, C)."""
+        graph = scoring_graph(self.inference(), reconstruction=True)
+        return Scorer(graph)(images, "reconstruction")
