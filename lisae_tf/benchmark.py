@@ -19,7 +19,7 @@ from lisae_tf.errors import LisaeError
 from lisae_tf.files import make_folder, read_json, write_json, write_text
 
 # Raised by hand whenever the same settings would train to other weights.
-TRAINING_VERSION = 1
+TRAINING_VERSION = 2
 KEPT = (
     "auroc", "auroc_phase1", "auroc_negatives", "average_precision", "fpr_at_95_tpr",
     "false_positive_rate", "detection_rate", "n_normal", "n_anomaly", "normal", "negatives",

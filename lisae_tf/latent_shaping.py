@@ -39,10 +39,18 @@ def _negatives_past_gamma(errors: np.ndarray, gamma: float) -> str | None:
 
 
 def _side(
-    name: str, images: np.ndarray, model: LatentInsensitiveAutoencoder, config: Config, folder: Path
+    name: str,
+    images: np.ndarray,
+    draws: int,
+    model: LatentInsensitiveAutoencoder,
+    config: Config,
+    folder: Path,
 ) -> dict[str, np.ndarray]:
-    """The arrays of one side of phase 2: pictures, and s = ℰ(x) where the pipeline allows."""
-    if not config.latent_shaping.cache_features:
+    """The arrays of one side of phase 2: pictures, and s = ℰ(x) where that pays.
+
+    It pays where the phase draws each picture twice or more.
+    """
+    if not config.latent_shaping.cache_features or draws < 2 * len(images):
         return {name: images}
     budget = config.latent_shaping.memory_budget_mb * 2**20
     return {name: images, f"{name}_features": encode(model, images, budget, folder)}
@@ -70,13 +78,14 @@ def latent_shaping(
     if data.augment and settings.cache_features:
         negative_fit = augmented_bank(negative_fit, settings.bank_copies, augment, seed=config.seed)
     with tempfile.TemporaryDirectory(prefix="lisae-features-") as folder:
+        draws = settings.epochs * len(data.normal.fit)  # as many of either side
         arrays = [
-            _side(name, images, model, config, Path(folder))
-            for name, images in (
-                ("normal", data.normal.fit),
-                ("negative", negative_fit),
-                ("normal", data.normal.stopping),
-                ("negative", data.negative.stopping),
+            _side(name, images, times, model, config, Path(folder))
+            for name, images, times in (
+                ("normal", data.normal.fit, draws),
+                ("negative", negative_fit, draws),
+                ("normal", data.normal.stopping, settings.epochs * len(data.normal.stopping)),
+                ("negative", data.negative.stopping, settings.epochs * len(data.negative.stopping)),
             )
         ]
         normal, negative, normal_held_out, negative_held_out = arrays
