@@ -98,8 +98,8 @@ class KernelDensity(_Section):
 
     smallest_bandwidth: Positive = 0.01
     largest_bandwidth: Positive = 1.0
-    bandwidths: Natural = 41
-    max_pictures: Natural = 20_000
+    bandwidths: Natural = 31
+    max_pictures: Natural = 10_000
 
     @model_validator(mode="after")
     def _bandwidths_are_a_range(self) -> "KernelDensity":

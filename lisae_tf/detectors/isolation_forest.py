@@ -89,8 +89,9 @@ class IsolationForestDetector(PixelDetector):
 
     def restore(self, arrays: Arrays) -> None:
         trees = self.config.isolation_forest.trees
-        check_arrays(arrays, dict.fromkeys(NAMES, (trees, None)))
-        left, nodes = arrays["left"], np.arange(arrays["left"].shape[1])
+        nodes = np.arange(np.atleast_2d(arrays.get("left", 0)).shape[1])
+        check_arrays(arrays, dict.fromkeys(NAMES, (trees, len(nodes))))
+        left = arrays["left"]
         size = math.prod(self.shape)
         later = [
             np.all(np.where(left != LEAF, (child > nodes) & (child < len(nodes)), True))
