@@ -1,10 +1,11 @@
 """Encoder, latent and decoder as Keras functional models (equations 1-3; section 5.1).
 
-Owns the architecture only; knows neither data nor losses. Shapes: N pictures of H x W x C,
-S encoder features, L latent units.
+Owns the architecture only, and of the latent layers the paper's own one; knows neither data nor
+losses. Shapes: N pictures of H x W x C, S encoder features, L latent units.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import keras
@@ -61,18 +62,47 @@ class PictureConvolution(layers.Conv2D):
         return _convolution_to_few_channels(inputs, tf.convert_to_tensor(kernel))
 
 
-class _Seeds:
-    """A distinct initialiser seed for each layer, from one seed."""
+class Seeds:
+    """A distinct seed for each layer, from one seed."""
 
     def __init__(self, seed: int):
         self._generator = np.random.default_rng(seed)
 
+    def next(self) -> int:
+        """The next layer's seed."""
+        return int(self._generator.integers(2**31))
+
     def glorot(self) -> keras.Initializer:
-        return keras.initializers.GlorotUniform(seed=int(self._generator.integers(2**31)))
+        """The initialiser of the next layer's kernel."""
+        return keras.initializers.GlorotUniform(seed=self.next())
+
+
+# (architecture, S, seed) -> a model s -> z with a layer "preactivation" (N, L). What else it
+# minimises, it adds by `add_loss`.
+LatentBuilder = Callable[[Architecture, int, int], keras.Model]
+
+
+def preactivation(
+    architecture: Architecture, features: int, seed: int
+) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+    """What every latent layer begins with: s (N, S) and a dense layer on it (N, L)."""
+    s = keras.Input((features,), name="s")
+    init = keras.initializers.GlorotUniform(seed=seed)
+    return s, layers.Dense(architecture.latent, kernel_initializer=init, name="preactivation")(s)
+
+
+def tanh_latent(architecture: Architecture, features: int, seed: int) -> keras.Model:
+    """The latent layer 𝒵 (equation 2): s (N, S) -> z (N, L) in (-1, 1)."""
+    s, z = preactivation(architecture, features, seed)
+    return keras.Model(s, layers.Activation("tanh", name="z")(z), name="latent")
 
 
 def build_networks(
-    architecture: Architecture, *, seed: int = 0, mean_pixel: float = 0.5
+    architecture: Architecture,
+    *,
+    seed: int = 0,
+    mean_pixel: float = 0.5,
+    build_latent: LatentBuilder = tanh_latent,
 ) -> tuple[keras.Model, keras.Model, keras.Model]:
     """The encoder ℰ, the latent layer 𝒵 and the decoder 𝒟.
 
@@ -81,16 +111,18 @@ def build_networks(
         seed: of the initial weights.
         mean_pixel: mean of the normal pictures on the 0-1 scale; the last bias starts at its
             logit, which keeps the first steps from saturating the latent layer.
+        build_latent: another latent layer; encoder and decoder start from the same weights.
 
     Returns:
         encoder: float32 (N, H, W, C) in 0-1 -> s (N, S);
-        latent: s (N, S) -> z (N, L) in (-1, 1), with the layer "preactivation" before the tanh;
+        latent: s (N, S) -> z (N, L);
         decoder: z (N, L) -> x̂ (N, H, W, C) in (0, 1).
     """
     height, width, channels = architecture.shape
     first, second = architecture.filters
     last, middle = architecture.decoder_filters or architecture.filters
-    init = _Seeds(seed).glorot
+    seeds = Seeds(seed)
+    init = seeds.glorot
     small = (math.ceil(math.ceil(height / 2) / 2), math.ceil(math.ceil(width / 2) / 2))
 
     # Names are given, not counted: stored weights are addressed by them.
@@ -108,9 +140,7 @@ def build_networks(
     s = layers.Flatten(name="s")(s)
     encoder = keras.Model(x, s, name="encoder")
 
-    features = keras.Input((s.shape[1],), name="s")
-    z = layers.Dense(architecture.latent, kernel_initializer=init(), name="preactivation")(features)
-    latent = keras.Model(features, layers.Activation("tanh", name="z")(z), name="latent")
+    latent = build_latent(architecture, s.shape[1], seeds.next())
 
     code = keras.Input((architecture.latent,), name="z")
     size = small[0] * small[1] * middle
@@ -135,15 +165,15 @@ def build_networks(
 
 
 def build_linear_networks(
-    shape: tuple[int, int, int], latent_size: int
+    shape: tuple[int, int, int], latent_size: int, *, use_bias: bool = False
 ) -> tuple[keras.Model, keras.Model, keras.Model]:
-    """The linear case x̂ = U_r Eᵀ x (section 4.1) in the same three parts, without biases."""
+    """The linear case x̂ = U_r Eᵀ x (section 4.1) in the same three parts."""
     size = math.prod(shape)
     x = keras.Input(shape, name="x")
     encoder = keras.Model(x, layers.Flatten(name="s")(x), name="encoder")
     features = keras.Input((size,), name="s")
-    z = layers.Dense(latent_size, use_bias=False, name="z")(features)
+    z = layers.Dense(latent_size, use_bias=use_bias, name="z")(features)
     latent = keras.Model(features, z, name="latent")
     code = keras.Input((latent_size,), name="z")
-    y = layers.Reshape(shape)(layers.Dense(size, use_bias=False, name="picture")(code))
+    y = layers.Reshape(shape)(layers.Dense(size, use_bias=use_bias, name="picture")(code))
     return encoder, latent, keras.Model(code, y, name="decoder")
