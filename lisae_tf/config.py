@@ -24,7 +24,7 @@ Filters = Annotated[list[Natural], Field(min_length=2, max_length=2)]
 Side = Annotated[int, Field(ge=8, le=1024)]
 Classes = Annotated[list[int | str], Field(min_length=1)]
 
-VARIANTS = ("ae", "lis", "linsep", "linear-lis")
+VARIANTS = ("ae", "lis", "linsep", "linear-lis", "linsep-fused")
 PROTOCOLS = ("one-class", "two-class", "next-class", "halves")
 FOLDER = "folder"
 
@@ -80,6 +80,14 @@ class LatentShaping(_Section):
     memory_budget_mb: Natural = 2048
 
 
+class Fusion(_Section):
+    """`linsep-fused`: the weights of the logit that are tried on held-out training pictures."""
+
+    weights: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)] = [
+        0.0, 0.25, 0.5, 1.0, 2.0, 4.0,
+    ]  # fmt: skip
+
+
 class Calibration(_Section):
     """The threshold α (section 3.4)."""
 
@@ -97,12 +105,13 @@ class Config(_Section):
     normal_dir: str | None = None
     negative_dir: str | None = None
     anomaly_dir: str | None = None
-    variant: Literal["ae", "lis", "linsep", "linear-lis"] = "lis"
+    variant: Literal["ae", "lis", "linsep", "linear-lis", "linsep-fused"] = "lis"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: Data = Data()
     network: Network = Network()
     feature_extraction: FeatureExtraction = FeatureExtraction()
     latent_shaping: LatentShaping = LatentShaping()
+    fusion: Fusion = Fusion()
     calibration: Calibration = Calibration()
 
     @model_validator(mode="after")

@@ -59,7 +59,7 @@ def feature_extraction(
         LisaeError: it collapsed in every attempt.
     """
     settings = config.feature_extraction
-    linsep = config.variant == "linsep"
+    linsep = config.variant in ("linsep", "linsep-fused")
     plateau = constant_picture_error(data.normal.fit, data.normal.stopping)
     fraction = settings.collapse_fraction  # 0 switches the check off
     ceiling = (1 - fraction) * plateau if fraction else math.inf

@@ -8,11 +8,19 @@ from training_fixtures import surface, tiny_config
 
 from lisae_tf.detectors import DETECTORS, load_detector, make_detector
 from lisae_tf.detectors.base import CONFIG, SIDECAR, WEIGHTS
+from lisae_tf.detectors.graph import AutoencoderDetector
 from lisae_tf.errors import LisaeError
 from lisae_tf.scoring import Scorer, scoring_graph
 
 # Float32 sums in another order: the bound that exported graphs must meet too.
 RTOL = 1e-4
+
+
+def assert_close(found, expected):
+    """To `RTOL`; where scores take both signs, of the usual score: zero is a point like any."""
+    usual = np.median(np.abs(expected)) if np.min(expected) < 0 else 0
+    np.testing.assert_allclose(found, expected, rtol=RTOL, atol=RTOL * usual)
+
 
 pytestmark = pytest.mark.parametrize("variant", DETECTORS)
 
@@ -48,9 +56,9 @@ def test_a_score_does_not_depend_on_its_company(variant, pictures):
     together = detector.score(pictures)
     order = np.random.default_rng(0).permutation(80)
     alone = np.concatenate([detector.score(p[None]) for p in pictures[:7]])
-    np.testing.assert_allclose(alone, together[:7], rtol=RTOL)
-    np.testing.assert_allclose(detector.score(pictures[order]), together[order], rtol=RTOL)
-    np.testing.assert_allclose(detector.score(pictures[13:50]), together[13:50], rtol=RTOL)
+    assert_close(alone, together[:7])
+    assert_close(detector.score(pictures[order]), together[order])
+    assert_close(detector.score(pictures[13:50]), together[13:50])
 
 
 def test_scoring_changes_nothing(variant, pictures):
@@ -77,9 +85,10 @@ def test_save_and_load_keep_scores_and_threshold(variant, pictures, tmp_path):
     loaded = load_detector(tmp_path)
     np.testing.assert_array_equal(loaded.score(pictures), detector.score(pictures))
     assert loaded.threshold_ == detector.threshold_
-    np.testing.assert_array_equal(
-        loaded.phase1_detector().score(pictures), detector.phase1_detector().score(pictures)
-    )
+    before, again = detector.phase1_detector(), loaded.phase1_detector()
+    assert (before is None) == (again is None)
+    if before:
+        np.testing.assert_array_equal(again.score(pictures), before.score(pictures))
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([CONFIG, SIDECAR, WEIGHTS])
 
 
@@ -103,6 +112,8 @@ def test_the_graph_decides_by_the_threshold(variant, pictures):
 
 def test_reconstructions_explain_the_score(variant, pictures):
     detector = fitted(variant)
+    if type(detector).inference is not AutoencoderDetector.inference:
+        return  # more than the error makes its score
     graph = scoring_graph(detector.inference(), reconstruction=True)
     x_hat = Scorer(graph)(pictures, "reconstruction")
     errors = np.mean((x_hat - pictures / 255) ** 2, axis=(1, 2, 3))
@@ -111,7 +122,10 @@ def test_reconstructions_explain_the_score(variant, pictures):
 
 def test_phase_2_changed_the_scores_where_there_is_one(variant, pictures):
     detector = fitted(variant)
-    same = np.array_equal(detector.phase1_detector().score(pictures), detector.score(pictures))
+    before = detector.phase1_detector()
+    if before is None:
+        return
+    same = np.array_equal(before.score(pictures), detector.score(pictures))
     assert same == (not detector.needs_negatives)
 
 

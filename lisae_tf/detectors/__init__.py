@@ -5,6 +5,7 @@ from pathlib import Path
 from lisae_tf.config import Config, read_settings, resolve
 from lisae_tf.detectors.base import CONFIG, Detector
 from lisae_tf.detectors.linear_lis import LinearLatentInsensitiveDetector
+from lisae_tf.detectors.linsep_fused import FusedDetector
 from lisae_tf.detectors.lisae import LatentInsensitiveDetector
 
 DETECTORS: dict[str, type[Detector]] = {
@@ -12,6 +13,7 @@ DETECTORS: dict[str, type[Detector]] = {
     "lis": LatentInsensitiveDetector,
     "linsep": LatentInsensitiveDetector,
     "linear-lis": LinearLatentInsensitiveDetector,
+    "linsep-fused": FusedDetector,
 }
 
 
