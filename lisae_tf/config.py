@@ -24,7 +24,9 @@ Filters = Annotated[list[Natural], Field(min_length=2, max_length=2)]
 Side = Annotated[int, Field(ge=8, le=1024)]
 Classes = Annotated[list[int | str], Field(min_length=1)]
 
-VARIANTS = ("ae", "lis", "linsep", "linear-lis", "linsep-fused")
+VARIANTS = (
+    "ae", "lis", "linsep", "linear-lis", "linsep-fused", "bce", "deep-sad", "hsc", "oc-dsvdd",
+)  # fmt: skip
 PROTOCOLS = ("one-class", "two-class", "next-class", "halves")
 FOLDER = "folder"
 
@@ -88,6 +90,16 @@ class Fusion(_Section):
     ]  # fmt: skip
 
 
+class Hypersphere(_Section):
+    """`oc-dsvdd` and `deep-sad` after their pretraining as an autoencoder (phase 1)."""
+
+    epochs: Natural = 15
+    learning_rate: Positive = 1e-4
+    patience: Natural = 5
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-6
+    eta: Positive = 1.0  # weight of the negatives in `deep-sad`
+
+
 class Calibration(_Section):
     """The threshold α (section 3.4)."""
 
@@ -105,13 +117,16 @@ class Config(_Section):
     normal_dir: str | None = None
     negative_dir: str | None = None
     anomaly_dir: str | None = None
-    variant: Literal["ae", "lis", "linsep", "linear-lis", "linsep-fused"] = "lis"
+    variant: Literal[
+        "ae", "lis", "linsep", "linear-lis", "linsep-fused", "bce", "deep-sad", "hsc", "oc-dsvdd",
+    ] = "lis"  # fmt: skip
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: Data = Data()
     network: Network = Network()
     feature_extraction: FeatureExtraction = FeatureExtraction()
     latent_shaping: LatentShaping = LatentShaping()
     fusion: Fusion = Fusion()
+    hypersphere: Hypersphere = Hypersphere()
     calibration: Calibration = Calibration()
 
     @model_validator(mode="after")

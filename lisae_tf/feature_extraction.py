@@ -14,6 +14,7 @@ from lisae_tf.autoencoder import LatentInsensitiveAutoencoder
 from lisae_tf.config import Config
 from lisae_tf.convergence import Convergence, ResumePoint
 from lisae_tf.errors import LisaeError
+from lisae_tf.networks import LatentBuilder, tanh_latent
 from lisae_tf.parts import TrainingData
 from lisae_tf.phase import TrainingOptions, build_autoencoder, fit_phase
 from lisae_tf.pipelines import held_out_batches, steps_per_epoch, training_batches
@@ -47,6 +48,8 @@ def feature_extraction(
     data: TrainingData,
     point: ResumePoint,
     options: TrainingOptions,
+    build_latent: LatentBuilder = tanh_latent,
+    encoder_bias: bool = True,
 ) -> tuple[LatentInsensitiveAutoencoder, Convergence, list[int]]:
     """Phase 1: minimise ‖x̂⁺ − x⁺‖² until convergence (section 3.3); LinSep adds its term.
 
@@ -74,7 +77,10 @@ def feature_extraction(
     restarts = [config.seed + k * RESTART_STRIDE for k in range(1, first_attempt + 1)]
     for attempt in range(first_attempt, settings.restarts + 1):
         seed = config.seed + attempt * RESTART_STRIDE
-        model = build_autoencoder(config, data.shape, seed=seed, mean_pixel=mean_pixel)
+        model = build_autoencoder(
+            config, data.shape, seed=seed, mean_pixel=mean_pixel, build_latent=build_latent,
+            encoder_bias=encoder_bias,
+        )  # fmt: skip
         rate = LinearWarmup(settings.learning_rate, settings.warmup_steps)
         # Relative to the mean picture's error, so that one weight suits bland and busy pictures.
         weight = settings.linsep_weight * plateau if linsep else 0.0

@@ -1,10 +1,11 @@
 """Encoder, latent and decoder as Keras functional models (equations 1-3; section 5.1).
 
-Owns the architecture only; knows neither data nor losses. Shapes: N pictures of H x W x C,
-S encoder features, L latent units.
+Owns the architecture only, and of the latent layers the paper's own one; knows neither data nor
+losses. Shapes: N pictures of H x W x C, S encoder features, L latent units.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import keras
@@ -24,6 +25,7 @@ class Architecture:
     latent: int
     filters: tuple[int, int]  # of the encoder's convolutions
     decoder_filters: tuple[int, int] | None = None  # as the encoder's, unless given
+    encoder_bias: bool = True  # of every layer up to z
 
 
 def scale() -> layers.Layer:
@@ -61,18 +63,57 @@ class PictureConvolution(layers.Conv2D):
         return _convolution_to_few_channels(inputs, tf.convert_to_tensor(kernel))
 
 
-class _Seeds:
-    """A distinct initialiser seed for each layer, from one seed."""
+class Seeds:
+    """A distinct seed for each layer, from one seed."""
 
     def __init__(self, seed: int):
         self._generator = np.random.default_rng(seed)
 
+    def next(self) -> int:
+        """The next layer's seed."""
+        return int(self._generator.integers(2**31))
+
     def glorot(self) -> keras.Initializer:
-        return keras.initializers.GlorotUniform(seed=int(self._generator.integers(2**31)))
+        """The initialiser of the next layer's kernel."""
+        return keras.initializers.GlorotUniform(seed=self.next())
+
+
+# (architecture, S, seed) -> a model s -> z with a layer "preactivation" (N, L). What else it
+# minimises, it adds by `add_loss`.
+LatentBuilder = Callable[[Architecture, int, int], keras.Model]
+
+
+def preactivation(
+    architecture: Architecture, features: int, seed: int
+) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+    """What every latent layer begins with: s (N, S) and a dense layer on it (N, L)."""
+    s = keras.Input((features,), name="s")
+    init = keras.initializers.GlorotUniform(seed=seed)
+    dense = layers.Dense(
+        architecture.latent, use_bias=architecture.encoder_bias, kernel_initializer=init,
+        name="preactivation",
+    )  # fmt: skip
+    return s, dense(s)
+
+
+def tanh_latent(architecture: Architecture, features: int, seed: int) -> keras.Model:
+    """The latent layer 𝒵 (equation 2): s (N, S) -> z (N, L) in (-1, 1)."""
+    s, z = preactivation(architecture, features, seed)
+    return keras.Model(s, layers.Activation("tanh", name="z")(z), name="latent")
+
+
+def linear_latent(architecture: Architecture, features: int, seed: int) -> keras.Model:
+    """Z without the tanh, for what measures distances in it: s (N, S) -> z (N, L)."""
+    s, z = preactivation(architecture, features, seed)
+    return keras.Model(s, layers.Activation("linear", name="z")(z), name="latent")
 
 
 def build_networks(
-    architecture: Architecture, *, seed: int = 0, mean_pixel: float = 0.5
+    architecture: Architecture,
+    *,
+    seed: int = 0,
+    mean_pixel: float = 0.5,
+    build_latent: LatentBuilder = tanh_latent,
 ) -> tuple[keras.Model, keras.Model, keras.Model]:
     """The encoder ℰ, the latent layer 𝒵 and the decoder 𝒟.
 
@@ -81,16 +122,18 @@ def build_networks(
         seed: of the initial weights.
         mean_pixel: mean of the normal pictures on the 0-1 scale; the last bias starts at its
             logit, which keeps the first steps from saturating the latent layer.
+        build_latent: another latent layer; encoder and decoder start from the same weights.
 
     Returns:
         encoder: float32 (N, H, W, C) in 0-1 -> s (N, S);
-        latent: s (N, S) -> z (N, L) in (-1, 1), with the layer "preactivation" before the tanh;
+        latent: s (N, S) -> z (N, L);
         decoder: z (N, L) -> x̂ (N, H, W, C) in (0, 1).
     """
     height, width, channels = architecture.shape
     first, second = architecture.filters
     last, middle = architecture.decoder_filters or architecture.filters
-    init = _Seeds(seed).glorot
+    seeds = Seeds(seed)
+    init = seeds.glorot
     small = (math.ceil(math.ceil(height / 2) / 2), math.ceil(math.ceil(width / 2) / 2))
 
     # Names are given, not counted: stored weights are addressed by them.
@@ -103,14 +146,13 @@ def build_networks(
         return layers.Conv2DTranspose(filters, KERNEL, 2, **options)
 
     x = keras.Input(architecture.shape, name="x")
-    s = layers.LeakyReLU(LEAK)(convolution("convolution_1", first, 2)(x))
-    s = layers.LeakyReLU(LEAK)(convolution("convolution_2", second, 2)(s))
+    bias = {"use_bias": architecture.encoder_bias}
+    s = layers.LeakyReLU(LEAK)(convolution("convolution_1", first, 2, **bias)(x))
+    s = layers.LeakyReLU(LEAK)(convolution("convolution_2", second, 2, **bias)(s))
     s = layers.Flatten(name="s")(s)
     encoder = keras.Model(x, s, name="encoder")
 
-    features = keras.Input((s.shape[1],), name="s")
-    z = layers.Dense(architecture.latent, kernel_initializer=init(), name="preactivation")(features)
-    latent = keras.Model(features, layers.Activation("tanh", name="z")(z), name="latent")
+    latent = build_latent(architecture, s.shape[1], seeds.next())
 
     code = keras.Input((architecture.latent,), name="z")
     size = small[0] * small[1] * middle

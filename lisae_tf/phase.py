@@ -11,7 +11,7 @@ import tensorflow as tf
 from lisae_tf.autoencoder import LatentInsensitiveAutoencoder
 from lisae_tf.config import Config
 from lisae_tf.convergence import Convergence
-from lisae_tf.networks import Architecture, build_networks
+from lisae_tf.networks import Architecture, LatentBuilder, build_networks, tanh_latent
 
 
 @dataclass(frozen=True)
@@ -24,20 +24,28 @@ class TrainingOptions:
 
 
 def build_autoencoder(
-    config: Config, shape: tuple[int, int, int], *, seed: int, mean_pixel: float = 0.5
+    config: Config,
+    shape: tuple[int, int, int],
+    *,
+    seed: int,
+    mean_pixel: float = 0.5,
+    build_latent: LatentBuilder = tanh_latent,
+    encoder_bias: bool = True,
 ) -> LatentInsensitiveAutoencoder:
     """An untrained model for pictures of `shape`."""
     network = config.network
     architecture = Architecture(
         shape, network.latent, tuple(network.filters),
-        network.decoder_filters and tuple(network.decoder_filters),
+        network.decoder_filters and tuple(network.decoder_filters), encoder_bias,
     )  # fmt: skip
-    networks = build_networks(architecture, seed=seed, mean_pixel=mean_pixel)
+    networks = build_networks(
+        architecture, seed=seed, mean_pixel=mean_pixel, build_latent=build_latent
+    )
     return LatentInsensitiveAutoencoder(*networks)
 
 
 def fit_phase(
-    model: LatentInsensitiveAutoencoder,
+    model: keras.Model,
     stream: Callable[[int, int], tf.data.Dataset],
     held_out: tf.data.Dataset,
     steps: int,

@@ -4,6 +4,12 @@ from pathlib import Path
 
 from lisae_tf.config import Config, read_settings, resolve
 from lisae_tf.detectors.base import CONFIG, Detector
+from lisae_tf.detectors.encoders import (
+    ClassifierDetector,
+    DeepSADDetector,
+    DeepSVDDDetector,
+    HypersphereClassifierDetector,
+)
 from lisae_tf.detectors.linear_lis import LinearLatentInsensitiveDetector
 from lisae_tf.detectors.linsep_fused import FusedDetector
 from lisae_tf.detectors.lisae import LatentInsensitiveDetector
@@ -14,6 +20,10 @@ DETECTORS: dict[str, type[Detector]] = {
     "linsep": LatentInsensitiveDetector,
     "linear-lis": LinearLatentInsensitiveDetector,
     "linsep-fused": FusedDetector,
+    "bce": ClassifierDetector,
+    "deep-sad": DeepSADDetector,
+    "hsc": HypersphereClassifierDetector,
+    "oc-dsvdd": DeepSVDDDetector,
 }
 
 
