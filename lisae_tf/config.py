@@ -25,18 +25,10 @@ Side = Annotated[int, Field(ge=8, le=1024)]
 Classes = Annotated[list[int | str], Field(min_length=1)]
 
 Variant = Literal[
-    "ae",
-    "lis",
-    "linsep",
-    "linear-lis",
-    "kde",
-    "if",
-    "oc-svm",
-    "linear-ae",
-    "vae",
-    "mem-ae",
-    "sig-repnn",
-]
+    "ae", "lis", "linsep", "linsep-fused", "linear-lis",
+    "kde", "if", "oc-svm", "oc-dsvdd", "linear-ae", "vae", "mem-ae", "sig-repnn",
+    "bce", "deep-sad", "hsc",
+]  # fmt: skip
 VARIANTS: tuple[str, ...] = get_args(Variant)
 PROTOCOLS = ("one-class", "two-class", "next-class", "halves")
 FOLDER = "folder"
@@ -146,6 +138,24 @@ class SigmoidReplicator(_Section):
     steepness: Positive = 20.0
 
 
+class Fusion(_Section):
+    """`linsep-fused`: the weights of the logit that are tried on held-out training pictures."""
+
+    weights: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)] = [
+        0.0, 0.25, 0.5, 1.0, 2.0, 4.0,
+    ]  # fmt: skip
+
+
+class Hypersphere(_Section):
+    """`oc-dsvdd` and `deep-sad` after their pretraining as an autoencoder (phase 1)."""
+
+    epochs: Natural = 15
+    learning_rate: Positive = 1e-4
+    patience: Natural = 5
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-6
+    eta: Positive = 1.0  # weight of the negatives in `deep-sad`
+
+
 class Calibration(_Section):
     """The threshold α (section 3.4)."""
 
@@ -175,6 +185,8 @@ class Config(_Section):
     vae: VariationalAutoencoder = VariationalAutoencoder()
     memory: Memory = Memory()
     sig_repnn: SigmoidReplicator = SigmoidReplicator()
+    fusion: Fusion = Fusion()
+    hypersphere: Hypersphere = Hypersphere()
     calibration: Calibration = Calibration()
 
     @model_validator(mode="after")

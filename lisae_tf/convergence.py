@@ -98,6 +98,7 @@ class Convergence(keras.callbacks.Callback):
         epochs: int,
         patience: int,
         plateau: tuple[str, float] | None = None,
+        section: str | None = None,
     ):
         super().__init__()
         same = bool(point.state) and (point.phase, point.attempt) == (phase, attempt)
@@ -107,6 +108,7 @@ class Convergence(keras.callbacks.Callback):
             )
         )  # fmt: skip
         self.phase, self.epochs, self.patience, self.plateau = phase, epochs, patience, plateau
+        self._section = section or ("feature_extraction", "latent_shaping")[phase - 1]
         state = self._point.state
         self.history: list[dict] = list(state.get("history", []))
         self.best_epoch: int = state.get("best_epoch", -1)
@@ -139,9 +141,9 @@ class Convergence(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         values = {name: float(value) for name, value in (logs or {}).items()}
         if not np.isfinite(values["val_loss"]):
-            section = ("feature_extraction", "latent_shaping")[self.phase - 1]
             raise LisaeError(
-                f"phase {self.phase} diverged in epoch {epoch + 1}; lower {section}.learning_rate"
+                f"phase {self.phase} diverged in epoch {epoch + 1}; lower "
+                f"{self._section}.learning_rate"
             )
         self.history.append(
             {"phase": self.phase, "attempt": self._point.attempt, "epoch": epoch + 1, **values,

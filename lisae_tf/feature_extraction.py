@@ -49,6 +49,7 @@ def feature_extraction(
     point: ResumePoint,
     options: TrainingOptions,
     build_latent: LatentBuilder = tanh_latent,
+    encoder_bias: bool = True,
 ) -> tuple[LatentInsensitiveAutoencoder, Convergence, list[int]]:
     """Phase 1: minimise ‖x̂⁺ − x⁺‖² until convergence (section 3.3); LinSep adds its term.
 
@@ -61,7 +62,7 @@ def feature_extraction(
         LisaeError: it collapsed in every attempt.
     """
     settings = config.feature_extraction
-    linsep = config.variant == "linsep"
+    linsep = config.variant in ("linsep", "linsep-fused")
     plateau = constant_picture_error(data.normal.fit, data.normal.stopping)
     fraction = settings.collapse_fraction  # 0 switches the check off
     ceiling = (1 - fraction) * plateau if fraction else math.inf
@@ -77,8 +78,9 @@ def feature_extraction(
     for attempt in range(first_attempt, settings.restarts + 1):
         seed = config.seed + attempt * RESTART_STRIDE
         model = build_autoencoder(
-            config, data.shape, seed=seed, mean_pixel=mean_pixel, build_latent=build_latent
-        )
+            config, data.shape, seed=seed, mean_pixel=mean_pixel, build_latent=build_latent,
+            encoder_bias=encoder_bias,
+        )  # fmt: skip
         rate = LinearWarmup(settings.learning_rate, settings.warmup_steps)
         # Relative to the mean picture's error, so that one weight suits bland and busy pictures.
         weight = settings.linsep_weight * plateau if linsep else 0.0

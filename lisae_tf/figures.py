@@ -122,22 +122,27 @@ def trade_off(path: Path, before: Scored | None, after: Scored, alpha: float) ->
 
 
 def training_curves(path: Path, history: Sequence[dict]) -> None:
-    """Errors of normal and negative pictures over the epochs of both phases."""
+    """Errors of normal and negative pictures over the epochs; the loss where there are none."""
     with plt.rc_context(_STYLE):
         phases = sorted({row["phase"] for row in history})
         figure, axes = plt.subplots(1, len(phases), figsize=(4 * len(phases), 2.8), squeeze=False)
         for axis, phase in zip(axes[0], phases, strict=True):
             rows = [row for row in history if row["phase"] == phase]
             epochs = np.arange(1, len(rows) + 1)
-            for name, colour, label in (
-                ("normal_error", _NORMAL, "normal"), ("negative_error", _ANOMALY, "negative"),
-            ):  # fmt: skip
+            curves = [
+                (f"{side}_error", colour, side)
+                for side, colour in (("normal", _NORMAL), ("negative", _ANOMALY))
+            ]
+            errors = "normal_error" in rows[0]
+            for name, colour, label in curves if errors else [("loss", _AFTER, "loss")]:
                 if name in rows[0]:
                     axis.plot(epochs, [row[name] for row in rows], color=colour, label=label)
+                if f"val_{name}" in rows[0]:
                     axis.plot(
                         epochs, [row[f"val_{name}"] for row in rows], "--", color=colour,
                         label=f"{label}, held out",
                     )  # fmt: skip
-            axis.set(title=f"phase {phase}", xlabel="epoch", ylabel="error e", yscale="log")
+            axis.set(title=f"phase {phase}", xlabel="epoch", ylabel="error e" if errors else "loss")
+            axis.set_yscale("log" if errors else "linear")
             axis.legend(frameon=False, fontsize=7)
         _save(figure, path)

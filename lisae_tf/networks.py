@@ -25,6 +25,7 @@ class Architecture:
     latent: int
     filters: tuple[int, int]  # of the encoder's convolutions
     decoder_filters: tuple[int, int] | None = None  # as the encoder's, unless given
+    encoder_bias: bool = True  # of every layer up to z
 
 
 def scale() -> layers.Layer:
@@ -88,13 +89,23 @@ def preactivation(
     """What every latent layer begins with: s (N, S) and a dense layer on it (N, L)."""
     s = keras.Input((features,), name="s")
     init = keras.initializers.GlorotUniform(seed=seed)
-    return s, layers.Dense(architecture.latent, kernel_initializer=init, name="preactivation")(s)
+    dense = layers.Dense(
+        architecture.latent, use_bias=architecture.encoder_bias, kernel_initializer=init,
+        name="preactivation",
+    )  # fmt: skip
+    return s, dense(s)
 
 
 def tanh_latent(architecture: Architecture, features: int, seed: int) -> keras.Model:
     """The latent layer 𝒵 (equation 2): s (N, S) -> z (N, L) in (-1, 1)."""
     s, z = preactivation(architecture, features, seed)
     return keras.Model(s, layers.Activation("tanh", name="z")(z), name="latent")
+
+
+def linear_latent(architecture: Architecture, features: int, seed: int) -> keras.Model:
+    """Z without the tanh, for what measures distances in it: s (N, S) -> z (N, L)."""
+    s, z = preactivation(architecture, features, seed)
+    return keras.Model(s, layers.Activation("linear", name="z")(z), name="latent")
 
 
 def build_networks(
@@ -135,8 +146,9 @@ def build_networks(
         return layers.Conv2DTranspose(filters, KERNEL, 2, **options)
 
     x = keras.Input(architecture.shape, name="x")
-    s = layers.LeakyReLU(LEAK)(convolution("convolution_1", first, 2)(x))
-    s = layers.LeakyReLU(LEAK)(convolution("convolution_2", second, 2)(s))
+    bias = {"use_bias": architecture.encoder_bias}
+    s = layers.LeakyReLU(LEAK)(convolution("convolution_1", first, 2, **bias)(x))
+    s = layers.LeakyReLU(LEAK)(convolution("convolution_2", second, 2, **bias)(s))
     s = layers.Flatten(name="s")(s)
     encoder = keras.Model(x, s, name="encoder")
 

@@ -30,12 +30,13 @@ def build_autoencoder(
     seed: int,
     mean_pixel: float = 0.5,
     build_latent: LatentBuilder = tanh_latent,
+    encoder_bias: bool = True,
 ) -> LatentInsensitiveAutoencoder:
     """An untrained model for pictures of `shape`."""
     network = config.network
     architecture = Architecture(
         shape, network.latent, tuple(network.filters),
-        network.decoder_filters and tuple(network.decoder_filters),
+        network.decoder_filters and tuple(network.decoder_filters), encoder_bias,
     )  # fmt: skip
     networks = build_networks(
         architecture, seed=seed, mean_pixel=mean_pixel, build_latent=build_latent
@@ -44,7 +45,7 @@ def build_autoencoder(
 
 
 def fit_phase(
-    model: LatentInsensitiveAutoencoder,
+    model: keras.Model,
     stream: Callable[[int, int], tf.data.Dataset],
     held_out: tf.data.Dataset,
     steps: int,

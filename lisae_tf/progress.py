@@ -7,6 +7,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 NAMES = {"feature-extraction": "phase 1", "latent-shaping": "phase 2"}
 
 
+def held_out(logs: dict) -> str:
+    """What a line says of an epoch: errors where there are any, the loss otherwise."""
+    if "val_normal_error" not in logs:
+        return f"loss {logs['val_loss']:.4f}"
+    errors = f"error: normal {logs['val_normal_error']:.4f}"
+    if "val_negative_error" in logs:
+        errors += f"  negative {logs['val_negative_error']:.4f}"
+    return errors
+
+
 class TrainingProgress(keras.callbacks.Callback):
     """One bar a phase, over its steps, with the last epoch's errors beside it."""
 
@@ -24,7 +34,9 @@ class TrainingProgress(keras.callbacks.Callback):
         )  # fmt: skip
         self._bar.start()
         total = self.params["epochs"] * self.params["steps"]
-        self._task = self._bar.add_task(NAMES[self.model.phase], total=total, errors="")
+        self._task = self._bar.add_task(
+            NAMES.get(self.model.phase, self.model.phase), total=total, errors=""
+        )
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch
@@ -34,15 +46,13 @@ class TrainingProgress(keras.callbacks.Callback):
             self._bar.update(self._task, completed=self._epoch * self.params["steps"] + batch + 1)
 
     def on_epoch_end(self, epoch, logs=None):
-        errors = f"normal {logs['val_normal_error']:.4f}"
-        if "val_negative_error" in logs:
-            errors += f"  negative {logs['val_negative_error']:.4f}"
+        found = held_out(logs)
         if self._bar:
-            self._bar.update(self._task, errors=errors)
+            self._bar.update(self._task, errors=found)
         else:
-            phase = NAMES[self.model.phase]
+            phase = NAMES.get(self.model.phase, self.model.phase)
             self.console.print(
-                f"{phase}  epoch {epoch + 1}/{self.params['epochs']}  held-out error: {errors}",
+                f"{phase}  epoch {epoch + 1}/{self.params['epochs']}  held-out {found}",
                 highlight=False,
             )
 

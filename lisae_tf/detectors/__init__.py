@@ -4,10 +4,17 @@ from pathlib import Path
 
 from lisae_tf.config import Config, read_settings, resolve
 from lisae_tf.detectors.base import CONFIG, Detector
+from lisae_tf.detectors.encoders import (
+    ClassifierDetector,
+    DeepSADDetector,
+    DeepSVDDDetector,
+    HypersphereClassifierDetector,
+)
 from lisae_tf.detectors.isolation_forest import IsolationForestDetector
 from lisae_tf.detectors.kde import KernelDensityDetector
 from lisae_tf.detectors.linear_ae import LinearDetector
 from lisae_tf.detectors.linear_lis import LinearLatentInsensitiveDetector
+from lisae_tf.detectors.linsep_fused import FusedDetector
 from lisae_tf.detectors.lisae import LatentInsensitiveDetector
 from lisae_tf.detectors.mem_ae import MemoryDetector
 from lisae_tf.detectors.oc_svm import OneClassSVMDetector
@@ -26,6 +33,11 @@ DETECTORS: dict[str, type[Detector]] = {
     "vae": VariationalDetector,
     "mem-ae": MemoryDetector,
     "sig-repnn": SigmoidReplicatorDetector,
+    "linsep-fused": FusedDetector,
+    "bce": ClassifierDetector,
+    "deep-sad": DeepSADDetector,
+    "hsc": HypersphereClassifierDetector,
+    "oc-dsvdd": DeepSVDDDetector,
 }
 
 

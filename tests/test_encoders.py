@@ -1,0 +1,141 @@
+import keras
+import numpy as np
+import pytest
+from training_fixtures import surface, tiny_config, tiny_data
+
+from lisae_tf.checkpoints import weights_of
+from lisae_tf.detectors import make_detector
+from lisae_tf.encoder_training import build_encoder, refuse_collapse, train_encoder
+from lisae_tf.errors import LisaeError
+from lisae_tf.heads import DistanceHead, LabelledDistanceHead, LogitHead, PseudoHuberHead
+from lisae_tf.phase import TrainingOptions
+
+N, M = np.float32([0.5, 2.0]), np.float32([0.25, 1.0, 4.0])
+CODES = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
+
+
+def head_of(kind):
+    return kind(2.0) if kind is LabelledDistanceHead else kind()
+
+
+@pytest.mark.parametrize(
+    "head, expected",
+    [
+        (LogitHead(), (np.mean(np.log1p(np.exp(N))) + np.mean(np.log1p(np.exp(-M)))) / 2),
+        (PseudoHuberHead(), (np.mean(N) - np.mean(np.log(1 - np.exp(-M)))) / 2),
+        (LabelledDistanceHead(2.0), (np.mean(N) + 2 * np.mean(1 / M)) / 2),
+        (DistanceHead(), np.mean(N)),
+    ],
+    ids=["bce", "hsc", "deep-sad", "oc-dsvdd"],
+)
+def test_losses_are_those_of_the_papers(head, expected):
+    assert float(head.loss(N, M)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_hypersphere_classifiers_distance_is_exact_where_it_is_small():
+    z = np.float32([[1e-4, 0], [3, 4], [0, 0]])
+    expected = np.sqrt(np.sum(z.astype(np.float64) ** 2, axis=1) + 1) - 1
+    np.testing.assert_allclose(PseudoHuberHead()(z), expected, rtol=1e-4)
+    assert np.isfinite(float(PseudoHuberHead().loss(N, np.float32([0.0]))))
+
+
+def test_the_centre_is_the_mean_code_moved_away_from_zero():
+    head = DistanceHead()
+    head.build((None, 4))
+    head.place(np.float32([[2, -3, 0.02, -0.04], [4, -1, 0.04, -0.02]]))
+    np.testing.assert_allclose(head.centre, [3, -2, 0.1, -0.1], rtol=1e-6)
+    assert not head.trainable_weights
+    np.testing.assert_allclose(head(np.float32([[3, 0, 0.1, -0.1]])), [4], rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [DistanceHead, LabelledDistanceHead])
+def test_what_could_collapse_has_neither_biases_nor_bounds(kind):
+    model = build_encoder(tiny_config(), (32, 32, 1), head_of(kind))
+    assert not [w.path for w in model.weights if "bias" in w.path]
+    # Without a bias and with leaky units only, the code of 2x is twice that of x.
+    x = surface("gravel", 3) // 2
+    np.testing.assert_allclose(model.codes(2 * x), 2 * model.codes(x), rtol=1e-4, atol=1e-6)
+
+
+def test_a_collapsed_sphere_is_refused_and_a_small_one_is_not():
+    centre = np.full(8, 2.0)
+    refuse_collapse(2 + 1e-3 * CODES, centre)
+    with pytest.raises(LisaeError, match=r"collapsed.*hypersphere\.learning_rate"):
+        refuse_collapse(np.broadcast_to(np.float32(2), (50, 8)), centre)
+    with pytest.raises(LisaeError, match="collapsed"):
+        refuse_collapse(np.full((50, 8), np.nan), centre)
+
+
+@pytest.mark.parametrize("variant, phase", [("bce", 1), ("hsc", 1), ("deep-sad", 2)])
+def test_training_tells_normals_from_negatives_better_and_better(variant, phase):
+    config = tiny_config(variant=variant, feature_extraction={"epochs": 4, "batch_size": 16})
+    detector = make_detector(config)
+    detector.fit_data(tiny_data(augment=True), TrainingOptions())
+    rows = [row for row in detector.history if row["phase"] == phase]
+    gaps = [row["val_negative_score"] - row["val_normal_score"] for row in rows]
+    assert gaps[-1] > gaps[0]
+    assert min(row["val_loss"] for row in rows[1:]) < rows[0]["val_loss"]
+
+
+def test_deep_svdd_starts_from_the_pretrained_encoder_and_draws_normals_in():
+    detector = make_detector(tiny_config(variant="oc-dsvdd"))
+    detector.fit_data(tiny_data(), TrainingOptions())
+    pretraining, sphere = ([r for r in detector.history if r["phase"] == p] for p in (1, 2))
+    assert pretraining[0]["val_normal_error"] > 0
+    assert sphere[-1]["val_normal_score"] < sphere[0]["val_normal_score"]
+    assert "val_negative_score" not in sphere[0]
+    centre = detector.model.head.centre.numpy()
+    assert np.all(np.abs(centre) >= np.float32(0.1))
+
+
+def test_negatives_change_nothing_for_deep_svdd():
+    config, data = tiny_config(variant="oc-dsvdd"), tiny_data()
+    alone, beside = make_detector(config), make_detector(config)
+    alone.fit(data.normal.fit)
+    beside.fit(data.normal.fit, data.negative.fit)
+    pictures = surface("camera", 10, "test")
+    np.testing.assert_array_equal(alone.score(pictures), beside.score(pictures))
+
+
+class Killed(Exception):
+    pass
+
+
+class KillAfter(keras.callbacks.Callback):
+    """Ends the process's work right after an epoch's checkpoint, as kill -9 would."""
+
+    def __init__(self, phase: str, epoch: int):
+        super().__init__()
+        self.phase, self.epoch = phase, epoch
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (self.model.phase, epoch) == (self.phase, self.epoch):
+            raise Killed
+
+
+@pytest.mark.parametrize(
+    "kind, phase, epoch",
+    [(LogitHead, "encoder", 1), (LabelledDistanceHead, "feature-extraction", 1),
+     (LabelledDistanceHead, "encoder", 0), (DistanceHead, "encoder", 2)],
+)  # fmt: skip
+def test_a_killed_run_resumes_byte_equal(tmp_path, kind, phase, epoch):
+    config, data = tiny_config(variant="bce"), tiny_data(augment=True)
+    undisturbed = train_encoder(config, data, head_of(kind), TrainingOptions())
+    checkpoint = tmp_path / "checkpoint.npz"
+    with pytest.raises(Killed):
+        kill = TrainingOptions(checkpoint, (KillAfter(phase, epoch),))
+        train_encoder(config, data, head_of(kind), kill)
+    resumed = train_encoder(config, data, head_of(kind), TrainingOptions(checkpoint))
+
+    def content(result):
+        rows = [{k: v for k, v in row.items() if k != "seconds"} for row in result.history]
+        weights = [weight.tobytes() for weight in weights_of(result.model).values()]
+        return rows, weights
+
+    assert content(resumed) == content(undisturbed)
+
+
+def test_divergence_names_the_setting_of_the_stage():
+    config = tiny_config(variant="oc-dsvdd", hypersphere={"learning_rate": 1e30})
+    with pytest.raises(LisaeError, match=r"phase 2 diverged.*hypersphere\.learning_rate"):
+        make_detector(config).fit_data(tiny_data(), TrainingOptions())
