@@ -34,6 +34,8 @@ def train(config: Config, data: TrainingData, options: TrainingOptions) -> Train
         LisaeError: a collapse that restarts did not cure.
     """
     point = ResumePoint.load(options.checkpoint)
+    if options.shared and point.phase == 1:
+        point = options.shared.find(config, options.checkpoint) or point
     if point.phase == 2:
         model = build_autoencoder(config, data.shape, seed=config.seed)
         set_weights(model, point.phase1_weights)
@@ -42,6 +44,8 @@ def train(config: Config, data: TrainingData, options: TrainingOptions) -> Train
         model, convergence, restarts = feature_extraction(config, data, point, options)
         history = convergence.history
         point = point.next_phase(weights_of(model), history, restarts)
+        if options.shared:
+            options.shared.keep(config, point)
     result = TrainingResult(model, point.phase1_weights, history, restarts)
     if config.variant != "ae":
         convergence, result.notes = latent_shaping(config, data, model, point, options)
