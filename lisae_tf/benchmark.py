@@ -15,6 +15,7 @@ from lisae_tf.datasets import open_dataset
 from lisae_tf.errors import LisaeError
 from lisae_tf.files import write_text
 
+
 def cells(
     name: str,
     variants: Sequence[str],

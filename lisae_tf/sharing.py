@@ -55,7 +55,7 @@ class SharedPhase1:
 
     def __init__(self) -> None:
         self._key: str | None = None
-        self._point: "ResumePoint | None" = None
+        self._point: ResumePoint | None = None
         self._features: dict[str, np.ndarray] = {}
 
     def find(self, config: Config, path: Path | None) -> "ResumePoint | None":
