@@ -133,8 +133,9 @@ class Results:
         for name, column in tables.COLUMNS.items():
             for row, system in tables.ROWS.items():
                 path = latent_file(self.root, column.config, system.variant)
-                if not system.phase1 and path.is_file():
-                    yield name, row, read_json(path)
+                record = read_json(path) if path.is_file() and not system.phase1 else None
+                if record and record["latent"] is not None:  # else the choice is under way
+                    yield name, row, record
 
     def summary(self) -> dict[str, Any]:
         """`summary.json`: complete figures alone."""

@@ -28,6 +28,9 @@ arXiv 2110.13101). Written by `python cli.py benchmark report` from the result f
 - **Latent sizes** are chosen on held-out normal pictures against negatives of a kind left out of
   that training (last section); the paper reports the best on the test set. Every other setting
   is one for each dataset, in `configs/`.
+- Negatives of another dataset are all classes of its training part, resized (bilinear) and turned
+  to grey (ITU-R 601) or RGB as the column's own pictures are; drawings get their polarity. Table 3
+  and appendix A test on the normal class's own half of the classes.
 - "AE" is phase 1 of the LIS-AE training, with the same weights. "Sup." trains on the training
   part of the very classes that are tested: an upper bound.
 """
@@ -189,7 +192,8 @@ def _latents(results: "Results") -> str:
     rows = []
     for column, row, record in results.latents():
         tried = ", ".join(
-            f"{size}: {found['auroc_left_out']:.4f}" for size, found in record["sizes"].items()
+            f"{size}: {found['auroc_left_out']:.4f}"
+            for size, found in sorted(record["sizes"].items(), key=lambda item: int(item[0]))
         )
         rows.append(
             [column, row, str(record["latent"]), tried, str(record["best_latent"]),
