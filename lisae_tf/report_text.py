@@ -191,10 +191,8 @@ def _contradictions() -> str:
 def _latents(results: "Results") -> str:
     rows = []
     for column, row, record in results.latents():
-        tried = ", ".join(
-            f"{size}: {found['auroc_left_out']:.4f}"
-            for size, found in sorted(record["sizes"].items(), key=lambda item: int(item[0]))
-        )
+        sizes = record["sizes"]
+        tried = ", ".join(f"{n}: {sizes[n]['auroc_left_out']:.4f}" for n in sorted(sizes, key=int))
         rows.append(
             [column, row, str(record["latent"]), tried, str(record["best_latent"]),
              record["left_out"]]
