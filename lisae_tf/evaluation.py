@@ -3,6 +3,7 @@
 Nothing that trains or chooses imports it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +55,21 @@ def label_auroc(called: np.ndarray, is_anomaly: np.ndarray) -> float | None:
     rates = [(np.mean(row[~is_anomaly]), np.mean(row[is_anomaly])) for row in called]
     fprs, tprs = np.array(sorted([(0.0, 0.0), *rates, (1.0, 1.0)])).T
     return float(metrics.auc(fprs, tprs))
+
+
+def auroc_by_class(scored: Scored, labels: Sequence[str]) -> dict[str, dict[str, float | int]]:
+    """`auroc` against the anomalies of each class alone, and their number `n`.
+
+    AUROC is a mean over anomalies, so the mean weighted with `n` is the one over some classes.
+    """
+    named = np.asarray(labels)[scored.is_anomaly]
+    return {
+        str(name): {
+            "auroc": auroc(scored.normal, scored.anomaly[named == name]),
+            "n": int(np.sum(named == name)),
+        }
+        for name in np.unique(named)
+    }
 
 
 def fpr_at_tpr(scored: Scored, tpr: float = 0.95) -> float:

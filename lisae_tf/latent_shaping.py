@@ -4,6 +4,7 @@ Owns the fast path: the frozen encoder's output is computed once for each pictur
 """
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -38,6 +39,14 @@ def _negatives_past_gamma(errors: np.ndarray, gamma: float) -> str | None:
     )
 
 
+# Gives features, kept from a run with the same phase 1 or computed.
+Share = Callable[[Callable[[], np.ndarray]], np.ndarray]
+
+
+def _alone(compute: Callable[[], np.ndarray]) -> np.ndarray:
+    return compute()
+
+
 def _side(
     name: str,
     images: np.ndarray,
@@ -45,6 +54,7 @@ def _side(
     model: LatentInsensitiveAutoencoder,
     config: Config,
     folder: Path,
+    share: Share = _alone,
 ) -> dict[str, np.ndarray]:
     """The arrays of one side of phase 2: pictures, and s = ℰ(x) where that pays.
 
@@ -53,7 +63,8 @@ def _side(
     if not config.latent_shaping.cache_features or draws < 2 * len(images):
         return {name: images}
     budget = config.latent_shaping.memory_budget_mb * 2**20
-    return {name: images, f"{name}_features": encode(model, images, budget, folder)}
+    features = share(lambda: encode(model, images, budget, folder))
+    return {name: images, f"{name}_features": features}
 
 
 def latent_shaping(
@@ -77,15 +88,20 @@ def latent_shaping(
     negative_fit = data.negative.fit
     if data.augment and settings.cache_features:
         negative_fit = augmented_bank(negative_fit, settings.bank_copies, augment, seed=config.seed)
+
+    def shared(part: str) -> Share:
+        keeper = options.shared
+        return (lambda compute: keeper.features(config, part, compute)) if keeper else _alone
+
     with tempfile.TemporaryDirectory(prefix="lisae-features-") as folder:
-        draws = settings.epochs * len(data.normal.fit)  # as many of either side
+        per_epoch = len(data.normal.fit)  # as many of either side
         arrays = [
-            _side(name, images, times, model, config, Path(folder))
-            for name, images, times in (
-                ("normal", data.normal.fit, draws),
-                ("negative", negative_fit, draws),
-                ("normal", data.normal.stopping, settings.epochs * len(data.normal.stopping)),
-                ("negative", data.negative.stopping, settings.epochs * len(data.negative.stopping)),
+            _side(name, images, settings.epochs * drawn, model, config, Path(folder), *share)
+            for name, images, drawn, *share in (
+                ("normal", data.normal.fit, per_epoch, shared("fit")),
+                ("negative", negative_fit, per_epoch),
+                ("normal", data.normal.stopping, len(data.normal.stopping), shared("stopping")),
+                ("negative", data.negative.stopping, len(data.negative.stopping)),
             )
         ]
         normal, negative, normal_held_out, negative_held_out = arrays

@@ -42,6 +42,8 @@ def train(
         LisaeError: a collapse that restarts did not cure.
     """
     point = ResumePoint.load(options.checkpoint)
+    if options.shared and point.phase == 1:
+        point = options.shared.find(config, options.checkpoint) or point
     if point.phase == 2:
         model = build_autoencoder(config, data.shape, seed=config.seed, build_latent=build_latent)
         set_weights(model, point.phase1_weights)
@@ -52,6 +54,8 @@ def train(
         )
         history = convergence.history
         point = point.next_phase(weights_of(model), history, restarts)
+        if options.shared:
+            options.shared.keep(config, point)
     result = TrainingResult(model, point.phase1_weights, history, restarts)
     if config.variant in SHAPED:
         convergence, result.notes = latent_shaping(config, data, model, point, options)
