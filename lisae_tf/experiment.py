@@ -17,6 +17,7 @@ from lisae_tf.config import FOLDER, Config
 from lisae_tf.datasets import open_dataset
 from lisae_tf.detectors import make_detector
 from lisae_tf.detectors.base import Detector
+from lisae_tf.errors import LisaeError
 from lisae_tf.evaluation import Scored, auroc, evaluate
 from lisae_tf.files import write_json
 from lisae_tf.parts import TestData, TrainingData
@@ -201,6 +202,13 @@ def _write(outcome: Outcome, folder: Path, calibration_scores: np.ndarray, watch
 
 
 def stored_scores(folder: Path) -> tuple[np.ndarray, Scored]:
-    """Calibration scores and test scores of a completed run."""
+    """Calibration scores and test scores of a completed run.
+
+    Raises:
+        LisaeError: missing, damaged or foreign files.
+    """
     arrays, _ = load_arrays(folder / SCORES)
-    return arrays["calibration"], Scored(arrays["test"], arrays["is_anomaly"])
+    try:
+        return arrays["calibration"], Scored(arrays["test"], arrays["is_anomaly"])
+    except KeyError as error:
+        raise LisaeError(f"{folder / SCORES} holds no scores of a run; restore it") from error
