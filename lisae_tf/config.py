@@ -26,6 +26,7 @@ Classes = Annotated[list[int | str], Field(min_length=1)]
 
 VARIANTS = (
     "ae", "lis", "linsep", "linear-lis", "linsep-fused", "bce", "deep-sad", "hsc", "oc-dsvdd",
+    "anogan", "anogan-fm",
 )  # fmt: skip
 PROTOCOLS = ("one-class", "two-class", "next-class", "halves")
 FOLDER = "folder"
@@ -94,10 +95,23 @@ class Hypersphere(_Section):
     """`oc-dsvdd` and `deep-sad` after their pretraining as an autoencoder (phase 1)."""
 
     epochs: Natural = 15
-    learning_rate: Positive = 1e-4
+    learning_rate: Positive = 1e-3
     patience: Natural = 5
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-6
     eta: Positive = 1.0  # weight of the negatives in `deep-sad`
+
+
+class AnoGAN(_Section):
+    """`anogan` and `anogan-fm`: the GAN (phase 1), then the encoder (phase 2)."""
+
+    epochs: Natural = 60
+    learning_rate: Positive = 5e-4  # of generator and critic
+    critic_steps: Natural = 5  # for each step of the generator
+    gradient_penalty: Positive = 10.0
+    encoder_epochs: Natural = 20
+    encoder_learning_rate: Positive = 1e-3
+    patience: Natural = 5
+    kappa: Positive = 1.0  # weight of the feature distance
 
 
 class Calibration(_Section):
@@ -119,6 +133,7 @@ class Config(_Section):
     anomaly_dir: str | None = None
     variant: Literal[
         "ae", "lis", "linsep", "linear-lis", "linsep-fused", "bce", "deep-sad", "hsc", "oc-dsvdd",
+        "anogan", "anogan-fm",
     ] = "lis"  # fmt: skip
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: Data = Data()
@@ -127,6 +142,7 @@ class Config(_Section):
     latent_shaping: LatentShaping = LatentShaping()
     fusion: Fusion = Fusion()
     hypersphere: Hypersphere = Hypersphere()
+    anogan: AnoGAN = AnoGAN()
     calibration: Calibration = Calibration()
 
     @model_validator(mode="after")
