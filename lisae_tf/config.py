@@ -26,7 +26,7 @@ Classes = Annotated[list[int | str], Field(min_length=1)]
 
 Variant = Literal[
     "ae", "lis", "linsep", "linsep-fused", "linear-lis",
-    "kde", "if", "oc-svm", "oc-dsvdd", "linear-ae", "vae", "mem-ae", "sig-repnn",
+    "kde", "if", "oc-svm", "oc-dsvdd", "anogan", "anogan-fm", "linear-ae", "vae", "mem-ae", "sig-repnn",
     "bce", "deep-sad", "hsc",
 ]  # fmt: skip
 VARIANTS: tuple[str, ...] = get_args(Variant)
@@ -150,10 +150,23 @@ class Hypersphere(_Section):
     """`oc-dsvdd` and `deep-sad` after their pretraining as an autoencoder (phase 1)."""
 
     epochs: Natural = 15
-    learning_rate: Positive = 1e-4
+    learning_rate: Positive = 1e-3
     patience: Natural = 5
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-6
     eta: Positive = 1.0  # weight of the negatives in `deep-sad`
+
+
+class AnoGAN(_Section):
+    """`anogan` and `anogan-fm`: the GAN (phase 1), then the encoder (phase 2)."""
+
+    epochs: Natural = 60
+    learning_rate: Positive = 5e-4  # of generator and critic
+    critic_steps: Natural = 5  # for each step of the generator
+    gradient_penalty: Positive = 10.0
+    encoder_epochs: Natural = 20
+    encoder_learning_rate: Positive = 1e-3
+    patience: Natural = 5
+    kappa: Positive = 1.0  # weight of the feature distance
 
 
 class Calibration(_Section):
@@ -187,6 +200,7 @@ class Config(_Section):
     sig_repnn: SigmoidReplicator = SigmoidReplicator()
     fusion: Fusion = Fusion()
     hypersphere: Hypersphere = Hypersphere()
+    anogan: AnoGAN = AnoGAN()
     calibration: Calibration = Calibration()
 
     @model_validator(mode="after")

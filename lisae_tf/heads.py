@@ -71,7 +71,7 @@ class PseudoHuberHead(Head):
 
 
 class DistanceHead(Head):
-    """Deep SVDD (Ruff et al. 2018, section 3): ‖z − c‖², of normals as small as can be.
+    """Deep SVDD (Ruff et al. 2018, section 3): ‖z − c‖² / L, of normals as small as can be.
 
     Without biases and bounded activations (propositions 2 and 3) and with c away from 0
     (proposition 1), no weights send every picture to c. The paper's table lists it as OC-DSVDD.
@@ -87,7 +87,7 @@ class DistanceHead(Head):
         )
 
     def call(self, z):
-        return ops.sum(ops.square(z - self.centre), axis=1)
+        return ops.mean(ops.square(z - self.centre), axis=1)
 
     def place(self, codes: np.ndarray) -> None:
         """Fixes c at the mean code of normals, (N, L), with coordinates near 0 moved away."""
@@ -102,7 +102,8 @@ class DistanceHead(Head):
 class LabelledDistanceHead(DistanceHead):
     """Deep SAD (Ruff et al. 2020, equation 7) with all negatives as labelled anomalies.
 
-    Their term is η / ‖z − c‖²; the score is the distance as in Deep SVDD.
+    Their term is η / distance; the score is the distance as in Deep SVDD. It is a mean over the L
+    units so that η means the same at every width.
     """
 
     uses_negatives = True

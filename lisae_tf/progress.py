@@ -7,11 +7,15 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 NAMES = {"feature-extraction": "phase 1", "latent-shaping": "phase 2"}
 
 
-def held_out(logs: dict) -> str:
-    """What a line says of an epoch: errors where there are any, the loss otherwise."""
+def summary(logs: dict) -> str:
+    """What a line says of an epoch: held-out errors where there are any, a loss otherwise."""
     if "val_normal_error" not in logs:
-        return f"loss {logs['val_loss']:.4f}"
-    errors = f"error: normal {logs['val_normal_error']:.4f}"
+        return (
+            f"held-out loss {logs['val_loss']:.4f}"
+            if "val_loss" in logs
+            else (f"loss {logs['loss']:.4f}")
+        )
+    errors = f"held-out error: normal {logs['val_normal_error']:.4f}"
     if "val_negative_error" in logs:
         errors += f"  negative {logs['val_negative_error']:.4f}"
     return errors
@@ -46,13 +50,13 @@ class TrainingProgress(keras.callbacks.Callback):
             self._bar.update(self._task, completed=self._epoch * self.params["steps"] + batch + 1)
 
     def on_epoch_end(self, epoch, logs=None):
-        found = held_out(logs)
+        found = summary(logs)
         if self._bar:
             self._bar.update(self._task, errors=found)
         else:
             phase = NAMES.get(self.model.phase, self.model.phase)
             self.console.print(
-                f"{phase}  epoch {epoch + 1}/{self.params['epochs']}  held-out {found}",
+                f"{phase}  epoch {epoch + 1}/{self.params['epochs']}  {found}",
                 highlight=False,
             )
 

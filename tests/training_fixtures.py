@@ -17,7 +17,8 @@ TINY = {
         "learning_rate": 3e-3,
     },
     "latent_shaping": {"epochs": 3, "batch_size": 32, "gamma": 0.2},
-    "hypersphere": {"epochs": 4, "learning_rate": 1e-3},
+    "hypersphere": {"epochs": 4},
+    "anogan": {"epochs": 3, "critic_steps": 2, "encoder_epochs": 3},
 }
 
 

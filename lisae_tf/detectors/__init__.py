@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from lisae_tf.config import Config, read_settings, resolve
+from lisae_tf.detectors.anogan import AnoGANDetector, FeatureMatchingDetector
 from lisae_tf.detectors.base import CONFIG, Detector
 from lisae_tf.detectors.encoders import (
     ClassifierDetector,
@@ -38,6 +39,8 @@ DETECTORS: dict[str, type[Detector]] = {
     "deep-sad": DeepSADDetector,
     "hsc": HypersphereClassifierDetector,
     "oc-dsvdd": DeepSVDDDetector,
+    "anogan": AnoGANDetector,
+    "anogan-fm": FeatureMatchingDetector,
 }
 
 

@@ -1,0 +1,54 @@
+"""AnoGAN as the paper's tables have it: f-AnoGAN, scored with and without critic features."""
+
+import keras
+from keras import layers
+
+from lisae_tf.adversarial import build_adversarial, feature_distance, train_adversarial
+from lisae_tf.checkpoints import Arrays, set_weights, weights_of
+from lisae_tf.detectors.graph import AutoencoderDetector
+from lisae_tf.parts import TrainingData
+from lisae_tf.phase import TrainingOptions
+from lisae_tf.scoring import reconstruction_score
+
+
+class AnoGANDetector(AutoencoderDetector):
+    """Scores by the error of what the generator makes of the encoder's code."""
+
+    def networks(self):
+        return self.model.encoder, self.model.latent, self.model.generator
+
+    def fit_data(self, data: TrainingData, options: TrainingOptions) -> None:
+        result = train_adversarial(self.config, data, options)
+        self.shape, self.model, self.history = data.shape, result.model, result.history
+        self._make_graph()
+
+    def arrays(self) -> Arrays:
+        return weights_of(self.model)
+
+    def restore(self, arrays: Arrays) -> None:
+        self.model = build_adversarial(self.config, self.shape)[1]
+        set_weights(self.model, arrays)
+        self._make_graph()
+
+
+class AddFeatureDistance(layers.Layer):
+    """[e, x, x̂] -> e + κ · feature distance, float32 (N,)."""
+
+    def __init__(self, features: keras.Model, kappa: float, **kwargs):
+        super().__init__(**kwargs)
+        self.features, self._kappa = features, kappa
+
+    def call(self, inputs):
+        error, x, x_hat = inputs
+        return error + self._kappa * feature_distance(self.features, x, x_hat)
+
+
+class FeatureMatchingDetector(AnoGANDetector):
+    """Adds κ times the distance between x and x̂ in the critic's features (AnoGAN-FM)."""
+
+    def inference(self) -> keras.Model:
+        plain = reconstruction_score(*self.networks())
+        found = plain.output
+        add = AddFeatureDistance(self.model.features, self.config.anogan.kappa, name="total")
+        score = add([found["score"], plain.input, found["reconstruction"]])
+        return keras.Model(plain.input, {"score": score, "reconstruction": found["reconstruction"]})
