@@ -59,9 +59,10 @@ def run(
         except LisaeError as error:
             say(f"[{number}/{len(chosen)}] {cell.path}: failed: {error}")
             continue
+        before, after = record["auroc_phase1"], f"{record['auroc']:.4f}"
         say(
             f"[{number}/{len(chosen)}] {cell.config.variant} {', '.join(record['normal'])}: "
-            f"{record['auroc_phase1']:.4f} -> {record['auroc']:.4f} "
+            f"{after if before is None else f'{before:.4f} -> {after}'} "
             f"({record['seconds']['training']:.0f} s, {origin})"
         )
         done.append((cell, record))
@@ -69,27 +70,26 @@ def run(
 
 
 def table(results: Sequence[tuple[Cell, dict]]) -> str:
-    """A Markdown table: a row for each normal class, before and after for each variant."""
-    variants = list(dict.fromkeys(cell.config.variant for cell, _ in results))
-    rows: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    """A Markdown table: a row for each normal class, for each variant what each phase reached."""
+    # {(variant, stage): {normal: AUROC of each seed}}; only some variants have a phase 1.
+    columns: dict[tuple[str, str], dict[str, list[float]]] = {}
     for cell, record in results:
-        row = rows.setdefault(", ".join(record["normal"]), {})
-        pair = (record["auroc_phase1"], record["auroc"])
-        row.setdefault(cell.config.variant, []).append(pair)
+        for stage, key in (("phase 1", "auroc_phase1"), ("final", "auroc")):
+            if record[key] is not None:
+                column = columns.setdefault((cell.config.variant, stage), {})
+                column.setdefault(", ".join(record["normal"]), []).append(record[key])
+    rows = dict.fromkeys(", ".join(record["normal"]) for _, record in results)
     lines = [
-        "| normal | " + " | ".join(f"{v}: phase 1 | {v}: final" for v in variants) + " |",
-        "|---|" + "---|---|" * len(variants),
+        "| normal | " + " | ".join(map(": ".join, columns)) + " |",
+        "|---|" + "---|" * len(columns),
     ]
-    columns: dict[str, list[np.ndarray]] = {}
-    for name, row in rows.items():
-        parts = []
-        for variant in variants:
-            mean = np.mean(row[variant], axis=0) if variant in row else np.full(2, np.nan)
-            columns.setdefault(variant, []).append(mean)
-            parts += [f"{value:.3f}" for value in mean]
-        lines.append(f"| {name} | " + " | ".join(parts) + " |")
-    means = [f"**{v:.4f}**" for variant in variants for v in np.mean(columns[variant], axis=0)]
-    lines.append("| **mean** | " + " | ".join(means) + " |")
+    for name in rows:
+        means = [np.mean(column.get(name, np.nan)) for column in columns.values()]
+        lines.append(f"| {name} | " + " | ".join(f"{mean:.3f}" for mean in means) + " |")
+    means = [
+        np.mean([np.mean(column.get(name, np.nan)) for name in rows]) for column in columns.values()
+    ]
+    lines.append("| **mean** | " + " | ".join(f"**{mean:.4f}**" for mean in means) + " |")
     return "\n".join(lines) + "\n"
 
 

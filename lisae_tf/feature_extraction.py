@@ -18,6 +18,7 @@ from lisae_tf.networks import LatentBuilder, tanh_latent
 from lisae_tf.parts import TrainingData
 from lisae_tf.phase import TrainingOptions, build_autoencoder, fit_phase
 from lisae_tf.pipelines import held_out_batches, steps_per_epoch, training_batches
+from lisae_tf.sharing import LINSEP, LOSSES
 
 RESTART_STRIDE = 1_000_003  # between the seeds of a run and of its restarts
 
@@ -62,7 +63,7 @@ def feature_extraction(
         LisaeError: it collapsed in every attempt.
     """
     settings = config.feature_extraction
-    linsep = config.variant in ("linsep", "linsep-fused")
+    linsep = LOSSES.get(config.variant) == LINSEP
     plateau = constant_picture_error(data.normal.fit, data.normal.stopping)
     fraction = settings.collapse_fraction  # 0 switches the check off
     ceiling = (1 - fraction) * plateau if fraction else math.inf

@@ -16,7 +16,7 @@ from lisae_tf.networks import LatentBuilder, tanh_latent
 from lisae_tf.parts import TrainingData
 from lisae_tf.phase import TrainingOptions, build_autoencoder
 
-SHAPED = ("lis", "linsep")  # the variants with a second phase
+SHAPED = ("lis", "linsep", "linsep-fused")  # the variants with a second phase
 
 
 @dataclass
