@@ -136,10 +136,6 @@ def _record(detector: GraphDetector, metrics: dict, dtype: str) -> Record:
         "range": [0, 255] if dtype == "uint8" else [0, 1],
         "channels": {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels"),
     }
-    measured = (
-        "auroc", "auroc_phase1", "average_precision", "fpr_at_95_tpr", "false_positive_rate",
-        "detection_rate", "n_normal", "n_anomaly", "auroc_negatives",
-    )  # fmt: skip
     return {
         "lisae_tf": __version__,
         "variant": metrics["variant"],
@@ -149,7 +145,7 @@ def _record(detector: GraphDetector, metrics: dict, dtype: str) -> Record:
         "outputs": {"score": "float32 [batch]", "is_anomaly": "bool [batch]"},
         "threshold": detector.threshold_.to_json(),
         "data": data,
-        "metrics": {key: metrics.get(key) for key in measured},
+        "metrics": {key: metrics.get(key) for key in runs.MEASURED},
         "config_hash": metrics["config_hash"],
         "parent": None,
         "metadata": {

@@ -6,6 +6,7 @@ Runs without TensorFlow.
 import json
 from pathlib import Path
 
+from lisae_tf import artefacts
 from lisae_tf.artefacts import Record
 from lisae_tf.files import write_text
 
@@ -49,7 +50,7 @@ def write_model_card(folder: Path, record: Record, parity: dict | None) -> None:
         record: of the artefact.
         parity: what the gate found; None for a model that was calibrated anew.
     """
-    write_text(folder / "README.md", model_card(record, parity))
+    write_text(folder / artefacts.CARD, model_card(record, parity))
 
 
 def model_card(record: Record, parity: dict | None) -> str:

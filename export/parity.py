@@ -10,12 +10,12 @@ import numpy as np
 
 from export.artefact import Artefact
 from export.samples import Samples
+from lisae_tf import artefacts
 from lisae_tf.errors import LisaeError
 from lisae_tf.evaluation import auroc
 from lisae_tf.files import write_json
 from lisae_tf.runtimes import Model, open_model
 
-FILE = "parity.json"
 BATCHES = (1, 2, 7, 64)
 # So many batches of a size; more of the same say nothing new.
 ROUNDS = 16
@@ -99,7 +99,7 @@ def check_parity(
             f"{'; '.join(failures)}. Nothing was written; choose another --format or --quantize"
         )
     record["passed"] = True
-    write_json((path if path.is_dir() else path.parent) / FILE, record)
+    write_json((path if path.is_dir() else path.parent) / artefacts.PARITY, record)
     return record
 
 

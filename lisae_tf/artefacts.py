@@ -6,7 +6,6 @@ with `lisae.json` in it. Runs without TensorFlow.
 
 import hashlib
 import json
-import math
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,6 +19,7 @@ SAVED_MODEL, GRAPH = "savedmodel", "saved_model.pb"
 DTYPES = ("uint8", "float32")
 SIGNATURES = ("serving_default", "with_threshold", "reconstruct")
 _FOLDER_RECORD = "lisae.json"
+CARD, PARITY = "README.md", "parity.json"  # for people; no loader reads them
 _MAX_RECORD = 2**20
 _MAX_MODEL = 2**31 - 1
 # First bytes of each kind of file: where, and what.
@@ -78,11 +78,12 @@ def write_record(artefact: Path, record: Record) -> Record:
 
 
 def _model_files(artefact: Path) -> list[Path]:
-    """The files that make up the model."""
+    """The files that make up the model: in a folder all that TensorFlow might look at."""
     if not artefact.is_dir():
         return [artefact]
-    parts = [artefact / GRAPH, *artefact.glob("variables/*"), *artefact.glob("assets*/*")]
-    return sorted(path for path in parts if path.is_file())
+    about = {artefact / name for name in (_FOLDER_RECORD, CARD, PARITY)}
+    parts = {path for path in artefact.rglob("[!.]*") if path.is_file()}
+    return sorted(parts - about)
 
 
 def digest(record: Record) -> str:
@@ -95,7 +96,7 @@ def digest(record: Record) -> str:
 
 def threshold_of(record: Record) -> Threshold:
     """The record's threshold."""
-    return Threshold(**record["threshold"])
+    return Threshold.from_json(record["threshold"])
 
 
 def read_record(artefact: Path, kind: str) -> Record:
@@ -144,14 +145,12 @@ def _parsed(path: Path) -> Record:
         if path.stat().st_size > _MAX_RECORD:
             raise ValueError("too large")
         record = json.loads(path.read_text(encoding="utf-8"))
-        alpha = threshold_of(record).alpha
+        threshold_of(record)
         known = (
             record["format"] == FORMAT
             and len(record["shape"]) == 3
             and all(type(side) is int and 1 <= side <= 4096 for side in record["shape"])
             and record["input"]["dtype"] in DTYPES
-            and type(alpha) is float
-            and math.isfinite(alpha)
             and record["files"]
             and all(_is_plain(name) for name in record["files"])
             and all(type(each["size"]) is int for each in record["files"].values())

@@ -97,11 +97,11 @@ class LatentInsensitiveAutoencoder(keras.Model):
         cached = batch.get(f"{side}_features")
         return cached if cached is not None else self._features_of(batch[side])
 
-    def _error(self, batch, side: str):
-        x_hat = self.decoder(self.latent(self._features(batch, side)))
+    def _error(self, batch, side: str, training: bool = False):
+        x_hat = self.decoder(self.latent(self._features(batch, side), training=training))
         return reconstruction_error(self.scale(batch[side]), x_hat)
 
-    def _phase_loss(self, batch) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    def _phase_loss(self, batch, training: bool) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         if self.phase == "latent-shaping":
             normal_error = self._error(batch, "normal")
             negative_error = self._error(batch, "negative")
@@ -114,8 +114,10 @@ class LatentInsensitiveAutoencoder(keras.Model):
                 "past_gamma": past_gamma,
             }
         if not self.linsep_weight:
-            normal_error = self._error(batch, "normal")
-            return tf.reduce_mean(normal_error), {"normal_error": normal_error}
+            normal_error = self._error(batch, "normal", training)
+            # Some latent layers add a term of their own.
+            loss = tf.reduce_mean(normal_error) + sum(self.latent.losses)
+            return loss, {"normal_error": normal_error}
         s_normal = self._features(batch, "normal")
         x_hat = self.decoder(self.latent(s_normal))
         normal_error = reconstruction_error(self.scale(batch["normal"]), x_hat)
@@ -135,7 +137,7 @@ class LatentInsensitiveAutoencoder(keras.Model):
     def train_step(self, data):
         batch = keras.utils.unpack_x_y_sample_weight(data)[0]
         with tf.GradientTape() as tape:
-            loss, parts = self._phase_loss(batch)
+            loss, parts = self._phase_loss(batch, training=True)
         # Only the phase's own weights are asked for, so frozen layers cost no gradient.
         weights = self.trainable_weights
         self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
@@ -143,4 +145,4 @@ class LatentInsensitiveAutoencoder(keras.Model):
 
     def test_step(self, data):
         batch = keras.utils.unpack_x_y_sample_weight(data)[0]
-        return self._report(batch, *self._phase_loss(batch))
+        return self._report(batch, *self._phase_loss(batch, training=False))

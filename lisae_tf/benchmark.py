@@ -1,51 +1,19 @@
-"""Every task of a dataset, one result file each, written whole; running again continues.
+"""Every task of one dataset, one result file each; running again continues.
 
-A cell is stale when its resolved configuration or `TRAINING_VERSION` differs.
+The tables of the paper are in `tables` and `grid`; this is for any configuration.
 """
 
-import gc
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
-from lisae_tf import __version__, experiment
-from lisae_tf.config import Config, dataset_settings, merge, resolve
+from lisae_tf import __version__
+from lisae_tf.cells import Cell, run_cell
+from lisae_tf.config import dataset_settings, merge, resolve
 from lisae_tf.datasets import open_dataset
 from lisae_tf.errors import LisaeError
-from lisae_tf.files import make_folder, read_json, write_json, write_text
-
-# Raised by hand whenever the same settings would train to other weights.
-TRAINING_VERSION = 1
-KEPT = (
-    "auroc", "auroc_phase1", "auroc_negatives", "average_precision", "fpr_at_95_tpr",
-    "false_positive_rate", "detection_rate", "n_normal", "n_anomaly", "normal", "negatives",
-    "protocol", "restart_seeds", "epochs", "seconds", "notes",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One training: a configuration and where its result lies."""
-
-    config: Config
-    path: Path
-
-    def stored(self) -> dict | None:
-        """The result, if it is there and not stale."""
-        if not self.path.is_file():
-            return None
-        record = read_json(self.path)
-        try:
-            # A setting that came later stood at its default before.
-            same = resolve(record["config"]) == self.config
-        except (KeyError, LisaeError):
-            return None
-        fresh = same and record.get("training_version") == TRAINING_VERSION
-        return record if fresh else None
+from lisae_tf.files import write_text
 
 
 def cells(
@@ -76,27 +44,6 @@ def cells(
                 config = resolve(merge(settings, own), f"configs/{name}.yaml")
                 file = f"{normal}-seed{seed}.json".replace("/", "-")
                 yield Cell(config, folder / name / variant / file)
-
-
-def run_cell(cell: Cell, data_dir: Path | None) -> dict:
-    """Trains and tests one cell and writes its file."""
-    outcome = experiment.run(cell.config, experiment.load(cell.config, data_dir))
-    record = {key: outcome.metrics[key] for key in KEPT}
-    record |= {
-        "config": cell.config.model_dump(),
-        "config_hash": cell.config.digest(),
-        "training_version": TRAINING_VERSION,
-        "version": __version__,
-        "seed": cell.config.seed,
-        "date": datetime.now(UTC).date().isoformat(),
-        "scores_sha256": hashlib.sha256(outcome.after.scores.tobytes()).hexdigest(),
-    }
-    make_folder(cell.path.parent)
-    write_json(cell.path, record)
-    # Models and functions refer to each other; a grid must not wait for the collector.
-    del outcome
-    gc.collect()
-    return record
 
 
 def run(

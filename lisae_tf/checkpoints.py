@@ -1,7 +1,6 @@
 """Weights and training state as plain arrays: no pickle, no code, whole or absent."""
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +30,16 @@ def load_arrays(path: Path) -> tuple[Arrays, dict[str, Any]]:
         LisaeError: the file is missing, truncated or of another kind.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # NumPy leaves a file open that it cannot read.
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
             names = json.loads(stored["names"].tobytes())
             record = json.loads(stored["record"].tobytes())
             arrays = {name: stored[f"{index:04d}"] for index, name in enumerate(names)}
+            if not isinstance(record, dict):
+                raise ValueError("no record")
     except FileNotFoundError as error:
         raise LisaeError(f"{path} is missing; give a folder that a run has completed") from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged archive raises all kinds
         raise LisaeError(f"{path} is damaged; restore it or train again") from error
     return arrays, record
 

@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -24,10 +24,12 @@ Filters = Annotated[list[Natural], Field(min_length=2, max_length=2)]
 Side = Annotated[int, Field(ge=8, le=1024)]
 Classes = Annotated[list[int | str], Field(min_length=1)]
 
-VARIANTS = (
-    "ae", "lis", "linsep", "linear-lis", "linsep-fused", "bce", "deep-sad", "hsc", "oc-dsvdd",
-    "anogan", "anogan-fm",
-)  # fmt: skip
+Variant = Literal[
+    "ae", "lis", "linsep", "linsep-fused", "linear-lis",
+    "kde", "if", "oc-svm", "oc-dsvdd", "anogan", "anogan-fm", "linear-ae", "vae", "mem-ae", "sig-repnn",
+    "bce", "deep-sad", "hsc",
+]  # fmt: skip
+VARIANTS: tuple[str, ...] = get_args(Variant)
 PROTOCOLS = ("one-class", "two-class", "next-class", "halves")
 FOLDER = "folder"
 
@@ -83,6 +85,59 @@ class LatentShaping(_Section):
     memory_budget_mb: Natural = 2048
 
 
+class KernelDensity(_Section):
+    """`kde`: the bandwidths tried, on 0-1 pixels, and how many pictures the density rests on."""
+
+    smallest_bandwidth: Positive = 0.01
+    largest_bandwidth: Positive = 1.0
+    bandwidths: Natural = 31
+    max_pictures: Natural = 10_000
+
+    @model_validator(mode="after")
+    def _bandwidths_are_a_range(self) -> "KernelDensity":
+        if self.smallest_bandwidth > self.largest_bandwidth:
+            raise ValueError("smallest_bandwidth must not exceed largest_bandwidth")
+        return self
+
+
+class IsolationForest(_Section):
+    """`if`: the original paper's numbers of trees and of pictures for each tree."""
+
+    trees: Natural = 100
+    max_samples: Annotated[int, Field(ge=2)] = 256
+
+
+class OneClassSVM(_Section):
+    """`oc-svm`: ν, and the inverse length scales tried as multiples of 1 / (values · variance)."""
+
+    nu: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    scales: Annotated[list[Positive], Field(min_length=1)] = [
+        0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0,
+    ]  # fmt: skip
+    max_pictures: Natural = 5000
+
+
+class VariationalAutoencoder(_Section):
+    """`vae`: the weight of the divergence from the prior, which is divided by H·W·C."""
+
+    kl_weight: Positive = 0.02  # 2σ²: a Gaussian decoder with σ = 0.1 on 0-1 pixels
+
+
+class Memory(_Section):
+    """`mem-ae`: the sizes and weights of Gong et al. (2019)."""
+
+    items: Annotated[int, Field(ge=2)] = 100
+    shrinkage: Annotated[float, Field(ge=0, lt=1)] = 0.01  # addresses up to it become 0
+    entropy_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2e-4
+
+
+class SigmoidReplicator(_Section):
+    """`sig-repnn`: levels of the staircase and how steep its steps are."""
+
+    levels: Annotated[int, Field(ge=2)] = 4
+    steepness: Positive = 20.0
+
+
 class Fusion(_Section):
     """`linsep-fused`: the weights of the logit that are tried on held-out training pictures."""
 
@@ -131,15 +186,18 @@ class Config(_Section):
     normal_dir: str | None = None
     negative_dir: str | None = None
     anomaly_dir: str | None = None
-    variant: Literal[
-        "ae", "lis", "linsep", "linear-lis", "linsep-fused", "bce", "deep-sad", "hsc", "oc-dsvdd",
-        "anogan", "anogan-fm",
-    ] = "lis"  # fmt: skip
+    variant: Variant = "lis"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: Data = Data()
     network: Network = Network()
     feature_extraction: FeatureExtraction = FeatureExtraction()
     latent_shaping: LatentShaping = LatentShaping()
+    kde: KernelDensity = KernelDensity()
+    isolation_forest: IsolationForest = IsolationForest()
+    oc_svm: OneClassSVM = OneClassSVM()
+    vae: VariationalAutoencoder = VariationalAutoencoder()
+    memory: Memory = Memory()
+    sig_repnn: SigmoidReplicator = SigmoidReplicator()
     fusion: Fusion = Fusion()
     hypersphere: Hypersphere = Hypersphere()
     anogan: AnoGAN = AnoGAN()

@@ -14,6 +14,8 @@ import numpy as np
 from lisae_tf.checkpoints import Arrays, load_arrays, save_arrays, set_weights, weights_of
 from lisae_tf.errors import LisaeError
 
+_RECORD = {"phase", "attempt", "state", "earlier_history", "restart_seeds"}
+
 
 @dataclass(frozen=True)
 class ResumePoint:
@@ -36,6 +38,8 @@ class ResumePoint:
         if path is None or not path.exists():
             return cls(path)
         arrays, record = load_arrays(path)
+        if not record.keys() >= _RECORD:
+            raise LisaeError(f"{path} is no checkpoint; train again without --resume")
 
         def part(prefix: str) -> Arrays:
             return {

@@ -14,9 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from lisae_tf import pictures, surfaces
+from lisae_tf.decoded import DecodedPictures
 from lisae_tf.errors import LisaeError
 
 DATA_DIR_VARIABLE = "TFDS_DATA_DIR"
+
+
+# A grid reads the same sets again and again and raises this limit; one run does not.
+DECODED = DecodedPictures(limit=0)
 
 
 @dataclass(frozen=True)
@@ -152,13 +157,15 @@ def _tfds(name: str, data_dir: Path | None) -> Dataset:
     def read(part: str, classes: Sequence[int], size: tuple[int, int], channels: int) -> Images:
         encoded, labels, groups = _tfds_part(name, folder, part)
         kept = np.flatnonzero(np.isin(labels, classes))
-        decoded = pictures.decode_all(
-            [encoded[index] for index in kept],
-            size,
-            channels,
-            names=[f"{name} {part} {index}" for index in kept],
-        )
-        return Images(decoded.pixels, labels[kept], None if groups is None else groups[kept])
+
+        def decode(indices: np.ndarray) -> np.ndarray:
+            names = [f"{name} {part} {index}" for index in indices]
+            chosen = [encoded[index] for index in indices]
+            return pictures.decode_all(chosen, size, channels, names=names).pixels
+
+        key = (name, folder, part, size, channels)
+        pixels = DECODED.pixels(key, (len(encoded), *size, channels), kept, decode)
+        return Images(pixels, labels[kept], None if groups is None else groups[kept])
 
     return Dataset(name, tuple(features["label"].names), shape, read)
 

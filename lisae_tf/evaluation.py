@@ -3,6 +3,7 @@
 Nothing that trains or chooses imports it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +34,42 @@ def auroc(normal: np.ndarray, anomaly: np.ndarray) -> float | None:
         return None
     truth = np.repeat([0, 1], [len(normal), len(anomaly)])
     return float(metrics.roc_auc_score(truth, np.concatenate([normal, anomaly])))
+
+
+def label_auroc(called: np.ndarray, is_anomaly: np.ndarray) -> float | None:
+    """The paper's figure for OC-SVM and OC-DSVDD: "we vary γ and use predicted class label".
+
+    Each inverse length scale gives one point, its false-positive and detection rate; the area is
+    that below these points and the corners (0, 0) and (1, 1), joined in the order of their rates.
+    It is no AUROC of a detector: each point is another one.
+
+    Args:
+        called: what is called an anomaly at each scale, bool (scales, N).
+        is_anomaly: the truth, bool (N,).
+
+    Returns:
+        The area, 0-1; None where one side is empty.
+    """
+    if is_anomaly.all() or not is_anomaly.any():
+        return None
+    rates = [(np.mean(row[~is_anomaly]), np.mean(row[is_anomaly])) for row in called]
+    fprs, tprs = np.array(sorted([(0.0, 0.0), *rates, (1.0, 1.0)])).T
+    return float(metrics.auc(fprs, tprs))
+
+
+def auroc_by_class(scored: Scored, labels: Sequence[str]) -> dict[str, dict[str, float | int]]:
+    """`auroc` against the anomalies of each class alone, and their number `n`.
+
+    AUROC is a mean over anomalies, so the mean weighted with `n` is the one over some classes.
+    """
+    named = np.asarray(labels)[scored.is_anomaly]
+    return {
+        str(name): {
+            "auroc": auroc(scored.normal, scored.anomaly[named == name]),
+            "n": int(np.sum(named == name)),
+        }
+        for name in np.unique(named)
+    }
 
 
 def fpr_at_tpr(scored: Scored, tpr: float = 0.95) -> float:

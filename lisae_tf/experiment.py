@@ -17,12 +17,14 @@ from lisae_tf.config import FOLDER, Config
 from lisae_tf.datasets import open_dataset
 from lisae_tf.detectors import make_detector
 from lisae_tf.detectors.base import Detector
+from lisae_tf.errors import LisaeError
 from lisae_tf.evaluation import Scored, auroc, evaluate
 from lisae_tf.files import write_json
 from lisae_tf.parts import TestData, TrainingData
 from lisae_tf.phase import TrainingOptions
 from lisae_tf.protocols import make_task
 from lisae_tf.runs import CHECKPOINT, HISTORY, METRICS, SCORES
+from lisae_tf.sharing import SharedPhase1
 from lisae_tf.tasks import load_test, load_training
 from lisae_tf.thresholds import choose_threshold, smallest_fpr
 
@@ -130,6 +132,7 @@ def run(
     *,
     callbacks: tuple = (),
     say: Callable[[str], None] = lambda line: None,
+    shared: SharedPhase1 | None = None,
 ) -> Outcome:
     """Trains, calibrates and evaluates; writes the run folder unless `folder` is None.
 
@@ -139,6 +142,7 @@ def run(
         folder: claimed already (`runs.claim`); a checkpoint in it is continued.
         callbacks: Keras callbacks for both phases.
         say: takes one line of progress.
+        shared: gives phase 1 to runs that would train the same one.
     """
     data, test = loaded.data, loaded.test
     watch = Stopwatch()
@@ -146,7 +150,7 @@ def run(
     detector = make_detector(config)
     with watch.stage("training"):
         checkpoint = folder / CHECKPOINT if folder else None
-        detector.fit_data(data, TrainingOptions(checkpoint, callbacks, say))
+        detector.fit_data(data, TrainingOptions(checkpoint, callbacks, say, shared))
     for row in detector.history:
         stage = f"phase{row['phase']}"
         watch.seconds[stage] = round(watch.seconds.get(stage, 0.0) + row["seconds"], 3)
@@ -198,6 +202,13 @@ def _write(outcome: Outcome, folder: Path, calibration_scores: np.ndarray, watch
 
 
 def stored_scores(folder: Path) -> tuple[np.ndarray, Scored]:
-    """Calibration scores and test scores of a completed run."""
+    """Calibration scores and test scores of a completed run.
+
+    Raises:
+        LisaeError: missing, damaged or foreign files.
+    """
     arrays, _ = load_arrays(folder / SCORES)
-    return arrays["calibration"], Scored(arrays["test"], arrays["is_anomaly"])
+    try:
+        return arrays["calibration"], Scored(arrays["test"], arrays["is_anomaly"])
+    except KeyError as error:
+        raise LisaeError(f"{folder / SCORES} holds no scores of a run; restore it") from error

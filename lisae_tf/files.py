@@ -82,7 +82,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise LisaeError(f"{path} is missing; give a folder that a run has completed") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise LisaeError(f"{path} cannot be read as JSON ({error}); restore the file") from error
 
 

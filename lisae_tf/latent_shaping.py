@@ -4,6 +4,7 @@ Owns the fast path: the frozen encoder's output is computed once for each pictur
 """
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -38,14 +39,32 @@ def _negatives_past_gamma(errors: np.ndarray, gamma: float) -> str | None:
     )
 
 
+# Gives features, kept from a run with the same phase 1 or computed.
+Share = Callable[[Callable[[], np.ndarray]], np.ndarray]
+
+
+def _alone(compute: Callable[[], np.ndarray]) -> np.ndarray:
+    return compute()
+
+
 def _side(
-    name: str, images: np.ndarray, model: LatentInsensitiveAutoencoder, config: Config, folder: Path
+    name: str,
+    images: np.ndarray,
+    draws: int,
+    model: LatentInsensitiveAutoencoder,
+    config: Config,
+    folder: Path,
+    share: Share = _alone,
 ) -> dict[str, np.ndarray]:
-    """The arrays of one side of phase 2: pictures, and s = ℰ(x) where the pipeline allows."""
-    if not config.latent_shaping.cache_features:
+    """The arrays of one side of phase 2: pictures, and s = ℰ(x) where that pays.
+
+    It pays where the phase draws each picture twice or more.
+    """
+    if not config.latent_shaping.cache_features or draws < 2 * len(images):
         return {name: images}
     budget = config.latent_shaping.memory_budget_mb * 2**20
-    return {name: images, f"{name}_features": encode(model, images, budget, folder)}
+    features = share(lambda: encode(model, images, budget, folder))
+    return {name: images, f"{name}_features": features}
 
 
 def latent_shaping(
@@ -69,14 +88,20 @@ def latent_shaping(
     negative_fit = data.negative.fit
     if data.augment and settings.cache_features:
         negative_fit = augmented_bank(negative_fit, settings.bank_copies, augment, seed=config.seed)
+
+    def shared(part: str) -> Share:
+        keeper = options.shared
+        return (lambda compute: keeper.features(config, part, compute)) if keeper else _alone
+
     with tempfile.TemporaryDirectory(prefix="lisae-features-") as folder:
+        per_epoch = len(data.normal.fit)  # as many of either side
         arrays = [
-            _side(name, images, model, config, Path(folder))
-            for name, images in (
-                ("normal", data.normal.fit),
-                ("negative", negative_fit),
-                ("normal", data.normal.stopping),
-                ("negative", data.negative.stopping),
+            _side(name, images, settings.epochs * drawn, model, config, Path(folder), *share)
+            for name, images, drawn, *share in (
+                ("normal", data.normal.fit, per_epoch, shared("fit")),
+                ("negative", negative_fit, per_epoch),
+                ("normal", data.normal.stopping, len(data.normal.stopping), shared("stopping")),
+                ("negative", data.negative.stopping, len(data.negative.stopping)),
             )
         ]
         normal, negative, normal_held_out, negative_held_out = arrays

@@ -177,15 +177,15 @@ def build_networks(
 
 
 def build_linear_networks(
-    shape: tuple[int, int, int], latent_size: int
+    shape: tuple[int, int, int], latent_size: int, *, use_bias: bool = False
 ) -> tuple[keras.Model, keras.Model, keras.Model]:
-    """The linear case x̂ = U_r Eᵀ x (section 4.1) in the same three parts, without biases."""
+    """The linear case x̂ = U_r Eᵀ x (section 4.1) in the same three parts."""
     size = math.prod(shape)
     x = keras.Input(shape, name="x")
     encoder = keras.Model(x, layers.Flatten(name="s")(x), name="encoder")
     features = keras.Input((size,), name="s")
-    z = layers.Dense(latent_size, use_bias=False, name="z")(features)
+    z = layers.Dense(latent_size, use_bias=use_bias, name="z")(features)
     latent = keras.Model(features, z, name="latent")
     code = keras.Input((latent_size,), name="z")
-    y = layers.Reshape(shape)(layers.Dense(size, use_bias=False, name="picture")(code))
+    y = layers.Reshape(shape)(layers.Dense(size, use_bias=use_bias, name="picture")(code))
     return encoder, latent, keras.Model(code, y, name="decoder")

@@ -12,15 +12,17 @@ from lisae_tf.autoencoder import LatentInsensitiveAutoencoder
 from lisae_tf.config import Config
 from lisae_tf.convergence import Convergence
 from lisae_tf.networks import Architecture, LatentBuilder, build_networks, tanh_latent
+from lisae_tf.sharing import SharedPhase1
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How to train, apart from what: where to keep state and whom to tell."""
+    """How to train, apart from what: where to keep state, whom to tell, what to share."""
 
     checkpoint: Path | None = None
     callbacks: Sequence[keras.callbacks.Callback] = ()
     say: Callable[[str], None] = lambda line: None
+    shared: SharedPhase1 | None = None
 
 
 def build_autoencoder(

@@ -120,7 +120,7 @@ def _check(parent: Model, child: Model, pictures: np.ndarray) -> None:
 
 def _copy_saved_model(parent: Path, folder: Path, alpha: float) -> None:
     """The same graph, and the same variables but for one."""
-    about_parent = shutil.ignore_patterns("variables", "parity.json", "README.md")
+    about_parent = shutil.ignore_patterns("variables", artefacts.PARITY, artefacts.CARD)
     shutil.copytree(parent, folder, ignore=about_parent)
     (folder / "variables").mkdir()
     import tensorflow as tf

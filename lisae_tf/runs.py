@@ -16,6 +16,13 @@ LAST = "last"
 CONFIG, METRICS, HISTORY, SCORES, CHECKPOINT = (
     "config.yaml", "metrics.json", "history.json", "scores.npz", "checkpoint.npz",
 )  # fmt: skip
+# What an export tells of a run, besides its threshold.
+_TEXTS = ("config_hash", "dataset", "protocol", "variant")
+MEASURED = (
+    "auroc", "auroc_phase1", "average_precision", "fpr_at_95_tpr", "false_positive_rate",
+    "detection_rate", "n_normal", "n_anomaly", "auroc_negatives",
+)  # fmt: skip
+_HUGE = 1e18  # more than any of these can be; NaN is not below it
 
 
 def default_folder(name: str, *, resume: bool) -> Path:
@@ -78,9 +85,9 @@ def find_run(given: str | None) -> Path:
         pointer = RUNS / LAST
         if not pointer.is_file():
             raise LisaeError("there is no completed run yet; train first or name one with --run")
-        given = pointer.read_text(encoding="utf-8").strip()
+        given = pointer.read_text(encoding="utf-8", errors="replace").strip()
     folder = Path(given)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # says no to impossible names, too
         raise LisaeError(f"the run folder {folder} does not exist; name one with --run")
     if not (folder / METRICS).is_file():
         raise LisaeError(f"the run in {folder} is not complete; finish it with train --resume")
@@ -88,5 +95,23 @@ def find_run(given: str | None) -> Path:
 
 
 def read_metrics(folder: Path) -> dict:
-    """The record in `metrics.json`."""
-    return read_json(folder / METRICS)
+    """The record in `metrics.json`.
+
+    Raises:
+        LisaeError: missing, damaged or foreign.
+    """
+    path = folder / METRICS
+    metrics = read_json(path)
+    try:
+        known = (
+            all(isinstance(metrics[key], str) for key in _TEXTS)
+            and isinstance(metrics["normal"], list)
+            and type(metrics["seed"]) is int
+            and "negatives" in metrics
+            and all(-_HUGE < (metrics.get(key) or 0) < _HUGE for key in MEASURED)
+        )
+    except (KeyError, TypeError, AttributeError):
+        known = False
+    if not known:
+        raise LisaeError(f"{path} is not the record of a run; restore it")
+    return metrics

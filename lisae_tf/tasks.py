@@ -86,11 +86,32 @@ def _negatives(
         parts, grouped = _held_out_of_dataset(source, classes, sized_config, stream=1)
         if negatives.source == "svhn_cropped" and not grouped:
             notes.append("SVHN ids name no photograph here: negatives are held out at random")
-    if negatives.source in _DRAWN and background_is_bright(parts.fit) != background_is_bright(
-        normal
-    ):
+    if _other_polarity(negatives.source, parts.fit, normal):
         parts = Parts(255 - parts.fit, 255 - parts.stopping, 255 - parts.calibration)
     return parts, notes
+
+
+def _other_polarity(source: str, drawn: np.ndarray, normal: np.ndarray) -> bool:
+    return source in _DRAWN and background_is_bright(drawn) != background_is_bright(normal)
+
+
+def read_like(
+    source: str, classes: Sequence[int], normal: np.ndarray, data_dir: Path | None
+) -> np.ndarray:
+    """Training pictures of some classes of a set, as negatives of these normal ones would be.
+
+    Args:
+        source: name of the set.
+        classes: of that set.
+        normal: uint8 (N, H, W, C); gives size, channels and polarity.
+        data_dir: folder of TensorFlow Datasets.
+
+    Returns:
+        uint8 (M, H, W, C).
+    """
+    height, width, channels = normal.shape[1:]
+    found = open_dataset(source, data_dir).read("train", classes, (height, width), channels).pixels
+    return 255 - found if _other_polarity(source, found, normal) else found
 
 
 def load_training(

@@ -24,6 +24,21 @@ class Threshold:
         """A plain record."""
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, record: dict[str, float | int]) -> "Threshold":
+        """What `to_json` gave.
+
+        Raises:
+            TypeError, ValueError: another record.
+        """
+        threshold = cls(**record)
+        rates = (threshold.alpha, threshold.requested_fpr, threshold.guaranteed_fpr)
+        if not all(type(rate) is float and math.isfinite(rate) for rate in rates):
+            raise ValueError("a threshold that is no finite number")
+        if type(threshold.n_calibration) is not int:
+            raise ValueError("a count that is no whole number")
+        return threshold
+
 
 def smallest_fpr(n_calibration: int) -> float:
     """The lowest false-positive rate that `n_calibration` normal pictures can support."""

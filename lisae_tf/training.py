@@ -12,8 +12,11 @@ from lisae_tf.config import Config
 from lisae_tf.convergence import ResumePoint
 from lisae_tf.feature_extraction import feature_extraction
 from lisae_tf.latent_shaping import latent_shaping
+from lisae_tf.networks import LatentBuilder, tanh_latent
 from lisae_tf.parts import TrainingData
 from lisae_tf.phase import TrainingOptions, build_autoencoder
+
+SHAPED = ("lis", "linsep", "linsep-fused")  # the variants with a second phase
 
 
 @dataclass
@@ -27,23 +30,34 @@ class TrainingResult:
     notes: list[str] = field(default_factory=list)
 
 
-def train(config: Config, data: TrainingData, options: TrainingOptions) -> TrainingResult:
-    """Both phases, from the start or from where the checkpoint stands.
+def train(
+    config: Config,
+    data: TrainingData,
+    options: TrainingOptions,
+    build_latent: LatentBuilder = tanh_latent,
+) -> TrainingResult:
+    """The phases of `config.variant`, from the start or from where the checkpoint stands.
 
     Raises:
         LisaeError: a collapse that restarts did not cure.
     """
     point = ResumePoint.load(options.checkpoint)
+    if options.shared and point.phase == 1:
+        point = options.shared.find(config, options.checkpoint) or point
     if point.phase == 2:
-        model = build_autoencoder(config, data.shape, seed=config.seed)
+        model = build_autoencoder(config, data.shape, seed=config.seed, build_latent=build_latent)
         set_weights(model, point.phase1_weights)
         history, restarts = list(point.earlier_history), list(point.restart_seeds)
     else:
-        model, convergence, restarts = feature_extraction(config, data, point, options)
+        model, convergence, restarts = feature_extraction(
+            config, data, point, options, build_latent
+        )
         history = convergence.history
         point = point.next_phase(weights_of(model), history, restarts)
+        if options.shared:
+            options.shared.keep(config, point)
     result = TrainingResult(model, point.phase1_weights, history, restarts)
-    if config.variant != "ae":
+    if config.variant in SHAPED:
         convergence, result.notes = latent_shaping(config, data, model, point, options)
         result.history = history + convergence.history
     return result

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from lisae_tf import benchmark
+from lisae_tf import cells as cells_module
 from lisae_tf.errors import LisaeError
 from lisae_tf.files import write_json
 
@@ -35,13 +36,13 @@ def test_another_setting_or_training_version_makes_a_cell_stale(tmp_path, monkey
     cell = cells(tmp_path)[0]
     config = cell.config.model_dump()
     del config["data"]["mirror"]  # as if that setting had come later
-    record = {"config": config, "training_version": benchmark.TRAINING_VERSION}
+    record = {"config": config, "training_version": cells_module.TRAINING_VERSION}
     cell.path.parent.mkdir(parents=True)
     write_json(cell.path, record)
     assert cell.stored() == record
     changed = cells(tmp_path, over=SMALL | {"latent_shaping": {"gamma": 0.5}})[0]
     assert changed.stored() is None
-    monkeypatch.setattr(benchmark, "TRAINING_VERSION", benchmark.TRAINING_VERSION + 1)
+    monkeypatch.setattr(cells_module, "TRAINING_VERSION", cells_module.TRAINING_VERSION + 1)
     assert cell.stored() is None
 
 

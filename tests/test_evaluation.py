@@ -3,7 +3,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lisae_tf.evaluation import Scored, accuracy_trade_off, auroc, evaluate, fpr_at_tpr
+from lisae_tf.evaluation import (
+    Scored,
+    accuracy_trade_off,
+    auroc,
+    evaluate,
+    fpr_at_tpr,
+    label_auroc,
+)
 
 scores = st.lists(st.integers(0, 1000).map(float), min_size=1, max_size=40)
 
@@ -50,3 +57,15 @@ def test_the_trade_off_runs_from_all_anomalous_to_all_normal():
     assert np.all(np.diff(normal) >= 0)
     assert np.all(np.diff(anomaly) <= 0)
     assert (normal[-1], anomaly[-1]) == (1, 0)
+
+
+def test_the_area_over_predicted_labels_joins_one_point_for_each_scale():
+    truth = np.repeat([False, True], 10)
+    perfect, everything, nothing = truth.copy(), np.ones(20, bool), np.zeros(20, bool)
+    assert label_auroc(np.stack([everything, perfect, nothing]), truth) == 1.0
+    assert label_auroc(np.stack([everything, nothing]), truth) == 0.5
+    one = truth.copy()
+    one[:2] = True  # false-positive rate 0.2, detection rate 0.5
+    one[15:] = False
+    assert label_auroc(one[None], truth) == pytest.approx(0.2 * 0.5 / 2 + 0.8 * 1.5 / 2)
+    assert label_auroc(one[None], np.zeros(20, bool)) is None

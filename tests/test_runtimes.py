@@ -215,7 +215,7 @@ def outside(path):
     [
         (no_record, "is missing"),
         (other_threshold, "disagree on the threshold"),
-        (nan_threshold, "another format"),
+        (nan_threshold, "is no record of an exported model"),
         (outside, "another format"),
         (set_in_record(kind="other"), "another kind"),
         (set_in_record(format=2), "another format"),
@@ -274,11 +274,30 @@ def test_what_is_no_model_is_refused(name, reason, tmp_path):
         open_model(tmp_path / name)
 
 
-def test_a_file_added_to_a_savedmodel_is_refused(models, tmp_path):
+@pytest.mark.parametrize(
+    "name", ["variables/more", "saved_model.cpb", "debug/saved_model_debug_info.pb"]
+)
+def test_a_file_added_to_a_savedmodel_is_refused(name, models, tmp_path):
     path = copy_of(models, "savedmodel", tmp_path)
-    (path / "variables" / "more").write_bytes(b"1")
+    (path / name).parent.mkdir(exist_ok=True)
+    (path / name).write_bytes(b"1")
     with pytest.raises(LisaeError, match="files that its record does not name"):
         open_model(path)
+
+
+def test_every_file_of_a_savedmodel_is_hashed(models, tmp_path):
+    path = copy_of(models, "savedmodel", tmp_path)
+    named = json.loads(artefacts.record_path(path).read_text())["files"]
+    there = {each.relative_to(path).as_posix() for each in path.rglob("*") if each.is_file()}
+    assert there - {*named} == {"lisae.json", artefacts.CARD, artefacts.PARITY}
+    for name in named:
+        good = (path / name).read_bytes()
+        (path / name).write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+        with pytest.raises(LisaeError, match="is not the file that was exported"):
+            open_model(path)
+        (path / name).write_bytes(good)
+    (path / ".DS_Store").write_bytes(b"1")  # no loader looks at it
+    artefacts.read_record(path, "savedmodel")
 
 
 def test_the_newest_version_of_a_folder_is_taken(models, tmp_path):

@@ -1,4 +1,4 @@
-"""`benchmark`: every task of a dataset, resumable, one result file each."""
+"""`benchmark`: the paper's tables, the choice of latent sizes, the report, or any dataset."""
 
 from pathlib import Path
 
@@ -8,19 +8,179 @@ from lisae_tf.commands import options as shared
 from lisae_tf.errors import LisaeError
 from lisae_tf.quiet import start_tensorflow
 
+RESULTS, QUICK_RESULTS = Path("results"), Path("runs/quick")
+TABLES = ("table1", "table2", "table3", "appendix-a")
 
-@click.command("benchmark")
-@click.argument("name")
+_out = click.option(
+    "--out", type=click.Path(path_type=Path),
+    help=f"Folder of the result files; {RESULTS}, or {QUICK_RESULTS} with --quick.",
+)  # fmt: skip
+_quick = click.option("--quick", is_flag=True, help="One task a column and tiny trainings.")
+_rows = click.option("--rows", help="Comma list; all by default.")
+
+
+def _root(out: Path | None, quick: bool) -> Path:
+    """Quick cells lie in a folder of their own, whatever --out says."""
+    if quick:
+        return out / "quick" if out else QUICK_RESULTS
+    return out or RESULTS
+
+
+class _Benchmarks(click.Group):
+    """The commands below; every other name is a dataset's."""
+
+    def list_commands(self, ctx):
+        return [*TABLES, "latent", "report"]
+
+    def get_command(self, ctx, name):
+        if name in TABLES:
+            return _bound(_table, name)
+        return {"latent": _latent, "report": _report}.get(name) or _bound(_dataset, name)
+
+
+def _bound(command: click.Command, name: str) -> click.Command:
+    """A command whose function is also told under which name it was called."""
+
+    def call(**options):
+        return command.callback(name=name, **options)
+
+    return click.Command(name, callback=call, params=command.params, help=command.help)
+
+
+@click.group("benchmark", cls=_Benchmarks)
+def command() -> None:
+    """Compute the paper's tables, or every task of configs/NAME.yaml: benchmark NAME."""
+
+
+@click.command()
+@_rows
+@click.option("--columns", help="Comma list; all by default.")
+@click.option("--variants", help="Of table3 (lis) and appendix-a (lis,linsep); comma list.")
+@click.option("--seeds", type=click.IntRange(1, 10), default=1, show_default=True, help="How many.")
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
+@_quick
+@_out
+@shared.data_dir
+def _table(name: str, rows, columns, variants, seeds, jobs, quick, out, data_dir):
+    """Train what the table needs and is not stored yet; `benchmark report` shows it."""
+    from lisae_tf import grid, tables
+
+    by_row = name in ("table1", "table2")
+    if by_row and variants:
+        raise LisaeError(f"{name} takes --rows; --variants is for table3 and appendix-a")
+    usual = ["lis", "linsep"] if name == "appendix-a" else ["lis"]
+    wanted = shared.listed(rows)
+    if quick and by_row and wanted is None:
+        wanted = list(tables.HEADLINE)
+    root, cells, failures = _root(out, quick), {}, {}
+    for variant in shared.listed(variants) or usual:
+        figures = tables.TABLES[name](variant)
+        chosen = grid.choose(figures, wanted, shared.listed(columns))
+        planned = grid.plan(chosen, range(seeds), root, quick=quick)
+        cells |= {cell.path: cell for cell in planned.cells}
+        failures |= planned.failures
+    _run(list(cells.values()), failures, root, data_dir, jobs)
+    click.echo(f"next: python cli.py benchmark report{_told(out, quick)}")
+
+
+def _told(out: Path | None, quick: bool) -> str:
+    return (" --quick" if quick else "") + (f" --out {out}" if out else "")
+
+
+def _run(cells, failures: dict[str, str], root: Path, data_dir: Path | None, jobs: int) -> None:
+    """Trains with progress; ends with what failed."""
+    from rich.console import Console
+
+    from lisae_tf import grid
+    from lisae_tf.grid_progress import CellProgress
+
+    missing = sum(cell.stored() is None for cell in cells)
+    click.echo(f"{len(cells)} cells in {root}: {len(cells) - missing} stored, {missing} to train")
+    if missing and jobs == 1:
+        start_tensorflow()
+    failures = dict(failures)
+    with CellProgress(Console(highlight=False, soft_wrap=True), missing) as progress:
+        for finished in grid.run(cells, data_dir, jobs):
+            place = str(finished.cell.path.relative_to(root / "cells"))
+            if finished.error:
+                failures[place] = finished.error
+                progress.step(f"{place}: failed: {finished.error}")
+                continue
+            record = finished.record
+            before = record["auroc_phase1"]
+            first = "" if before is None else f"{before:.4f} -> "
+            seconds = record["seconds"]["training"]
+            progress.step(f"{place}: {first}{record['auroc']:.4f} ({seconds:.0f} s)")
+    for place, reason in failures.items():
+        click.echo(f"failed: {place}: {reason}")
+    if failures and not any(cell.stored() for cell in cells):
+        raise LisaeError("no cell could be trained; the reasons are above")
+
+
+@click.command("latent")
+@click.argument("column")
+@click.option("--rows", default="AE (own latent),LIS-AE,LinSep-LIS-AE", show_default=True)
+@click.option("--sizes", default="4,8,16,32,64,128", show_default=True, help="Sizes to try.")
+@_quick
+@_out
+@shared.data_dir
+def _latent(column: str, rows, sizes, quick, out, data_dir):
+    """Choose a latent size for each row of COLUMN on held-out training data."""
+    from lisae_tf import tables
+
+    if column not in tables.COLUMNS:
+        raise LisaeError(f"there is no column '{column}'; there are {', '.join(tables.COLUMNS)}")
+    listed = shared.listed(sizes)
+    if not listed or not all(size.isdecimal() and int(size) for size in listed):
+        raise LisaeError(f"--sizes {sizes}: give whole numbers, as in 8,16,32")
+    start_tensorflow()
+    from lisae_tf import latents
+
+    known = tables.ROWS
+    for row in shared.listed(rows):
+        if row not in known:
+            raise LisaeError(f"there is no row '{row}'; there are {', '.join(known)}")
+    chosen = {row: known[row] for row in shared.listed(rows)}
+    root = _root(out, quick)
+    found = latents.choose(
+        column, chosen, [int(size) for size in listed], root, data_dir, click.echo, quick=quick
+    )
+    for row, record in found.items():
+        click.echo(
+            f"{column}, {row}: latent {record['latent']} "
+            f"(best on the test sets: {record['best_latent']}, not used)"
+        )
+
+
+@click.command("report")
+@_quick
+@_out
+@click.option(
+    "--text",
+    type=click.Path(path_type=Path),
+    help="RESULTS.md, or within --out where that is given.",
+)
+def _report(quick, out, text):
+    """Write summary.json and RESULTS.md from the stored cells alone."""
+    from lisae_tf import grid, report
+
+    root = _root(out, quick)
+    text = text or (root / "RESULTS.md" if quick or out else Path("RESULTS.md"))
+    for path in report.write(root, text, grid.QUICK if quick else {}):
+        click.echo(f"wrote {path}")
+
+
+@click.command()
 @click.option("--variants", default="lis,linsep", show_default=True, help="Comma list.")
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="How many.")
 @click.option("--classes", help="Normal classes, comma list; all by default.")
 @click.option("--set", "assigned", multiple=True, metavar="PATH=VALUE", help="Change one setting.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("results"), show_default=True,
+    "--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True,
     help="Folder of the result files.",
 )  # fmt: skip
 @shared.data_dir
-def command(name: str, variants: str, seeds: int, classes: str | None, assigned, out, data_dir):
+def _dataset(name: str, variants: str, seeds: int, classes: str | None, assigned, out, data_dir):
     """Train and test each class of configs/NAME.yaml in turn and print the table."""
     from lisae_tf import config
 

@@ -20,7 +20,7 @@ from lisae_tf.quiet import start_tensorflow
     "--negatives",
     help="strokes, next-class, other-half, supervised, none, a dataset NAME, or NAME:3,4.",
 )
-@click.option("--variant", help="lis (default), linsep, ae, …; any of the README's list.")
+@click.option("--variant", help="Detector, as in lis, linsep, ae or kde; a wrong name lists all.")
 @click.option(
     "--config", "config_file", type=click.Path(path_type=Path), help="YAML file of settings."
 )

@@ -11,15 +11,29 @@ from lisae_tf.detectors.encoders import (
     DeepSVDDDetector,
     HypersphereClassifierDetector,
 )
+from lisae_tf.detectors.isolation_forest import IsolationForestDetector
+from lisae_tf.detectors.kde import KernelDensityDetector
+from lisae_tf.detectors.linear_ae import LinearDetector
 from lisae_tf.detectors.linear_lis import LinearLatentInsensitiveDetector
 from lisae_tf.detectors.linsep_fused import FusedDetector
 from lisae_tf.detectors.lisae import LatentInsensitiveDetector
+from lisae_tf.detectors.mem_ae import MemoryDetector
+from lisae_tf.detectors.oc_svm import OneClassSVMDetector
+from lisae_tf.detectors.sig_repnn import SigmoidReplicatorDetector
+from lisae_tf.detectors.vae import VariationalDetector
 
 DETECTORS: dict[str, type[Detector]] = {
     "ae": LatentInsensitiveDetector,
     "lis": LatentInsensitiveDetector,
     "linsep": LatentInsensitiveDetector,
     "linear-lis": LinearLatentInsensitiveDetector,
+    "kde": KernelDensityDetector,
+    "if": IsolationForestDetector,
+    "oc-svm": OneClassSVMDetector,
+    "linear-ae": LinearDetector,
+    "vae": VariationalDetector,
+    "mem-ae": MemoryDetector,
+    "sig-repnn": SigmoidReplicatorDetector,
     "linsep-fused": FusedDetector,
     "bce": ClassifierDetector,
     "deep-sad": DeepSADDetector,

@@ -157,14 +157,16 @@ class Detector(ABC):
         sidecar = read_json(folder / SIDECAR)
         try:
             known = sidecar["format"] == FORMAT
-            shape = tuple(int(side) for side in sidecar["shape"])
+            shape = tuple(sidecar["shape"])
             hashes = {name: sidecar["sha256"][name] for name in (CONFIG, WEIGHTS)}
-            threshold = sidecar["threshold"] and Threshold(**sidecar["threshold"])
+            given = sidecar["threshold"]
+            threshold = None if given is None else Threshold.from_json(given)
         except (KeyError, TypeError, ValueError) as error:
             raise LisaeError(
                 f"{folder / SIDECAR} is not a detector's record; restore it"
             ) from error
-        if not known or len(shape) != 3 or not all(1 <= side <= 4096 for side in shape):
+        whole = all(type(side) is int and 1 <= side <= 4096 for side in shape)
+        if not known or len(shape) != 3 or not whole:
             raise LisaeError(f"{folder / SIDECAR} is of another format than this version reads")
         for name, digest in hashes.items():
             path = folder / name

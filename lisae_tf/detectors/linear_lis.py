@@ -6,6 +6,7 @@ import numpy as np
 
 from lisae_tf.checkpoints import Arrays
 from lisae_tf.detectors.graph import AutoencoderDetector
+from lisae_tf.detectors.pixels import rows, thin
 from lisae_tf.errors import LisaeError
 from lisae_tf.linear import fit_linear
 from lisae_tf.networks import build_linear_networks
@@ -13,11 +14,6 @@ from lisae_tf.parts import TrainingData
 from lisae_tf.phase import TrainingOptions
 
 MAX_PICTURES = 10_000  # of each side; the second moments change little beyond
-
-
-def _rows(images: np.ndarray) -> np.ndarray:
-    few = images[:: max(1, -(-len(images) // MAX_PICTURES))]
-    return few.reshape(len(few), -1).astype(np.float64) / 255
 
 
 class LinearLatentInsensitiveDetector(AutoencoderDetector):
@@ -32,9 +28,10 @@ class LinearLatentInsensitiveDetector(AutoencoderDetector):
         size = math.prod(data.shape)
         if self.config.network.latent >= size:
             raise LisaeError(f"network.latent must be below the {size} values of a picture")
-        settings = self.config.latent_shaping
+        settings, sides = self.config.latent_shaping, (data.normal, data.negative)
         fitted = fit_linear(
-            _rows(data.normal.fit), _rows(data.negative.fit), self.config.network.latent,
+            *(rows(thin(side.fit, MAX_PICTURES), np.float64) for side in sides),
+            self.config.network.latent,
             gamma=settings.gamma * size, beta=settings.beta,
         )  # fmt: skip
         self.shape = data.shape

@@ -1,0 +1,122 @@
+"""Runs the cells of a table: what is stored is kept, what fails is named and stops nothing.
+
+Cells with the same phase 1 form a group and run one after the other in one process, so that it
+is trained once.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lisae_tf.cells import Cell, run_cell
+from lisae_tf.errors import LisaeError
+from lisae_tf.sharing import SharedPhase1, phase1_key
+from lisae_tf.tables import Figures
+
+DECODED_BYTES = 2**30  # of pictures kept between cells, in each process
+# A tiny version of every cell: the wiring, not the figures.
+QUICK: dict[str, Any] = {
+    "data": {"stopping_fraction": 0.3, "calibration_fraction": 0.3},
+    "network": {"filters": [4, 8], "latent": 8},
+    "feature_extraction": {"epochs": 1, "collapse_fraction": 0.0, "warmup_steps": 10},
+    "latent_shaping": {"epochs": 1, "bank_copies": 1},
+}
+QUICK_TASKS = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells that some figures need, each once, and figures that cannot be planned."""
+
+    cells: tuple[Cell, ...]
+    failures: dict[str, str]  # row and column -> why
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What became of a cell: a record, or one sentence on what went wrong."""
+
+    cell: Cell
+    record: dict | None
+    error: str | None = None
+
+
+def choose(figures: Figures, rows: Sequence[str] | None, columns: Sequence[str] | None) -> Figures:
+    """The figures of some rows and columns; all where None.
+
+    Raises:
+        LisaeError: a row or column that the table does not have.
+    """
+    for kind, place, wanted in (("row", 0, rows), ("column", 1, columns)):
+        known = list(dict.fromkeys(key[place] for key in figures))
+        unknown = [name for name in wanted or () if name not in known]
+        if unknown:
+            raise LisaeError(f"there is no {kind} '{unknown[0]}'; it has {', '.join(known)}")
+    return {
+        (row, column): figure
+        for (row, column), figure in figures.items()
+        if (rows is None or row in rows) and (columns is None or column in columns)
+    }
+
+
+def plan(figures: Figures, seeds: Iterable[int], root: Path, *, quick: bool = False) -> Plan:
+    """Every cell of the figures, by seed, then column, task and row."""
+    failures: dict[str, str] = {}
+    cells: dict[Path, Cell] = {}
+    for seed in seeds:
+        by_column: dict[str, list[list[Cell]]] = {}
+        for (row, column), figure in figures.items():
+            try:
+                entries = figure.entries(root, seed, QUICK if quick else {})
+            except LisaeError as error:
+                failures[f"{row}, {column}"] = str(error)
+                continue
+            kept = entries[:QUICK_TASKS] if quick else entries
+            by_column.setdefault(column, []).append([entry.cell for entry in kept])
+        for rows in by_column.values():
+            for task in zip(*rows, strict=True):
+                cells |= {cell.path: cell for cell in task}
+    return Plan(tuple(cells.values()), failures)
+
+
+def groups(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Cells with the same phase 1 together, in order of first appearance."""
+    by_key: dict[str, list[Cell]] = {}
+    for cell in cells:
+        by_key.setdefault(phase1_key(cell.config), []).append(cell)
+    return list(by_key.values())
+
+
+def run_group(cells: Sequence[Cell], data_dir: Path | None) -> Iterator[Finished]:
+    """Trains one group in this process; an error becomes a sentence."""
+    from lisae_tf import datasets
+
+    datasets.DECODED.limit = DECODED_BYTES
+    shared = SharedPhase1()
+    for cell in cells:
+        try:
+            yield Finished(cell, run_cell(cell, data_dir, shared))
+        except LisaeError as error:
+            yield Finished(cell, None, str(error))
+        except Exception as error:  # a full memory or a bug in one system must not end the grid
+            text = f"{type(error).__name__}: {error}".splitlines()[0]
+            yield Finished(cell, None, text)
+
+
+def run(cells: Sequence[Cell], data_dir: Path | None, jobs: int = 1) -> Iterator[Finished]:
+    """Trains the cells that are not stored, and gives each as it is finished.
+
+    Args:
+        cells: of a plan.
+        data_dir: folder of TensorFlow Datasets.
+        jobs: worker processes; with one everything runs in this process.
+    """
+    waiting = groups(cell for cell in cells if cell.stored() is None)
+    if jobs > 1 and waiting:
+        from lisae_tf import workers
+
+        yield from workers.run(waiting, data_dir, min(jobs, len(waiting)))
+        return
+    for group in waiting:
+        yield from run_group(group, data_dir)

@@ -1,0 +1,103 @@
+"""How well a model does on a kind of negatives that was left out of its training.
+
+What a latent size is chosen by, in place of the test set: reads training data only, and knows
+no anomaly. A kind is a class, an alphabet of Omniglot, or, where the negatives are of one
+kind, a foreign set.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from lisae_tf.config import Config
+from lisae_tf.datasets import Dataset, open_dataset
+from lisae_tf.detectors import make_detector
+from lisae_tf.detectors.base import Detector
+from lisae_tf.errors import LisaeError
+from lisae_tf.parts import TrainingData
+from lisae_tf.phase import TrainingOptions
+from lisae_tf.protocols import GENERATED
+from lisae_tf.sharing import SharedPhase1
+from lisae_tf.tasks import load_training, open_task, read_like
+
+MAX_PICTURES = 2000  # of the kind left out; more change the figure little
+# The kind left out where all negatives are of one kind.
+FOREIGN = {
+    "mnist": "fashion_mnist", "fashion_mnist": "mnist", "cifar10": "svhn_cropped",
+    "svhn_cropped": "cifar10",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A training without one kind of negatives, and pictures of that kind."""
+
+    config: Config
+    data: TrainingData
+    pixels: np.ndarray  # uint8 (N, H, W, C)
+    kind: str  # in words
+
+
+def _kinds(source: Dataset, classes: Sequence[int]) -> list[list[int]]:
+    """The classes by kind: alphabets where classes are characters, else each for itself."""
+    if source.name != "omniglot":
+        return [[label] for label in classes]
+    images = source.read("train", classes, (8, 8), 1)  # small: labels and alphabets are wanted
+    alphabets = np.unique(images.groups)
+    return [[int(c) for c in np.unique(images.labels[images.groups == a])] for a in alphabets]
+
+
+def leave_out(config: Config, data_dir: Path | None, *, negatives: str) -> LeftOut:
+    """The training data without the last kind of negatives.
+
+    Args:
+        config: settings of the training; its negatives may be "none".
+        data_dir: folder of TensorFlow Datasets.
+        negatives: those of the task, of which one kind is left out.
+
+    Raises:
+        LisaeError: the negatives are of one kind and no foreign set is known for the dataset.
+    """
+    given = config.model_copy(update={"negatives": negatives})
+    _, _, found = open_task(given, data_dir)
+    kinds: list[list[int]] = []
+    if found is not None and found.source not in GENERATED:
+        source = open_dataset(found.source, data_dir)
+        kinds = _kinds(source, found.classes or range(len(source.class_names)))
+    if len(kinds) > 1:
+        name, left = source.name, kinds[-1]
+        kind = f"{name}: {', '.join(source.class_names[c] for c in left)}"
+        rest = ",".join(str(c) for kept in kinds[:-1] for c in kept)
+        given = config.model_copy(update={"negatives": f"{name}:{rest}"})
+    elif config.dataset in FOREIGN:
+        name = kind = FOREIGN[config.dataset]
+        left = list(range(len(open_dataset(name, data_dir).class_names)))
+    else:
+        raise LisaeError(
+            f"the negatives '{negatives}' of {config.dataset} are of one kind, so none can be left "
+            "out; name several classes with --negatives"
+        )
+    given = given if config.negatives != "none" else config
+    data = load_training(given, data_dir)
+    pixels = read_like(name, left, data.normal.stopping, data_dir)
+    if name == "omniglot":
+        kind = f"omniglot: one alphabet ({len(left)} characters)"
+    return LeftOut(given, data, pixels[:: -(-len(pixels) // MAX_PICTURES)], kind)
+
+
+def fit(left: LeftOut, shared: SharedPhase1 | None = None) -> Detector:
+    """A detector trained without the kind left out."""
+    detector = make_detector(left.config)
+    detector.require_negatives(left.data)
+    detector.fit_data(left.data, TrainingOptions(shared=shared))
+    return detector
+
+
+def figure(detector: Detector, left: LeftOut) -> float:
+    """AUROC of held-out normal pictures against the kind left out."""
+    normal, kind = (detector.score(pixels) for pixels in (left.data.normal.stopping, left.pixels))
+    truth = np.repeat([0, 1], [len(normal), len(kind)])
+    return float(roc_auc_score(truth, np.concatenate([normal, kind])))

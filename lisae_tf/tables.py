@@ -1,0 +1,147 @@
+"""The paper's tables as data: which trainings each printed figure is the mean of (section 5).
+
+Pure descriptions. Names of tables, rows and columns are the paper's; those that it does not have
+are ours.
+"""
+
+from collections.abc import Callable
+
+from lisae_tf.trainings import Column, Figure, Row, Tasks
+
+# Every system of tables 1 and 2. One line each; "none" for those that use no negatives.
+ROWS: dict[str, Row] = {
+    "KDE": Row("kde", "none"),
+    "IF": Row("if", "none"),
+    "OC-SVM": Row("oc-svm", "none"),
+    "OC-DSVDD": Row("oc-dsvdd", "none"),
+    "AnoGAN": Row("anogan", "none"),
+    "AnoGAN-FM": Row("anogan-fm", "none"),
+    "Linear-AE": Row("linear-ae", "none"),
+    "VAE": Row("vae", "none"),
+    "Mem-AE": Row("mem-ae", "none"),
+    "Sig-RepNN (N=4)": Row("sig-repnn", "none"),
+    "AE": Row("lis", phase1=True),
+    "AE (own latent)": Row("ae", "none"),
+    "LIS-AE": Row("lis"),
+    "LinSep-LIS-AE": Row("linsep"),
+    "LinSep-fused": Row("linsep-fused"),
+    "Binary classifier": Row("bce"),
+    "Deep SAD": Row("deep-sad"),
+    "Hypersphere classifier": Row("hsc"),
+}
+SUPERVISED: dict[str, Row] = {
+    "Sup. LIS-AE": Row("lis", "supervised"),
+    "Sup. LinSep-LIS-AE": Row("linsep", "supervised"),
+}
+OURS = ("LIS-AE", "LinSep-LIS-AE", "LinSep-fused")
+CLASSIFIERS = ("Binary classifier", "Deep SAD", "Hypersphere classifier")
+HEADLINE = ("AE", "LIS-AE", "LinSep-LIS-AE")
+# A sentence printed below a table for a row whose figure needs one.
+REMARKS: dict[str, str] = {}
+
+
+def _one_by_one(names: tuple[str, ...]) -> Tasks:
+    return tuple((name,) for name in names)
+
+
+DIGITS = tuple("0123456789")
+CLOTHES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
+    "Ankle boot",
+)  # fmt: skip
+# CIFAR-10's classes as the paper calls them and as the dataset does.
+CIFAR10 = {
+    "Plane": "airplane", "Car": "automobile", "Bird": "bird", "Cat": "cat", "Deer": "deer",
+    "Dog": "dog", "Frog": "frog", "Horse": "horse", "Ship": "ship", "Truck": "truck",
+}  # fmt: skip
+
+
+COLUMNS: dict[str, Column] = {
+    "mnist": Column("mnist", _one_by_one(DIGITS)),
+    "fashion_mnist": Column("fashion_mnist", _one_by_one(CLOTHES)),
+    "mnist_2class": Column("mnist_2class", tuple(zip(DIGITS[::2], DIGITS[1::2], strict=True))),
+    "svhn": Column("svhn_cropped", _one_by_one(DIGITS)),
+    "cifar10": Column("cifar10", _one_by_one(tuple(CIFAR10.values()))),
+}
+
+
+# By (row, column), as they are printed.
+Figures = dict[tuple[str, str], Figure]
+
+
+def _systems(columns: tuple[str, ...], rows: dict[str, Row]) -> Figures:
+    return {(row, name): Figure(COLUMNS[name], rows[row]) for row in rows for name in columns}
+
+
+def table1(variant: str) -> Figures:
+    """One-class and two-class tasks; every system."""
+    return _systems(("mnist", "fashion_mnist", "mnist_2class"), ROWS)
+
+
+def table2(variant: str) -> Figures:
+    """Halves of SVHN and CIFAR-10; every system and the supervised bounds."""
+    return _systems(("svhn", "cifar10"), ROWS | SUPERVISED)
+
+
+_FOREIGN = {
+    "Omniglot": "omniglot", "MNIST": "mnist", "Fashion": "fashion_mnist", "SVHN": "svhn_cropped",
+    "CIFAR-10": "cifar10",
+}  # fmt: skip
+# The printed cells of table 3: the rows of each column, and whose phase 1 is "None".
+_TABLE3 = {
+    "mnist": ("Omniglot", ("Omniglot", "MNIST", "Fashion")),
+    "fashion_mnist": ("Omniglot", ("Omniglot", "MNIST", "Fashion")),
+    "svhn": ("SVHN", ("SVHN", "CIFAR-10")),
+    "cifar10": ("CIFAR-10", ("SVHN", "CIFAR-10")),
+}
+
+
+def table3(variant: str) -> Figures:
+    """Five-class halves with other negatives, always tested on the own half.
+
+    A foreign set gives all classes of its training part, in the size and channels of the column;
+    the column's own set gives its other half. MNIST with Omniglot is the training of table 1,
+    whose test holds the own half.
+    """
+    figures: Figures = {}
+    for name, (without, rows) in _TABLE3.items():
+
+        def figure(label: str, phase1: bool = False, name: str = name) -> Figure:
+            source = _FOREIGN.get(label, "supervised")
+            negatives = "other-half" if source == COLUMNS[name].config else source
+            table_1 = name == "mnist" and source == "omniglot"
+            return Figure(
+                COLUMNS[name], Row(variant, negatives, phase1), None if table_1 else "halves", True
+            )
+
+        if variant == "lis":
+            figures["None", name] = figure(without, phase1=True)
+        figures |= {(label, name): figure(label) for label in (*rows, "Same (Sup.)")}
+    order = ["None", *_FOREIGN, "Same (Sup.)"]
+    return {key: figures[key] for key in sorted(figures, key=lambda key: order.index(key[0]))}
+
+
+def appendix_a(variant: str) -> Figures:
+    """CIFAR-10, (negative set, positive class): one training gives all outlier classes."""
+    names = list(CIFAR10)
+    figures: Figures = {}
+    for positive in names:
+        column = Column("cifar10", ((CIFAR10[positive],),))
+        others = names[5:] if positive in names[:5] else names[:5]
+        # Without negatives there is no LinSep term: both variants are the plain autoencoder.
+        figures["None", positive] = Figure(column, Row("lis", "other-half", phase1=True))
+        for negative in others:
+            row = Row(variant, f"cifar10:{CIFAR10[negative]}")
+            figures[negative, positive] = Figure(column, row)
+        figures["Comb", positive] = Figure(column, Row(variant, "other-half"))
+        figures["Sup", positive] = Figure(column, Row(variant, "supervised"))
+    return figures
+
+
+TABLES: dict[str, Callable[[str], Figures]] = {
+    "table1": table1,
+    "table2": table2,
+    "table3": table3,
+    "appendix-a": appendix_a,
+}
+APPENDIX_VARIANTS = {"LIS-AE": "lis", "LinSep-LIS-AE": "linsep"}

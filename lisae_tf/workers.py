@@ -1,0 +1,123 @@
+"""Groups of cells in worker processes: cores divided, a dead worker replaced.
+
+A worker gets one group at a time and tells of each cell as it ends, so that a process killed for
+its memory costs one cell and not the grid.
+"""
+
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+from lisae_tf.cells import Cell
+from lisae_tf.grid import Finished, run_group
+from lisae_tf.quiet import start_tensorflow
+
+GROUPS_PER_PROCESS = 20  # TensorFlow keeps a little of each training
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def _work(connection: Connection, data_dir: Path | None, threads: int) -> None:
+    """The worker: groups in, finished cells out, None after each group."""
+    start_tensorflow()
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    while (group := connection.recv()) is not None:
+        for finished in run_group(group, data_dir):
+            connection.send(finished)
+        connection.send(None)
+
+
+@dataclass
+class _Worker:
+    process: multiprocessing.process.BaseProcess
+    connection: Connection
+    unfinished: list[Cell] = field(default_factory=list)
+    groups: int = 0
+
+    def give(self, group: list[Cell]) -> None:
+        self.unfinished, self.groups = list(group), self.groups + 1
+        self.connection.send(group)
+
+    def end(self) -> None:
+        self.connection.close()
+        self.process.terminate()
+        self.process.join()
+
+
+def _start(data_dir: Path | None, threads: int) -> _Worker:
+    context = multiprocessing.get_context("spawn")  # TensorFlow does not survive a fork
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(theirs, data_dir, threads), daemon=True)
+    kept = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
+    try:
+        process.start()
+    finally:
+        for name, value in kept.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+    theirs.close()
+    return _Worker(process, ours)
+
+
+def run(groups: Sequence[list[Cell]], data_dir: Path | None, jobs: int) -> Iterator[Finished]:
+    """Trains all groups in `jobs` processes and gives each cell as it is finished."""
+    waiting = deque(groups)
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    busy: dict[Connection, _Worker] = {}
+
+    def next_group(worker: _Worker | None) -> None:
+        if not waiting:
+            if worker:
+                worker.end()
+            return
+        if worker and worker.groups >= GROUPS_PER_PROCESS:
+            worker.end()
+            worker = None
+        worker = worker or _start(data_dir, threads)
+        worker.give(waiting.popleft())
+        busy[worker.connection] = worker
+
+    try:
+        for _ in range(jobs):
+            next_group(None)
+        while busy:
+            for connection in wait(list(busy)):
+                worker = busy[connection]
+                try:
+                    message = connection.recv()
+                except (EOFError, OSError):
+                    del busy[connection]
+                    yield from _bury(worker, waiting)
+                    next_group(None)
+                    continue
+                if message is None:
+                    del busy[connection]
+                    next_group(worker)
+                    continue
+                worker.unfinished = [c for c in worker.unfinished if c.path != message.cell.path]
+                yield message
+    finally:
+        for worker in busy.values():
+            worker.end()
+
+
+def _bury(worker: _Worker, waiting: deque) -> Iterator[Finished]:
+    """Names the cell that a dead worker was at; the rest of its group goes to another."""
+    worker.process.join()
+    code = worker.process.exitcode
+    worker.end()
+    if worker.unfinished:
+        failed, *rest = worker.unfinished
+        if rest:
+            waiting.appendleft(rest)
+        yield Finished(
+            failed, None, f"its process ended with code {code}; run it with fewer --jobs"
+        )

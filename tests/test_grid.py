@@ -1,0 +1,279 @@
+"""The tables' descriptions and the grid: each training once, nothing lost, nothing overwritten."""
+
+import itertools
+
+import pytest
+from benchmark_fixtures import NAMES, invented
+
+from lisae_tf import cells, grid, paper_tables, tables, workers
+from lisae_tf.config import merge
+from lisae_tf.datasets import open_dataset
+from lisae_tf.errors import LisaeError
+from lisae_tf.files import read_json, write_json
+from lisae_tf.protocols import make_negatives, make_task
+from lisae_tf.sharing import phase1_key
+from lisae_tf.trainings import Column, Figure, Row
+
+SURFACES = Column("surfaces", (("gravel",),))
+SMALL = merge(grid.QUICK, {"feature_extraction": {"warmup_steps": 20}})
+TABLE = {
+    (row, "surfaces"): Figure(SURFACES, system)
+    for row, system in {
+        "AE": Row("lis", phase1=True),
+        "LIS-AE": Row("lis"),
+        "LIS-AE, coins": Row("lis", "surfaces:coins"),
+        "Linear": Row("linear-lis"),
+    }.items()
+}
+
+
+def all_figures():
+    for name, table in tables.TABLES.items():
+        for variant in ("lis", "linsep"):
+            for key, figure in table(variant).items():
+                yield name, key, figure
+
+
+def planned(figures, root, seeds=(0,)):
+    return grid.plan(figures, seeds, root)
+
+
+def test_rows_and_columns_are_the_paper_s():
+    for name in ("table1", "table2", "table3"):
+        printed = paper_tables.load()[name]
+        described = tables.TABLES[name]("lis")
+        wanted = {
+            (row, column)
+            for row, figures in printed["rows"].items()
+            for column, figure in zip(printed["columns"], figures, strict=True)
+            if figure is not None
+        }
+        assert wanted <= set(described)
+    assert len(tables.table3("lis")) == 18
+    for variant, blocks in paper_tables.appendix_a().items():
+        wanted = {(negative, positive) for positive, rows in blocks.items() for negative in rows}
+        assert wanted == set(tables.appendix_a(tables.APPENDIX_VARIANTS[variant]))
+
+
+def test_every_training_obeys_the_protocols(tmp_path):
+    configs = {}
+    for _, _, figure in all_figures():
+        try:
+            entries = figure.entries(tmp_path, 0, {})
+        except LisaeError as error:
+            assert "variant cannot be" in str(error)
+            continue
+        for entry in entries:
+            config = entry.cell.config
+            # One file for each training, and no two trainings in one file.
+            assert configs.setdefault(entry.cell.path, config) == config
+            names = NAMES[config.dataset]
+            task = make_task(config.protocol, config.normal_class, None, names)
+            make_negatives(config.negatives, config.dataset, task, names)  # refuses an overlap
+            tested = {names[label] for label in task.anomaly}
+            assert set(entry.outliers or ()) <= tested
+    assert len({config.digest() for config in configs.values()}) == len(configs)
+
+
+def test_figures_with_the_same_training_have_the_same_cell(tmp_path):
+    def paths(figure):
+        return [entry.cell.path for entry in figure.entries(tmp_path, 0, {})]
+
+    table1, table2, table3 = (tables.TABLES[f"table{n}"]("lis") for n in (1, 2, 3))
+    appendix = tables.appendix_a("lis")
+    assert paths(table1["AE", "mnist"]) == paths(table1["LIS-AE", "mnist"])
+    assert paths(table3["Omniglot", "mnist"]) == paths(table1["LIS-AE", "mnist"])
+    assert paths(table3["None", "svhn"]) == paths(table2["LIS-AE", "svhn"])
+    assert paths(table3["SVHN", "svhn"]) == paths(table2["LIS-AE", "svhn"])
+    assert paths(table3["Same (Sup.)", "cifar10"]) == paths(table2["Sup. LIS-AE", "cifar10"])
+    assert paths(appendix["Comb", "Car"]) == paths(table2["LIS-AE", "cifar10"])[1:2]
+    assert paths(appendix["Sup", "Car"]) == paths(table2["Sup. LIS-AE", "cifar10"])[1:2]
+    assert paths(table3["SVHN", "cifar10"]) != paths(table2["LIS-AE", "cifar10"])
+
+
+def test_the_own_half_is_averaged_from_the_outlier_classes(tmp_path):
+    entry = tables.table3("lis")["Omniglot", "mnist"].entries(tmp_path, 0, {})[2]
+    assert entry.outliers == ("0", "1", "3", "4")
+    record = invented(entry.cell, 0.5)
+    record["outliers"]["1"] = {"auroc": 0.9, "n": 300}
+    for name in ("0", "3", "4"):
+        record["outliers"][name]["n"] = 100
+    record["outliers"]["9"]["auroc"] = 0.0  # not of the own half
+    assert entry.auroc(record) == pytest.approx(0.5 + 0.4 * 300 / 600)
+
+
+def test_a_chosen_latent_size_is_taken_and_quick_wins(tmp_path):
+    figure = tables.table1("lis")["LIS-AE", "mnist"]
+    (tmp_path / "latent" / "mnist").mkdir(parents=True)
+    write_json(tmp_path / "latent" / "mnist" / "lis.json", {"latent": 5})
+
+    def latents(figure, over):
+        return {e.cell.config.network.latent for e in figure.entries(tmp_path, 0, over)}
+
+    assert latents(figure, {}) == {5}
+    assert latents(figure, grid.QUICK) == {8}
+    assert latents(tables.table1("lis")["LinSep-LIS-AE", "mnist"], {}) == {16}
+
+
+def test_groups_hold_the_cells_with_one_phase_1(tmp_path):
+    figures = tables.appendix_a("lis") | {
+        (f"linsep {row}", column): figure
+        for (row, column), figure in tables.appendix_a("linsep").items()
+    }
+    plan = planned(figures, tmp_path, seeds=(0, 1))
+    groups = grid.groups(plan.cells)
+    assert sorted(map(len, groups)) == [1] * (10 * 7 * 2) + [7] * (10 * 2)
+    for group in groups:
+        assert len({phase1_key(cell.config) for cell in group}) == 1
+    assert {cell.path for group in groups for cell in group} == {c.path for c in plan.cells}
+
+
+def test_what_cannot_be_planned_is_named_and_the_rest_is_run(tmp_path):
+    figures = {("Odd", "c"): Figure(SURFACES, Row("no-such"))} | TABLE
+    plan = planned(figures, tmp_path)
+    assert list(plan.failures) == ["Odd, c"]
+    assert len(plan.cells) == 3
+    with pytest.raises(LisaeError, match="no row 'LIS'; it has Odd, AE"):
+        grid.choose(figures, ["LIS"], None)
+    assert set(grid.choose(figures, ["AE"], ["surfaces"])) == {("AE", "surfaces")}
+
+
+def small(root):
+    chosen = [figure.entries(root, 0, SMALL)[0].cell for figure in TABLE.values()]
+    return list({cell.path: cell for cell in chosen}.values())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    root = tmp_path_factory.mktemp("grid")
+    return root, list(grid.run(small(root), None))
+
+
+def test_records_say_how_each_figure_came_about(trained):
+    _, finished = trained
+    assert [done.error for done in finished] == [None] * 3
+    for done in finished:
+        record = read_json(done.cell.path)
+        assert record == done.record == done.cell.stored()
+        assert record["config_hash"] == done.cell.config.digest()
+        assert (record["latent"], record["seed"]) == (8, 0)
+        assert record["normal"] == ["gravel"]
+        assert record["negatives"] == done.cell.config.negatives
+        assert len(record["scores_sha256"]) == 64
+        rows = record["outliers"]
+        assert set(rows) == {"brick", "grass", "moon", "cell"}
+        for key in ("auroc", "auroc_phase1"):
+            whole = sum(row[key] * row["n"] for row in rows.values()) / record["n_anomaly"]
+            assert whole == pytest.approx(record[key])
+
+
+def test_a_cell_of_a_group_equals_the_same_cell_alone(trained, tmp_path):
+    second = trained[1][1]
+    assert second.cell.config.negatives == "surfaces:coins"
+    alone = cells.run_cell(cells.cell_of(second.cell.config, tmp_path), None)
+    assert alone["scores_sha256"] == second.record["scores_sha256"]
+    assert alone["auroc_phase1"] == trained[1][0].record["auroc_phase1"]
+
+
+def test_running_again_trains_only_what_is_missing_or_stale(trained, monkeypatch):
+    root, finished = trained
+    assert list(grid.run(small(root), None)) == []
+    calls = []
+
+    def failing(cell, data_dir, shared):
+        calls.append(cell.path)
+        raise ValueError("odd\nand long")
+
+    monkeypatch.setattr(grid, "run_cell", failing)
+    gone = finished[0].cell.path
+    text = gone.read_text()
+    gone.unlink()
+    try:
+        again = list(grid.run(small(root), None))
+    finally:
+        gone.write_text(text)
+    assert calls == [gone]
+    assert [done.error for done in again] == ["ValueError: odd"]
+
+
+def test_workers_give_the_same_and_outlive_a_failed_cell(trained, tmp_path):
+    chosen = small(tmp_path)
+    broken = chosen[1].config.model_copy(update={"normal_class": ["no-such-surface"]})
+    bad = cells.cell_of(broken, tmp_path)
+    finished = {done.cell.path: done for done in workers.run(grid.groups([bad, *chosen]), None, 2)}
+    assert "no class 'no-such-surface'" in finished[bad.path].error
+    for cell, reference in zip(chosen, trained[1], strict=True):
+        record = finished[cell.path].record
+        assert cell.stored() == record
+        # Another number of threads may add in another order.
+        assert record["auroc"] == pytest.approx(reference.record["auroc"], abs=0.02)
+
+
+def test_a_dead_worker_costs_one_cell(tmp_path):
+    cell, *rest = small(tmp_path)
+
+    class Dead:
+        exitcode = -9
+        join = terminate = close = lambda self: None
+
+    worker = workers._Worker(Dead(), Dead(), unfinished=[cell, *rest])
+    waiting = workers.deque()
+    (finished,) = workers._bury(worker, waiting)
+    assert finished.cell is cell
+    assert "-9" in finished.error
+    assert list(waiting) == [rest]
+
+
+def test_class_names_are_the_datasets_own(tfds_dir):
+    data_dir = tfds_dir("mnist", "fashion_mnist", "svhn_cropped", "cifar10")
+    for name, names in NAMES.items():
+        assert open_dataset(name, data_dir).class_names == names
+
+
+def test_quick_never_writes_where_results_lie(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(grid, "run_cell", lambda cell, *rest: write_quick(cell))
+    written = []
+
+    def write_quick(cell):
+        cell.path.parent.mkdir(parents=True, exist_ok=True)
+        record = invented(cell)
+        write_json(cell.path, record)
+        written.append(cell.path)
+        return record
+
+    for out in ((), ("--out", "results")):
+        result = cli("benchmark", "table2", "--quick", "--columns", "svhn", *out)
+        assert result.exit_code == 0, result.output
+    folders = {path.parts[:2] for path in written}
+    assert folders == {("runs", "quick"), ("results", "quick")}
+    assert len(written) == 4  # LIS-AE and LinSep; AE is phase 1 of the former
+    assert cli("benchmark", "report", "--quick").exit_code == 0
+    assert "1 of 10 tasks" in (tmp_path / "runs/quick/RESULTS.md").read_text()
+    assert not (tmp_path / "RESULTS.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("table1", "--rows", "LISAE"), "no row 'LISAE'"),
+        (("table1", "--columns", "cifar10"), "no column 'cifar10'"),
+        (("table1", "--variants", "lis"), "takes --rows"),
+        (("report",), "no current cell"),
+        (("latent", "imagenet"), "no column 'imagenet'"),
+        (("latent", "mnist", "--sizes", "8,x"), "whole numbers"),
+        (("latent", "mnist", "--rows", "X"), "no row 'X'"),
+    ],
+)
+def test_wrong_names_are_answered_in_a_sentence(cli, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    result = cli("benchmark", *arguments)
+    assert result.exit_code != 0
+    assert words in result.output
+
+
+def test_seeds_come_one_after_the_other(tmp_path):
+    figures = grid.choose(tables.table2("lis"), ["LIS-AE"], ["svhn"])
+    plan = planned(figures, tmp_path, seeds=(0, 1))
+    seeds = [cell.config.seed for cell in plan.cells]
+    assert [seed for seed, _ in itertools.groupby(seeds)] == [0, 1]

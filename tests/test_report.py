@@ -1,0 +1,122 @@
+"""The report: figures from result files alone, incomplete ones not compared, the same each time."""
+
+import statistics
+import subprocess
+import sys
+
+import pytest
+from benchmark_fixtures import store
+
+from lisae_tf import paper_tables, report, tables
+from lisae_tf.errors import LisaeError
+from lisae_tf.files import read_json
+
+LIS, AE = ("LIS-AE", "cifar10"), ("AE", "cifar10")
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """Three seeds of LIS-AE on CIFAR-10 and four of the ten tasks on SVHN."""
+    figures = tables.table2("lis")
+    store(figures[LIS], tmp_path, seeds=range(3))
+    store(figures["LIS-AE", "svhn"], tmp_path, tasks=4)
+    return tmp_path
+
+
+def written(root):
+    return [path.read_bytes() for path in report.write(root, root / "RESULTS.md", {})]
+
+
+def test_a_figure_is_the_mean_over_tasks_and_then_over_seeds(stored):
+    written(stored)
+    summary = read_json(stored / "summary.json")
+    by_seed = [
+        statistics.fmean(
+            read_json(entry.cell.path)["auroc"]
+            for entry in tables.table2("lis")[LIS].entries(stored, seed, {})
+        )
+        for seed in range(3)
+    ]
+    assert summary["table2"]["LIS-AE"]["cifar10"] == {
+        "mean": pytest.approx(statistics.fmean(by_seed), abs=1e-6),
+        "std": pytest.approx(statistics.stdev(by_seed), abs=1e-6),
+        "seeds": 3,
+    }
+    # Phase 1 of the same cells, and the cell of table 3 with the same training.
+    ours = summary["table2"]["LIS-AE"]["cifar10"]["mean"]
+    assert summary["table2"]["AE"]["cifar10"]["mean"] == pytest.approx(ours - 0.1)
+    assert summary["table3"]["CIFAR-10"]["cifar10"]["mean"] == pytest.approx(ours)
+    appendix = summary["appendix_a_cifar10"]["LIS-AE"]
+    assert set(appendix) == set(tables.CIFAR10)
+    assert set(appendix["Plane"]) == {"None", "Comb"}
+
+
+def test_one_seed_has_no_spread(tmp_path):
+    store(tables.table1("lis")["LIS-AE", "mnist"], tmp_path)
+    written(tmp_path)
+    assert read_json(tmp_path / "summary.json")["table1"]["LIS-AE"]["mnist"]["std"] is None
+
+
+def test_an_incomplete_column_is_counted_and_not_compared(stored):
+    written(stored)
+    assert "svhn" not in read_json(stored / "summary.json")["table2"]["LIS-AE"]
+    line = next(
+        line
+        for line in (stored / "RESULTS.md").read_text().splitlines()
+        if line.startswith("| LIS-AE |") and "tasks" in line
+    )
+    assert "| 4 of 10 tasks | 0.6886 |  |" in line
+
+
+def test_a_stale_cell_counts_as_missing(stored, monkeypatch):
+    from lisae_tf import cells
+
+    monkeypatch.setattr(cells, "TRAINING_VERSION", cells.TRAINING_VERSION + 1)
+    with pytest.raises(LisaeError, match="no current cell"):
+        written(stored)
+
+
+def test_the_same_cells_give_the_same_bytes(stored):
+    assert written(stored) == written(stored)
+
+
+def test_a_classifier_ahead_of_ours_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(tables.ROWS, "Binary classifier", tables.Row("linear-lis"))
+    figures = tables.table2("lis")
+    store(figures[LIS], tmp_path, auroc=0.8)
+    store(figures["LinSep-LIS-AE", "cifar10"], tmp_path, auroc=0.9)
+    store(figures["Binary classifier", "cifar10"], tmp_path, auroc=0.85)
+    written(tmp_path)
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "**cifar10: Binary classifier (0.8500) beats LIS-AE (0.8000)**" in text
+    assert "LinSep-LIS-AE (0.9000) is ahead of it" in text
+    assert "table 3, cifar10 with CIFAR-10" in text
+
+
+def test_the_report_says_what_the_data_is_and_which_averages_contradict(stored):
+    written(stored)
+    text = (stored / "RESULTS.md").read_text()
+    assert "SVHN is a lossy subset" in text
+    assert "re-encoded" in text
+    assert "18 printed averages" in text
+    assert "| LinSep-LIS-AE | Horse | None | 0.5275 | 0.0531 |" in text
+    assert "▲" in text
+    assert "▼" in text
+
+
+def test_the_paper_contradicts_itself_eighteen_times():
+    assert len(paper_tables.contradictory_averages()) == 18
+    for blocks in paper_tables.appendix_a().values():
+        for rows in blocks.values():
+            for row in rows.values():
+                assert row["avg"] == pytest.approx(statistics.fmean(row["outliers"].values()))
+
+
+def test_the_report_needs_no_tensorflow(stored):
+    code = (
+        "import sys; from pathlib import Path; from lisae_tf.cli import main\n"
+        f"main(['benchmark', 'report', '--out', {str(stored)!r}], standalone_mode=False)\n"
+        "assert not {'tensorflow', 'keras', 'sklearn'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert (stored / "RESULTS.md").is_file()

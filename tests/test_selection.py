@@ -1,0 +1,123 @@
+"""Latent sizes are chosen on a kind of negatives that the training did not see, and on no test."""
+
+import numpy as np
+import pytest
+from training_fixtures import tiny_config
+
+from lisae_tf import grid, latents, selection, tables, tasks
+from lisae_tf.errors import LisaeError
+from lisae_tf.files import read_json
+from lisae_tf.pictures import content_hashes
+from lisae_tf.surfaces import PHOTOGRAPHS, patches
+from lisae_tf.trainings import Column, Row, chosen_latent
+
+GRAVEL = {"dataset": "surfaces", "normal_class": ["gravel"], "negatives": "other-half"}
+
+
+def test_the_kind_left_out_is_not_in_the_training():
+    left = selection.leave_out(tiny_config(**GRAVEL), None, negatives="other-half")
+    assert left.kind == "surfaces: camera"
+    assert left.config.negatives == "surfaces:5,6,7,8"
+    kind = set(content_hashes(left.pixels))
+    assert kind <= set(content_hashes(patches("camera", "train")))
+    negative = left.data.negative
+    for part in (negative.fit, negative.stopping, negative.calibration):
+        assert not kind & set(content_hashes(part))
+
+
+def test_a_model_without_negatives_stays_without():
+    config = tiny_config(**GRAVEL | {"variant": "ae", "negatives": "none"})
+    left = selection.leave_out(config, None, negatives="other-half")
+    assert left.data.negative is None
+    assert left.config == config
+    assert left.kind == "surfaces: camera"
+
+
+def test_one_kind_of_negatives_needs_a_foreign_set():
+    with pytest.raises(LisaeError, match="of one kind"):
+        selection.leave_out(tiny_config(**GRAVEL), None, negatives="surfaces:coins")
+
+
+def test_an_alphabet_or_a_foreign_set_is_left_out(tfds_dir):
+    data_dir = tfds_dir("mnist", "omniglot", "fashion_mnist")
+    mnist = {
+        "dataset": "mnist", "protocol": "one-class", "normal_class": ["3"],
+        "negatives": "omniglot",
+    }  # fmt: skip
+    left = selection.leave_out(tiny_config(**mnist), data_dir, negatives="omniglot")
+    assert "one alphabet" in left.kind
+    kept = left.config.negatives.removeprefix("omniglot:").split(",")
+    whole = tasks.load_training(tiny_config(**mnist), data_dir).negative
+    count = sum(len(part) for part in (whole.fit, whole.stopping, whole.calibration))
+    rest = left.data.negative
+    kept_count = sum(len(part) for part in (rest.fit, rest.stopping, rest.calibration))
+    assert count - kept_count == 20 * (964 - len(kept)) == len(left.pixels)
+    next_class = mnist | {"dataset": "fashion_mnist", "protocol": "next-class"}
+    config = tiny_config(**next_class | {"negatives": "next-class"})
+    left = selection.leave_out(config, data_dir, negatives="next-class")
+    assert (left.kind, left.config) == ("mnist", config)
+
+
+def test_the_figure_is_of_held_out_normals_against_the_kind():
+    left = selection.leave_out(tiny_config(**GRAVEL), None, negatives="other-half")
+
+    class ByPart:
+        def score(self, images):
+            high = len(images) == len(left.pixels)
+            return np.full(len(images), float(high), np.float32)
+
+    assert len(left.pixels) != len(left.data.normal.stopping)
+    assert selection.figure(ByPart(), left) == 1.0
+
+
+@pytest.fixture
+def column(monkeypatch):
+    monkeypatch.setitem(
+        tables.COLUMNS, "surfaces", Column("surfaces", tuple((name,) for name in PHOTOGRAPHS))
+    )
+    return "surfaces"
+
+
+ROWS = {"AE": Row("ae", "none"), "LIS-AE": Row("lis")}
+
+
+def chosen(column, root, sizes=(4, 6), rows=ROWS):
+    return latents.choose(column, rows, sizes, root, None, lambda line: None, quick=True)
+
+
+def test_sizes_are_tried_once_and_the_test_decides_nothing(column, tmp_path, monkeypatch):
+    monkeypatch.setitem(grid.QUICK, "network", {"filters": [4, 8]})
+    record = chosen(column, tmp_path, sizes=[4], rows={"LIS-AE": Row("lis")})["LIS-AE"]
+    assert record["tasks"] == ["moon", "hubble_deep_field"]
+    assert set(record["trained"]) == {"4"}
+    assert 0 <= record["sizes"]["4"]["auroc_left_out"] <= 1
+    path = tmp_path / "latent" / "surfaces" / "lis.json"
+    assert read_json(path) == record
+    record["trained"]["6"] = {}
+    # The choice, with the figures turned round: it follows the held-out figure alone.
+    for high, low, test in (("4", "6", 0.0), ("6", "4", 0.0)):
+        for task in record["tasks"]:
+            record["trained"][high][task] = {"auroc_left_out": 0.9, "auroc_test": test}
+            record["trained"][low][task] = {"auroc_left_out": 0.1, "auroc_test": 1 - test}
+        latents.write_json(path, record)
+        monkeypatch.setattr(latents, "_train", None)  # would fail if called
+        record = chosen(column, tmp_path, rows={"LIS-AE": Row("lis")})["LIS-AE"]
+        assert record["latent"] == int(high) == chosen_latent(tmp_path, "surfaces", "lis")
+        assert record["best_latent"] == int(low)
+    # Other settings: nothing of it counts any more.
+    monkeypatch.setitem(grid.QUICK, "latent_shaping", {"gamma": 0.5})
+    with pytest.raises(TypeError):
+        chosen(column, tmp_path, rows={"LIS-AE": Row("lis")})
+
+
+def test_a_size_that_fails_leaves_the_choice_open(column, tmp_path, monkeypatch):
+    def failing(choice, task, size, data_dir, shared):
+        if size == 6:
+            raise LisaeError("collapsed")
+        return "a kind", {"auroc_left_out": 0.9, "auroc_test": 0.8}
+
+    monkeypatch.setattr(latents, "_train", failing)
+    with pytest.raises(LisaeError, match="not every size"):
+        chosen(column, tmp_path)
+    assert chosen_latent(tmp_path, "surfaces", "lis") is None
+    assert chosen(column, tmp_path, sizes=(4,))["LIS-AE"]["latent"] == 4
