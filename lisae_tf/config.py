@@ -26,7 +26,8 @@ Classes = Annotated[list[int | str], Field(min_length=1)]
 
 Variant = Literal[
     "ae", "lis", "linsep", "linsep-fused", "linear-lis",
-    "kde", "if", "oc-svm", "oc-dsvdd", "anogan", "anogan-fm", "linear-ae", "vae", "mem-ae", "sig-repnn",
+    "kde", "if", "oc-svm", "oc-dsvdd", "anogan", "anogan-fm",
+    "linear-ae", "vae", "mem-ae", "sig-repnn",
     "bce", "deep-sad", "hsc",
 ]  # fmt: skip
 VARIANTS: tuple[str, ...] = get_args(Variant)
