@@ -29,7 +29,7 @@ class Artefact:
 
     Attributes:
         detector: the reference that the gate compares with.
-        graph: "image" -> "score", "is_anomaly", "reconstruction".
+        graph: "image" -> "score", "is_anomaly", and "reconstruction" where there is one.
         name: of the model.
         dtype: of "image": uint8 0-255 or float32 0-1.
         record: what the sidecar says, but for sizes and hashes.
@@ -45,6 +45,11 @@ class Artefact:
     def alpha(self) -> float:
         """The default threshold."""
         return self.detector.threshold_.alpha
+
+    @property
+    def reconstructs(self) -> bool:
+        """Whether there is a reconstruction to ask for."""
+        return self.record["reconstruction"]
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -143,13 +148,14 @@ def _record(detector: GraphDetector, metrics: dict, dtype: str) -> Record:
         "shape": list(detector.shape),
         "input": picture,
         "outputs": {"score": "float32 [batch]", "is_anomaly": "bool [batch]"},
+        "reconstruction": isinstance(detector, AutoencoderDetector),
         "threshold": detector.threshold_.to_json(),
         "data": data,
         "metrics": {key: metrics.get(key) for key in runs.MEASURED},
         "config_hash": metrics["config_hash"],
         "parent": None,
         "metadata": {
-            "description": "anomaly score: mean squared reconstruction error on the 0-1 scale",
+            "description": f"anomaly score: {detector.meaning}",
             "paper": PAPER,
             "lisae_tf": __version__,
             "variant": metrics["variant"],

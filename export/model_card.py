@@ -26,16 +26,15 @@ _USE = {
 }
 _MORE = {
     "onnx": """\
-- input `threshold`, float32 scalar, may be left out; output `reconstruction` may be asked for\
+- input `threshold`, float32 scalar, may be left out\
 """,
     "tflite": """\
-- signatures `serving_default` (image), `with_threshold` (image, threshold), `reconstruct` (image)\
+- signatures `serving_default` (image), `with_threshold` (image, threshold){reconstruct}\
 """,
     "savedmodel": """\
 - signatures `serving_default` (image), `with_threshold` (image, and one threshold or one for each
-  picture; a server that batches takes the latter), `reconstruct` (image), `score_bytes`
-  (image_bytes, PNG or JPEG of any size), `classify` and `regress` (tf.train.Example with
-  image_bytes)
+  picture; a server that batches takes the latter){reconstruct}, `score_bytes` (image_bytes, PNG or
+  JPEG of any size), `classify` and `regress` (tf.train.Example with image_bytes)
 - encoded pictures are decoded in the graph, within 2 of 255 levels and 1 % of the score of what
   `score` makes of the same file; EXIF orientation is not applied\
 """,
@@ -68,8 +67,8 @@ def model_card(record: Record, parity: dict | None) -> str:
 
 # {record["name"]}, version {record["version"]}
 
-Finds pictures that are not like the normal ones it was trained on: a latent-insensitive
-autoencoder, variant `{record["variant"]}`.
+Finds pictures that are not like the normal ones it was trained on; variant
+`{record["variant"]}`.
 
 {stored["paper"]}.
 
@@ -81,11 +80,9 @@ autoencoder, variant `{record["variant"]}`.
 
 - input `image`: {stored["input"]}, {stored["channel_order"]}, {stored["input_range"]}; scaling is
   part of the graph
-- output `score`: float32 [batch], the mean squared reconstruction error on the 0-1 scale; higher
-  is more anomalous
+- output `score`: float32 [batch], higher is more anomalous: {stored["description"]}
 - output `is_anomaly`: bool [batch], whether the score is above the threshold
-- `reconstruction`, on request: float32, the picture as the autoencoder sees it
-{_MORE[record["kind"]]}
+{_more(record)}
 
 ## Threshold
 
@@ -119,6 +116,14 @@ score low when they are easy to paint, such as plain ones. Measure on your own a
 rely on it, and calibrate the threshold anew when the source changes. Not for decisions about
 people.
 """
+
+
+def _more(record: Record) -> str:
+    """What else can be given and asked for; records of before have no word on reconstructions."""
+    if not record.get("reconstruction", True):
+        return _MORE[record["kind"]].format(reconstruct="")
+    on_request = "- `reconstruction`, on request: float32, the picture as the autoencoder sees it\n"
+    return on_request + _MORE[record["kind"]].format(reconstruct=", `reconstruct` (image)")
 
 
 def _parity(record: Record, parity: dict | None) -> str:

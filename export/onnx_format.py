@@ -20,7 +20,8 @@ def write(artefact: Artefact, folder: Path, samples: Samples) -> Path:
     inputs = [artefact.image(), tf.TensorSpec((), tf.float32, "threshold")]
 
     def whole(image, threshold):
-        return artefact.answer(image, threshold) | artefact.reconstruct(image)
+        also = artefact.reconstruct(image) if artefact.reconstructs else {}
+        return artefact.answer(image, threshold) | also
 
     function = artefact.function(whole, *inputs)
     model, _ = tf2onnx.convert.from_function(function, input_signature=inputs, opset=OPSET)

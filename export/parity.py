@@ -27,9 +27,10 @@ class Bounds:
     """What an export may change.
 
     Attributes:
-        relative: of scores: |a - b| <= relative·|b| + 1e-7; None where scores are free.
+        relative: of scores: |a - b| <= relative·|b| + 1e-7; None where scores are free. Where
+            scores take both signs, |b| is at least that of a usual score: see `usual_score`.
         auroc: between Keras and the export.
-        band: decisions are not compared where |b - α| <= band·α + 1e-7.
+        band: decisions are not compared where |b - α| <= band·|α| + 1e-7; likewise.
         agreement: share of real pictures outside the band that are decided equally.
         distinct: share of Keras' distinct scores on real pictures that must stay distinct.
     """
@@ -79,9 +80,10 @@ def check_parity(
         "scores": {},
     }
     failures: list[str] = []
+    usual = usual_score(artefact.detector.score(samples.real))
     for name, pictures in samples.kinds.items():
         reference = artefact.detector.score(pictures)
-        compared = _compare(model, pictures, reference, artefact.alpha, bounds)
+        compared = _compare(model, pictures, reference, artefact.alpha, bounds, usual)
         record["scores"][name] = compared | {"pictures": len(pictures)}
         failures += _faults(name, compared, bounds)
     if not failures:
@@ -108,10 +110,25 @@ def _batched(pictures: np.ndarray, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, last)) for start in range(0, last, size))
 
 
+def usual_score(reference: np.ndarray) -> float:
+    """What differences are measured against near 0, where scores take both signs; else 0.
+
+    An error of 0 is a perfect picture. A logit of 0 is a score like any other, and no runtime
+    keeps it to a share of itself.
+    """
+    return float(np.median(np.abs(reference))) if np.min(reference) < 0 else 0.0
+
+
 def _compare(
-    model: Model, pictures: np.ndarray, reference: np.ndarray, alpha: float, bounds: Bounds
+    model: Model,
+    pictures: np.ndarray,
+    reference: np.ndarray,
+    alpha: float,
+    bounds: Bounds,
+    usual: float,
 ) -> dict[str, Any]:
     """The worst differences over all batch sizes."""
+    around = bounds.band * max(abs(alpha), usual) + ABSOLUTE
     worst, absolute, excess, differing, finite = 0.0, 0.0, 0.0, 0, True
     for size in BATCHES:
         for part in _batched(pictures, size):
@@ -121,12 +138,13 @@ def _compare(
                 raise LisaeError(f"batch {size} lost its dimension: {score.shape}; nothing written")
             finite &= bool(np.isfinite(score).all())
             gap = np.abs(np.nan_to_num(score.astype(np.float64)) - expected)
-            worst = max(worst, float(np.max(gap / np.maximum(expected, 1e-12))))
+            magnitude = np.maximum(np.abs(expected), usual)
+            worst = max(worst, float(np.max(gap / np.maximum(magnitude, 1e-12))))
             absolute = max(absolute, float(np.max(gap)))
             if bounds.relative is not None:
-                allowed = bounds.relative * expected + ABSOLUTE
+                allowed = bounds.relative * magnitude + ABSOLUTE
                 excess = max(excess, float(np.max(gap / allowed)))
-            outside = np.abs(expected - alpha) > bounds.band * alpha + ABSOLUTE
+            outside = np.abs(expected - alpha) > around
             differing += int(np.sum((decided != (expected > alpha)) & outside))
             # A decision that does not follow from the model's own score is never right.
             differing += int(np.sum(decided != (score > np.float32(alpha))))
@@ -160,7 +178,8 @@ def _on_real(
         auroc(s[~samples.is_anomaly], s[samples.is_anomaly]) for s in (reference, found["score"])
     ]
     distinct = [len(np.unique(scores)) for scores in (reference, found["score"])]
-    outside = np.abs(reference - alpha) > bounds.band * alpha + ABSOLUTE
+    around = bounds.band * max(abs(alpha), usual_score(reference)) + ABSOLUTE
+    outside = np.abs(reference - alpha) > around
     equal = found["is_anomaly"][outside] == (reference[outside] > alpha)
     agreement = float(np.mean(equal)) if len(equal) else 1.0
     if abs(pair[0] - pair[1]) > bounds.auroc:
@@ -184,12 +203,14 @@ def _on_real(
 def _on_request(
     model: Model, artefact: Artefact, samples: Samples, bounds: Bounds, failures: list[str]
 ) -> dict[str, Any]:
-    """Another threshold at call time, and the reconstruction."""
+    """Another threshold at call time, and the reconstruction where there is one."""
     pictures = samples.real[:: max(1, len(samples.real) // 64)]
     other = float(np.median(artefact.detector.score(pictures)))
     found = model.run(pictures, threshold=other)
     if not np.array_equal(found["is_anomaly"], found["score"] > np.float32(other)):
         failures.append("a threshold given at call time is not the one that decides")
+    if not artefact.reconstructs:
+        return {}
     gap = np.abs(model.reconstruct(pictures) - artefact.detector.reconstruct(pictures))
     worst = float(np.max(gap)) if np.isfinite(gap).all() else None
     if worst is None or (bounds.relative is not None and worst > bounds.relative):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from export.artefact import Artefact
 from export.encoded import decode_pictures
-from export.parity import ABSOLUTE, BOUNDS
+from export.parity import ABSOLUTE, BOUNDS, usual_score
 from export.samples import Samples
 from export.savedmodel import LABELS, METHODS
 from lisae_tf import pictures
@@ -78,7 +78,8 @@ def _measure(model: SavedModel, encoded: np.ndarray) -> dict[str, Any]:
     gap = np.abs(inside.astype(int) - outside.astype(int))
     expected = model.score(outside).astype(np.float64)
     found = model.loaded.run("score_bytes", {"image_bytes": encoded}, ["score"])["score"]
-    relative = (np.abs(found - expected) - ABSOLUTE) / expected
+    magnitude = np.maximum(np.abs(expected), usual_score(expected))
+    relative = (np.abs(found - expected) - ABSOLUTE) / magnitude
     return {
         "levels": int(gap.max()),
         "share": float(np.mean(gap > 0)),

@@ -42,7 +42,7 @@ def signatures(artefact: Artefact) -> dict[str, tf.types.experimental.GenericFun
 
     - `serving_default`: image -> score, is_anomaly;
     - `with_threshold`: image, threshold (one, or one for each picture) -> score, is_anomaly;
-    - `reconstruct`: image -> reconstruction;
+    - `reconstruct`: image -> reconstruction, where there is one;
     - `score_bytes`: image_bytes, PNG or JPEG of any size -> score, is_anomaly;
     - `classify`, `regress`: tf.train.Examples with the feature image_bytes.
     """
@@ -56,8 +56,9 @@ def signatures(artefact: Artefact) -> dict[str, tf.types.experimental.GenericFun
     found = {
         "serving_default": artefact.function(artefact.answer, image),
         "with_threshold": artefact.function(with_threshold, image, threshold),
-        "reconstruct": artefact.function(artefact.reconstruct, image),
     }
+    if artefact.reconstructs:
+        found["reconstruct"] = artefact.function(artefact.reconstruct, image)
     if shape[2] not in (1, 3):
         return found  # no such pictures are ever encoded
 

@@ -17,6 +17,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 from export.artefact import Artefact
 from export.samples import Samples
 from lisae_tf import tflite_file
+from lisae_tf.artefacts import SIGNATURES
 from lisae_tf.quiet import no_stderr
 
 # From the last layer's output to the decision.
@@ -44,7 +45,7 @@ def write(artefact: Artefact, folder: Path, samples: Samples) -> Path:
 
 
 def _converter(artefact: Artefact, scratch: str) -> tf.lite.TFLiteConverter:
-    """A converter of the graph with its three signatures, which share the weights."""
+    """A converter of the graph with its signatures, which share the weights."""
     module = tf.Module()
     # Keras' own variables in the module make a TFLite file without weights that scores NaN.
     module.weights = [variable.value for variable in artefact.graph.variables]
@@ -52,17 +53,19 @@ def _converter(artefact: Artefact, scratch: str) -> tf.lite.TFLiteConverter:
     signatures = {
         "serving_default": artefact.function(artefact.answer, image),
         "with_threshold": artefact.function(artefact.answer, image, threshold),
-        "reconstruct": artefact.function(artefact.reconstruct, image),
     }
+    if artefact.reconstructs:
+        signatures["reconstruct"] = artefact.function(artefact.reconstruct, image)
     tf.saved_model.save(module, scratch, signatures)
     return tf.lite.TFLiteConverter.from_saved_model(scratch, signature_keys=list(signatures))
 
 
 def _to_int8(converter: tf.lite.TFLiteConverter, artefact: Artefact, pictures: np.ndarray) -> bytes:
     """Ranges from normal and negative pictures: normals alone would clip what stands out."""
+    keys = SIGNATURES if artefact.reconstructs else SIGNATURES[:2]
 
     def representative():
-        for key in ("serving_default", "with_threshold", "reconstruct"):
+        for key in keys:
             for picture in pictures:
                 image = picture[None]
                 if artefact.dtype == "float32":

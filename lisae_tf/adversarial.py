@@ -58,7 +58,8 @@ class GenerativeAdversarialNetwork(keras.Model):
     def __init__(self, generator: keras.Model, features: keras.Model, config: Config):
         super().__init__(name="adversarial")
         self.scale, self.generator, self.features = scale(), generator, features
-        self.critic_head = layers.Dense(1, name="critic")
+        init = keras.initializers.GlorotUniform(seed=config.seed + CRITIC_SEED)
+        self.critic_head = layers.Dense(1, kernel_initializer=init, name="critic")
         self.critic_head.build(features.output_shape)
         self._settings, self._latent = config.anogan, config.network.latent
         self._seed = config.seed

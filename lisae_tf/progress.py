@@ -9,12 +9,10 @@ NAMES = {"feature-extraction": "phase 1", "latent-shaping": "phase 2"}
 
 def summary(logs: dict) -> str:
     """What a line says of an epoch: held-out errors where there are any, a loss otherwise."""
+    if "val_loss" not in logs:
+        return f"loss {logs['loss']:.4f}"
     if "val_normal_error" not in logs:
-        return (
-            f"held-out loss {logs['val_loss']:.4f}"
-            if "val_loss" in logs
-            else (f"loss {logs['loss']:.4f}")
-        )
+        return f"held-out loss {logs['val_loss']:.4f}"
     errors = f"held-out error: normal {logs['val_normal_error']:.4f}"
     if "val_negative_error" in logs:
         errors += f"  negative {logs['val_negative_error']:.4f}"

@@ -118,10 +118,10 @@ class TFLiteModel(Model):
         from lisae_tf.quiet import no_stderr
 
         self._data = path.read_bytes()
-        names = artefacts.SIGNATURES
         with no_stderr():
             # More threads wait for each other on pictures this small.
             self.interpreter = Interpreter(model_content=self._data, num_threads=1)
+            names = self.interpreter.get_signature_list()
             self._signatures = {name: self.interpreter.get_signature_runner(name) for name in names}
             # The first run sets up the delegate, and says so.
             self.score(np.zeros((1, *self.shape), np.uint8))

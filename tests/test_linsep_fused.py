@@ -53,7 +53,7 @@ def test_normals_are_standardised_and_a_lower_logit_is_more_anomalous():
 
 def test_scores_that_are_all_alike_cannot_be_standardised():
     (error, logit), negative = sides(1.0, 1.0)
-    with pytest.raises(LisaeError, match="all alike"):
+    with pytest.raises(LisaeError, match="all score alike"):
         choose_fusion((np.ones_like(error), logit), negative, WEIGHTS)
 
 

@@ -46,6 +46,8 @@ class AddFeatureDistance(layers.Layer):
 class FeatureMatchingDetector(AnoGANDetector):
     """Adds κ times the distance between x and x̂ in the critic's features (AnoGAN-FM)."""
 
+    meaning = "mean squared reconstruction error plus its distance in the critic's features"
+
     def inference(self) -> keras.Model:
         plain = reconstruction_score(*self.networks())
         found = plain.output

@@ -44,12 +44,16 @@ class EncoderDetector(GraphDetector):
 class ClassifierDetector(EncoderDetector):
     """`bce`: a binary classifier, normal against negative."""
 
+    meaning = "logit of a classifier of negative against normal pictures"
+
     def head(self):
         return LogitHead(name="score")
 
 
 class HypersphereClassifierDetector(EncoderDetector):
     """`hsc`: the hypersphere classifier."""
+
+    meaning = "pseudo-Huber distance of the picture's code from the centre"
 
     def head(self):
         return PseudoHuberHead(name="score")
@@ -58,12 +62,16 @@ class HypersphereClassifierDetector(EncoderDetector):
 class DeepSADDetector(EncoderDetector):
     """`deep-sad`: Deep SAD with the negatives as labelled anomalies."""
 
+    meaning = "mean squared distance of the picture's code from the centre"
+
     def head(self):
         return LabelledDistanceHead(self.config.hypersphere.eta, name="score")
 
 
 class DeepSVDDDetector(EncoderDetector):
     """`oc-dsvdd`: Deep SVDD, one class."""
+
+    meaning = "mean squared distance of the picture's code from the centre"
 
     needs_negatives = False
 

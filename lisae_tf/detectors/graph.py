@@ -11,9 +11,14 @@ from lisae_tf.thresholds import Threshold
 
 
 class GraphDetector(Detector):
-    """Scores by one functional model; `_make_graph` is called once the networks are there."""
+    """Scores by one functional model; `_make_graph` is called once the networks are there.
+
+    Attributes:
+        meaning: what a score is, in words for whoever gets the exported model.
+    """
 
     graph: keras.Model
+    meaning: str
 
     @abstractmethod
     def inference(self) -> keras.Model:
@@ -33,6 +38,8 @@ class GraphDetector(Detector):
 
 class AutoencoderDetector(GraphDetector):
     """Scores by the reconstruction error of an encoder, a latent layer and a decoder."""
+
+    meaning = "mean squared reconstruction error on the 0-1 scale"
 
     @abstractmethod
     def networks(self) -> tuple[keras.Model, keras.Model, keras.Model]:

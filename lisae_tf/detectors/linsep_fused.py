@@ -101,6 +101,8 @@ class FusedDetector(LatentInsensitiveDetector):
     held-out normals against held-out negatives; ties and near-ties go to the weight nearest to 1.
     """
 
+    meaning = "standardised reconstruction error plus the weighted logit of phase 1"
+
     def _heads(self) -> keras.Model:
         """X -> {"error": (N,), "logit": (N, 1), "reconstruction": (N, H, W, C)}."""
         before = build_autoencoder(self.config, self.shape, seed=self.config.seed)

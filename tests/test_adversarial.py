@@ -1,0 +1,145 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from training_fixtures import surface, tiny_config, tiny_data
+
+from lisae_tf.adversarial import (
+    build_adversarial,
+    feature_distance,
+    gradient_penalty,
+    train_adversarial,
+)
+from lisae_tf.checkpoints import set_weights, weights_of
+from lisae_tf.convergence import ResumePoint
+from lisae_tf.detectors import make_detector
+from lisae_tf.errors import LisaeError
+from lisae_tf.phase import TrainingOptions
+from lisae_tf.pipelines import training_batches
+
+
+class Killed(Exception):
+    pass
+
+
+class KillAfter(keras.callbacks.Callback):
+    """Ends the process's work right after an epoch's checkpoint, as kill -9 would."""
+
+    def __init__(self, phase: str, epoch: int):
+        super().__init__()
+        self.phase, self.epoch = phase, epoch
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (self.model.phase, epoch) == (self.phase, self.epoch):
+            raise Killed
+
+
+def as_bytes(model):
+    return [weight.tobytes() for weight in weights_of(model).values()]
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    return train_adversarial(tiny_config(variant="anogan"), tiny_data(), TrainingOptions())
+
+
+def test_the_penalty_of_a_linear_critic_is_that_of_its_slope():
+    slope = np.random.default_rng(0).normal(size=(32, 32, 1)).astype(np.float32)
+    real, fake = tf.random.stateless_uniform((2, 5, 32, 32, 1), [1, 2])
+    share = tf.random.stateless_uniform((5, 1, 1, 1), [3, 4])
+
+    def critic(x):
+        return tf.reduce_sum(x * slope, axis=(1, 2, 3))[:, None]
+
+    expected = (np.linalg.norm(slope) - 1) ** 2
+    assert float(gradient_penalty(critic, real, fake, share)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_penalty_is_taken_between_the_pictures_and_has_second_derivatives():
+    """Against finite differences along each kernel, which leaves every leaky unit on its side."""
+    gan, _ = build_adversarial(tiny_config(), (32, 32, 1))
+    real, fake = tf.random.stateless_uniform((2, 5, 32, 32, 1), [1, 2])
+    share = tf.random.stateless_uniform((5, 1, 1, 1), [3, 4])
+    kernels = [gan.features.get_layer("convolution_1").kernel, gan.critic_head.kernel]
+    for kernel in kernels:
+        with tf.GradientTape() as tape:
+            penalty = gradient_penalty(gan.critic, real, fake, share)
+        start, step, nearby = kernel.numpy(), 1e-2, []
+        slope = np.sum(tape.gradient(penalty, kernel.value).numpy() * start)
+        for factor in (1 + step, 1 - step):
+            kernel.assign(factor * start)
+            nearby.append(float(gradient_penalty(gan.critic, real, fake, share)))
+        kernel.assign(start)
+        assert (nearby[0] - nearby[1]) / (2 * step) == pytest.approx(slope, rel=0.01)
+    at_real = gradient_penalty(gan.critic, real, fake, tf.ones_like(share))
+    assert float(at_real) == pytest.approx(
+        float(gradient_penalty(gan.critic, real, 0 * fake, tf.ones_like(share)))
+    )
+
+
+def test_the_generator_moves_after_every_so_many_critic_steps():
+    config = tiny_config(anogan={"critic_steps": 3})
+    gan, _ = build_adversarial(config, (32, 32, 1))
+    gan.generator.trainable = gan.features.trainable = True
+    batches = training_batches(
+        {"normal": surface("gravel", 320)}, None, batch_size=32, epochs=(0, 1), seed=0, phase=1
+    )
+    step = tf.function(gan.train_step)
+    moved = []
+    for batch in batches.take(6):
+        before, critic = as_bytes(gan.generator), as_bytes(gan.features)
+        step(batch)
+        moved.append(as_bytes(gan.generator) != before)
+        assert as_bytes(gan.features) != critic
+    assert moved == [False, False, True] * 2
+
+
+def test_the_encoder_is_trained_with_generator_and_critic_frozen(tmp_path):
+    config, checkpoint = tiny_config(variant="anogan"), tmp_path / "checkpoint.npz"
+    with pytest.raises(Killed):
+        kill = TrainingOptions(checkpoint, (KillAfter("encoder", 0),))
+        train_adversarial(config, tiny_data(), kill)
+    stage1 = ResumePoint.load(checkpoint).phase1_weights
+    gan, model = build_adversarial(config, (32, 32, 1))
+    set_weights(gan, stage1)
+    done = train_adversarial(config, tiny_data(), TrainingOptions(checkpoint)).model
+    assert as_bytes(done.generator) == as_bytes(gan.generator)
+    assert as_bytes(done.features) == as_bytes(gan.features)
+    assert as_bytes(done.encoder) != as_bytes(model.encoder)
+    assert not done.generator.trainable_weights
+    assert not done.features.trainable_weights
+    assert len(done.trainable_weights) == len(done.encoder.weights) + len(done.latent.weights)
+
+
+@pytest.mark.parametrize("phase, epoch", [("adversarial", 1), ("encoder", 0), ("encoder", 2)])
+def test_a_killed_run_ends_byte_equal(tmp_path, undisturbed, phase, epoch):
+    config, checkpoint = tiny_config(variant="anogan"), tmp_path / "checkpoint.npz"
+    with pytest.raises(Killed):
+        kill = TrainingOptions(checkpoint, (KillAfter(phase, epoch),))
+        train_adversarial(config, tiny_data(), kill)
+    resumed = train_adversarial(config, tiny_data(), TrainingOptions(checkpoint))
+    assert as_bytes(resumed.model) == as_bytes(undisturbed.model)
+
+    def values(history):
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in history]
+
+    assert values(resumed.history) == values(undisturbed.history)
+
+
+def test_feature_matching_adds_the_critics_distance_to_the_same_networks():
+    pictures = surface("camera", 20, "test")
+    plain = make_detector(tiny_config(variant="anogan"))
+    matching = make_detector(tiny_config(variant="anogan-fm", anogan={"kappa": 1.0}))
+    for detector in (plain, matching):
+        detector.fit_data(tiny_data(), TrainingOptions())
+    assert as_bytes(plain.model) == as_bytes(matching.model)
+    x_hat, x = plain.reconstruct(pictures), np.float32(pictures / 255)
+    added = feature_distance(matching.model.features, x, x_hat).numpy()
+    assert np.all(added > 0)
+    np.testing.assert_allclose(matching.score(pictures), plain.score(pictures) + added, rtol=1e-4)
+
+
+def test_a_gan_that_diverges_is_refused():
+    config = tiny_config(variant="anogan", anogan={"learning_rate": 1e30})
+    with pytest.raises(LisaeError, match=r"GAN diverged; lower anogan\.learning_rate"):
+        train_adversarial(config, tiny_data(), TrainingOptions())

@@ -1,0 +1,70 @@
+"""Exports of detectors whose score is no error: scores of both signs, no reconstruction."""
+
+import contextlib
+import json
+
+import numpy as np
+import pytest
+from export_fixtures import TRAIN
+
+from lisae_tf.detectors import load_detector
+from lisae_tf.runtimes import open_model
+from lisae_tf.tasks import load_test
+
+SETTINGS = (
+    *("--set", "feature_extraction.epochs=3", "--set", "hypersphere.epochs=1"),
+    *("--set", "anogan.epochs=1", "--set", "anogan.encoder_epochs=1"),
+)
+
+
+@pytest.fixture(scope="module", params=["bce", "oc-dsvdd", "linsep-fused", "anogan-fm"])
+def exported(request, tmp_path_factory, cli):
+    """A run of a variant, and its ONNX, TFLite and SavedModel exports."""
+    base = tmp_path_factory.mktemp("variants")
+    with contextlib.chdir(base):
+        for command in (
+            ("train", "--quiet", *TRAIN, *SETTINGS, "--variant", request.param, "--out", "run"),
+            ("export", "--run", "run", "--name", "tiny", "--format", "all"),
+        ):
+            result = cli(*command)
+            assert result.exit_code == 0, result.stderr
+    places = {"onnx": "model.onnx", "tflite": "model.tflite", "savedmodel": ""}
+    paths = {kind: base / "models" / kind / "tiny" / "1" / file for kind, file in places.items()}
+    return load_detector(base / "run"), paths
+
+
+def test_every_format_scores_as_keras_does_and_asks_the_same_questions(exported):
+    detector, paths = exported
+    pictures = load_test(detector.config).pixels[::97]
+    expected = detector.score(pictures)
+    usual = np.median(np.abs(expected)) if expected.min() < 0 else 0
+    for path in paths.values():
+        model = open_model(path)
+        found = model.run(pictures)
+        np.testing.assert_allclose(found["score"], expected, rtol=1e-4, atol=1e-4 * usual)
+        if model.record["reconstruction"]:
+            x_hat = model.reconstruct(pictures)
+            np.testing.assert_allclose(x_hat, detector.reconstruct(pictures), atol=1e-5)
+        assert model.record["reconstruction"] == hasattr(detector, "reconstruct")
+
+
+def test_only_what_there_is_can_be_asked_for(exported):
+    detector, paths = exported
+    there = hasattr(detector, "reconstruct")
+    outputs = {each.name for each in open_model(paths["onnx"]).session.get_outputs()}
+    assert ("reconstruction" in outputs) == there
+    assert ("reconstruct" in open_model(paths["tflite"]).interpreter.get_signature_list()) == there
+    assert ("reconstruct" in open_model(paths["savedmodel"]).loaded.signatures) == there
+    for path in paths.values():
+        card = ((path if path.is_dir() else path.parent) / "README.md").read_text()
+        assert ("reconstruct`" in card or "`reconstruction`" in card) == there
+        assert detector.meaning in card
+
+
+def test_the_gate_measured_against_scores_of_the_usual_size(exported):
+    detector, paths = exported
+    parity = json.loads((paths["onnx"].parent / "parity.json").read_text())
+    assert parity["passed"] is True
+    assert all(each["worst_relative"] <= 1e-4 for each in parity["scores"].values())
+    assert all(each["decisions_differ"] == 0 for each in parity["scores"].values())
+    assert ("reconstruction_worst_absolute" in parity) == hasattr(detector, "reconstruct")
