@@ -116,7 +116,9 @@ def read_record(artefact: Path, kind: str) -> Record:
         # The pair may have been renamed together.
         record["files"] = {artefact.name: next(iter(record["files"].values()))}
     elif {p.relative_to(artefact).as_posix() for p in _model_files(artefact)} - {*record["files"]}:
-        raise LisaeError(f"{artefact} holds files that its record does not name; restore it")
+        raise LisaeError(
+            f"{artefact} holds files that its record does not name; restore it or export again"
+        )
     for name, stored in record["files"].items():
         _check_file(folder / name, stored)
     offset, magic = _MAGIC[kind]

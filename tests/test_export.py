@@ -304,9 +304,10 @@ def test_float_pictures_make_an_artefact_of_their_own(run, tmp_path, cli, sample
             assert model.session.get_inputs()[0].type == "tensor(float)"
 
 
-def test_the_linear_variant_exports(tmp_path, cli, trained):
+def test_the_linear_variant_exports(tmp_path, cli, trained, monkeypatch):
     from lisae_tf.runtimes import open_model
 
+    monkeypatch.chdir(tmp_path)  # `train` notes its run as the last one of the working folder
     linear = tmp_path / "linear"
     folders = [f"--{side}-dir={trained / side}" for side in ("normal", "negative", "anomaly")]
     options = ["--variant", "linear-lis", "--set", "network.latent=4", "--out", linear]
