@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from export.artefact import Artefact
 from export.encoded import decode_pictures
 from export.samples import Samples
 from export.warmup import write_warmup
+from lisae_tf.artefacts import GRAPH
 from lisae_tf.networks import scale
 
 LABELS = ("normal", "anomaly")
@@ -24,10 +26,28 @@ def write(artefact: Artefact, folder: Path, samples: Samples) -> Path:
     module.threshold = graph.get_layer("is_anomaly").alpha.value
     # Keras' own variables in the module would cost the weights on the way to TFLite.
     module.weights = [v.value for v in graph.variables if v.value is not module.threshold]
-    tf.saved_model.save(module, str(folder), signatures(artefact))
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    tf.saved_model.save(module, str(folder), signatures(artefact), options)
+    _forget_gradients(folder)
     _name_methods(folder)
     write_warmup(folder, artefact)
     return folder
+
+
+def _forget_gradients(folder: Path) -> None:
+    """Removes the names of gradients that nobody needs for scoring.
+
+    TensorFlow registers loaded gradients for good, and with them every graph of the version: a
+    server would grow by 16 MB with each new one.
+    """
+    path = folder / GRAPH
+    stored = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    for graph in (meta.graph_def for meta in stored.meta_graphs):
+        for part in (graph.node, *(function.node_def for function in graph.library.function)):
+            for node in part:
+                if "_gradient_op_type" in node.attr:
+                    del node.attr["_gradient_op_type"]
+    path.write_bytes(stored.SerializeToString(deterministic=True))
 
 
 def _name_methods(folder: Path) -> None:

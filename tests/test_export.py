@@ -141,6 +141,21 @@ def test_savedmodel_signatures(opened):
     assert [each.size for each in image.tensor_shape.dim] == [-1, 32, 32, 1]
 
 
+def test_a_savedmodel_that_is_let_go_leaves_no_graph_behind(models):
+    import gc
+
+    import tensorflow as tf
+
+    def graphs():
+        gc.collect()
+        return sum(type(each).__name__ == "FuncGraph" for each in gc.get_objects())
+
+    before = graphs()
+    for _ in range(2):
+        tf.saved_model.load(str(path_of(models, "savedmodel")))
+    assert graphs() <= before
+
+
 def encode(array, form):
     stream = io.BytesIO()
     Image.fromarray(array.squeeze()).save(stream, form)
