@@ -378,8 +378,10 @@ def registry_without_ids(monkeypatch):
 
 
 def test_mirrored_pictures_are_trained_on_and_nothing_else():
-    plain = load_training(resolve(dataset_settings("surfaces")))
-    both = load_training(resolve(merge(dataset_settings("surfaces"), {"data": {"mirror": True}})))
+    plain, both = (
+        load_training(resolve(merge(dataset_settings("surfaces"), {"data": {"mirror": mirror}})))
+        for mirror in (False, True)
+    )
     for side in ("normal", "negative"):
         one, two = getattr(plain, side), getattr(both, side)
         half = len(one.fit)
