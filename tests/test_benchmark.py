@@ -35,7 +35,7 @@ def test_a_second_run_reads_what_the_first_wrote(tmp_path, monkeypatch):
 def test_another_setting_or_training_version_makes_a_cell_stale(tmp_path, monkeypatch):
     cell = cells(tmp_path)[0]
     config = cell.config.model_dump()
-    del config["data"]["mirror"]  # as if that setting had come later
+    del config["vae"]  # as if those settings had come later
     record = {"config": config, "training_version": cells_module.TRAINING_VERSION}
     cell.path.parent.mkdir(parents=True)
     write_json(cell.path, record)
