@@ -14,13 +14,13 @@ from lisae_tf.errors import LisaeError
 from lisae_tf.scoring import Scorer, scoring_graph
 
 # Float32 sums in another order; the linear case's small scores are differences of large numbers.
-CLOSE = {"rtol": 1e-5, "atol": 1e-7}
+RTOL, ATOL = 1e-5, 1e-7
 
 
 def assert_close(found, expected):
     """To `RTOL`; where scores take both signs, of the usual score: zero is a point like any."""
     usual = np.median(np.abs(expected)) if np.min(expected) < 0 else 0
-    np.testing.assert_allclose(found, expected, rtol=RTOL, atol=RTOL * usual)
+    np.testing.assert_allclose(found, expected, rtol=RTOL, atol=max(ATOL, RTOL * usual))
 
 
 pytestmark = pytest.mark.parametrize("variant", DETECTORS)
