@@ -2,6 +2,8 @@
 # Both set up everything they need in .venv.
 PYTHON ?= python3.11
 BIN := .venv/bin
+# Files of tests that run at the same time.
+TEST_JOBS ?= 2
 
 .PHONY: demo test slow lint clean
 
@@ -12,7 +14,7 @@ test: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
 
 slow: .venv/ready
 	$(BIN)/python -m pytest -m slow

@@ -1,5 +1,6 @@
 """What the clients do when a server is slow, busy, away or strange."""
 
+import contextlib
 import json
 import threading
 from contextlib import contextmanager
@@ -36,7 +37,8 @@ def answering(*answers, delay: threading.Event | None = None):
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
-            self.wfile.write(data)
+            with contextlib.suppress(ConnectionError):  # the client has stopped waiting
+                self.wfile.write(data)
 
         do_GET = do_POST
 
