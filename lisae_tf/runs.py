@@ -67,6 +67,13 @@ def claim(folder: Path, config_yaml: str, *, resume: bool) -> None:
         raise
 
 
+def abandon(folder: Path) -> None:
+    """Removes the folder of a run that failed before it had written anything to resume from."""
+    if [path.name for path in folder.iterdir()] == [CONFIG]:
+        (folder / CONFIG).unlink()
+        folder.rmdir()
+
+
 def remember(folder: Path) -> None:
     """Makes `folder` the run that commands without `--run` use."""
     # A working folder that cannot be written to only costs this convenience.

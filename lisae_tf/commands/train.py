@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from lisae_tf.commands import options as shared
+from lisae_tf.errors import LisaeError
 from lisae_tf.quiet import start_tensorflow
 
 
@@ -61,7 +62,11 @@ def command(
     loaded = experiment.load(config, data_dir, skip_bad=skip_bad)
     runs.claim(folder, config.to_yaml(), resume=resume)
     callbacks = _callbacks(console, folder, quiet, tensorboard)
-    outcome = experiment.run(config, loaded, folder, callbacks=callbacks, say=say)
+    try:
+        outcome = experiment.run(config, loaded, folder, callbacks=callbacks, say=say)
+    except LisaeError:
+        runs.abandon(folder)
+        raise
     runs.remember(folder)
     for line in closing_lines(outcome.metrics, folder):
         console.print(line)
