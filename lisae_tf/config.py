@@ -1,4 +1,4 @@
-"""Every setting of a run, in the order of the paper's methods section, checked once.
+"""Every setting of a run, read, merged and checked once; the sections are in `sections`.
 
 A resolved configuration is saved with the run and is itself a valid `--config` file.
 """
@@ -13,15 +13,27 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from lisae_tf.errors import LisaeError
+from lisae_tf.sections import (
+    AnoGAN,
+    Calibration,
+    Data,
+    FeatureExtraction,
+    Fusion,
+    Hypersphere,
+    IsolationForest,
+    KernelDensity,
+    LatentShaping,
+    Memory,
+    Network,
+    OneClassSVM,
+    Section,
+    SigmoidReplicator,
+    VariationalAutoencoder,
+)
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Natural = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(gt=0, lt=0.5)]
-Filters = Annotated[list[Natural], Field(min_length=2, max_length=2)]
-Side = Annotated[int, Field(ge=8, le=1024)]
 Classes = Annotated[list[int | str], Field(min_length=1)]
 
 Variant = Literal[
@@ -35,148 +47,7 @@ PROTOCOLS = ("one-class", "two-class", "next-class", "halves")
 FOLDER = "folder"
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Data(_Section):
-    """How pictures reach the network and how the training part is held out."""
-
-    mirror: bool = False  # train on each picture mirrored left to right as well
-    size: Annotated[list[Side], Field(min_length=2, max_length=2)] | None = None
-    channels: Literal[1, 3] | None = None
-    stopping_fraction: Fraction = 0.1
-    calibration_fraction: Fraction = 0.1
-    test_fraction: Fraction = 0.1
-
-
-class Network(_Section):
-    """Encoder, latent and decoder (equations 1-3; section 5.1)."""
-
-    latent: Natural = 32
-    filters: Filters = [32, 64]
-    decoder_filters: Filters | None = None  # as `filters`, in reverse, unless given
-
-
-class FeatureExtraction(_Section):
-    """Phase 1."""
-
-    epochs: Natural = 15
-    batch_size: Natural = 128
-    learning_rate: Positive = 1e-3
-    warmup_steps: Annotated[int, Field(ge=0)] = 300
-    patience: Natural = 5
-    linsep_weight: Positive = 0.5  # times the mean picture's error on held-out normals
-    collapse_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    restarts: Annotated[int, Field(ge=0, le=2)] = 2
-
-
-class LatentShaping(_Section):
-    """Phase 2 (equation 4)."""
-
-    epochs: Natural = 10
-    batch_size: Natural = 128
-    learning_rate: Positive = 1e-3
-    patience: Natural = 5
-    gamma: Positive = 0.1
-    beta: Positive = 1.0
-    hinge: Literal["hinge", "squared-hinge", "literal"] = "hinge"
-    cache_features: bool = True
-    bank_copies: Natural = 2
-    memory_budget_mb: Natural = 2048
-
-
-class KernelDensity(_Section):
-    """`kde`: the bandwidths tried, on 0-1 pixels, and how many pictures the density rests on."""
-
-    smallest_bandwidth: Positive = 0.01
-    largest_bandwidth: Positive = 1.0
-    bandwidths: Natural = 31
-    max_pictures: Natural = 10_000
-
-    @model_validator(mode="after")
-    def _bandwidths_are_a_range(self) -> "KernelDensity":
-        if self.smallest_bandwidth > self.largest_bandwidth:
-            raise ValueError("smallest_bandwidth must not exceed largest_bandwidth")
-        return self
-
-
-class IsolationForest(_Section):
-    """`if`: the original paper's numbers of trees and of pictures for each tree."""
-
-    trees: Natural = 100
-    max_samples: Annotated[int, Field(ge=2)] = 256
-
-
-class OneClassSVM(_Section):
-    """`oc-svm`: ν, and the inverse length scales tried as multiples of 1 / (values · variance)."""
-
-    nu: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    scales: Annotated[list[Positive], Field(min_length=1)] = [
-        0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0,
-    ]  # fmt: skip
-    max_pictures: Natural = 5000
-
-
-class VariationalAutoencoder(_Section):
-    """`vae`: the weight of the divergence from the prior, which is divided by H·W·C."""
-
-    kl_weight: Positive = 0.02  # 2σ²: a Gaussian decoder with σ = 0.1 on 0-1 pixels
-
-
-class Memory(_Section):
-    """`mem-ae`: the sizes and weights of Gong et al. (2019)."""
-
-    items: Annotated[int, Field(ge=2)] = 100
-    shrinkage: Annotated[float, Field(ge=0, lt=1)] = 0.01  # addresses up to it become 0
-    entropy_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2e-4
-
-
-class SigmoidReplicator(_Section):
-    """`sig-repnn`: levels of the staircase and how steep its steps are."""
-
-    levels: Annotated[int, Field(ge=2)] = 4
-    steepness: Positive = 20.0
-
-
-class Fusion(_Section):
-    """`linsep-fused`: the weights of the logit that are tried on held-out training pictures."""
-
-    weights: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)] = [
-        0.0, 0.25, 0.5, 1.0, 2.0, 4.0,
-    ]  # fmt: skip
-
-
-class Hypersphere(_Section):
-    """`oc-dsvdd` and `deep-sad` after their pretraining as an autoencoder (phase 1)."""
-
-    epochs: Natural = 15
-    learning_rate: Positive = 1e-3
-    patience: Natural = 5
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-6
-    eta: Positive = 1.0  # weight of the negatives in `deep-sad`
-
-
-class AnoGAN(_Section):
-    """`anogan` and `anogan-fm`: the GAN (phase 1), then the encoder (phase 2)."""
-
-    epochs: Natural = 60
-    learning_rate: Positive = 5e-4  # of generator and critic
-    critic_steps: Natural = 5  # for each step of the generator
-    gradient_penalty: Positive = 10.0
-    encoder_epochs: Natural = 20
-    encoder_learning_rate: Positive = 1e-3
-    patience: Natural = 5
-    kappa: Positive = 1.0  # weight of the feature distance
-
-
-class Calibration(_Section):
-    """The threshold α (section 3.4)."""
-
-    false_positive_rate: Annotated[float, Field(gt=0, lt=1)] = 0.05
-
-
-class Config(_Section):
+class Config(Section):
     """All settings of one run."""
 
     dataset: str = "surfaces"
@@ -225,12 +96,12 @@ class Config(_Section):
         ]
 
 
-def _sections() -> dict[str, type[_Section]]:
+def _sections() -> dict[str, type[Section]]:
     kinds = {name: field.annotation for name, field in Config.model_fields.items()}
     return {
         name: kind
         for name, kind in kinds.items()
-        if isinstance(kind, type) and issubclass(kind, _Section)
+        if isinstance(kind, type) and issubclass(kind, Section)
     }
 
 

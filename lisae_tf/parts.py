@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from lisae_tf.config import Data
 from lisae_tf.errors import LisaeError
+from lisae_tf.sections import Data
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from test_training import KillAfter, Killed, as_bytes
 from training_fixtures import surface, tiny_config, tiny_data
 
 from lisae_tf.checkpoints import weights_of
-from lisae_tf.config import Memory
 from lisae_tf.detectors import make_detector
 from lisae_tf.detectors.mem_ae import Recall
 from lisae_tf.detectors.sig_repnn import staircase
 from lisae_tf.detectors.vae import Sample
 from lisae_tf.phase import TrainingOptions, build_autoencoder
+from lisae_tf.sections import Memory
 
 LATENTS = ("vae", "mem-ae", "sig-repnn")
 DATA = tiny_data()

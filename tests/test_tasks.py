@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lisae_tf import datasets, drawings, folders, parts, pictures, surfaces
-from lisae_tf.config import Data, dataset_settings, merge, resolve
+from lisae_tf.config import dataset_settings, merge, resolve
 from lisae_tf.drawings import background_is_bright, match_polarity
 from lisae_tf.errors import LisaeError
 from lisae_tf.parts import split
+from lisae_tf.sections import Data
 from lisae_tf.tasks import load_test, load_training
 
 # Splitting

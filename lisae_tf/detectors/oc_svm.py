@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.svm import OneClassSVM
 
-from lisae_tf import config
+from lisae_tf import sections
 from lisae_tf.checkpoints import Arrays
 from lisae_tf.detectors.pixels import PixelDetector, check_arrays, rows, thin
 from lisae_tf.parts import TrainingData
@@ -20,7 +20,7 @@ from lisae_tf.phase import TrainingOptions
 
 
 def machines(
-    normal: np.ndarray, settings: config.OneClassSVM
+    normal: np.ndarray, settings: sections.OneClassSVM
 ) -> Iterator[tuple[OneClassSVM, np.ndarray]]:
     """A machine for each scale, smallest first, and the pictures it is trained on.
 
@@ -38,7 +38,7 @@ def machines(
 
 
 def labels_by_scale(
-    normal: np.ndarray, images: np.ndarray, settings: config.OneClassSVM
+    normal: np.ndarray, images: np.ndarray, settings: sections.OneClassSVM
 ) -> np.ndarray:
     """What each machine calls an outlier: for the paper's figure, `evaluation.label_auroc`.
 
