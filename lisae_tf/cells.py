@@ -80,6 +80,7 @@ def run_cell(cell: Cell, data_dir: Path | None, shared: "SharedPhase1 | None" = 
     record = {key: outcome.metrics[key] for key in KEPT}
     record |= {
         "outliers": outliers(outcome.test.labels, outcome.after, outcome.before),
+        "detection": detection(outcome.after, outcome.before),
         "config": cell.config.model_dump(),
         "config_hash": cell.config.digest(),
         "training_version": TRAINING_VERSION,
@@ -106,3 +107,11 @@ def outliers(labels, after, before) -> dict[str, dict[str, float | int | None]]:
         for name, row in auroc_by_class(before, labels).items():
             by_class[name]["auroc_phase1"] = row["auroc"]
     return by_class
+
+
+def detection(after, before) -> dict[str, list[float]]:
+    """The trade-off of figure 3 at the end and after phase 1; figures are drawn from it."""
+    from lisae_tf.evaluation import detection_curve
+
+    stages = {"final": after} | ({"phase1": before} if before else {})
+    return {name: detection_curve(scored) for name, scored in stages.items()}

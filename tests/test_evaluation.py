@@ -7,6 +7,7 @@ from lisae_tf.evaluation import (
     Scored,
     accuracy_trade_off,
     auroc,
+    detection_curve,
     evaluate,
     fpr_at_tpr,
     label_auroc,
@@ -57,6 +58,15 @@ def test_the_trade_off_runs_from_all_anomalous_to_all_normal():
     assert np.all(np.diff(normal) >= 0)
     assert np.all(np.diff(anomaly) <= 0)
     assert (normal[-1], anomaly[-1]) == (1, 0)
+
+
+@given(scores, scores)
+def test_the_detection_curve_falls_and_its_area_is_nearly_the_auroc(normal, anomaly):
+    both = scored(normal, [score + 0.5 for score in anomaly])  # no ties
+    curve = np.array(detection_curve(both, 2001))
+    assert np.all(np.diff(curve) <= 0)
+    few = 1 / len(normal) + 1e-3  # a quantile lies between two normal scores
+    assert abs(np.mean(curve) - auroc(both.normal, both.anomaly)) <= few
 
 
 def test_the_area_over_predicted_labels_joins_one_point_for_each_scale():
