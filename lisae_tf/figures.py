@@ -3,26 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import numpy as np
 from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 from sklearn import metrics
 
 from lisae_tf.evaluation import Scored, accuracy_trade_off
-from lisae_tf.files import replacing
-
-_NORMAL, _ANOMALY, _BEFORE, _AFTER = "#2a6fbb", "#d1495b", "#8d99ae", "#1b9e77"
-_STYLE = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9}
-
-
-def _save(figure: Figure, path: Path) -> None:
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=120, bbox_inches="tight", metadata={"Software": None})
-    plt.close(figure)
+from lisae_tf.plots import AFTER, ANOMALY, BEFORE, NORMAL, STYLE, save
 
 
 def reconstructions(
@@ -49,26 +35,26 @@ def reconstructions(
             axis.imshow(scaled.squeeze(), cmap="gray", vmin=0, vmax=1)
             axis.set(xticks=[], yticks=[])
             for spine in axis.spines.values():
-                spine.set_color(_NORMAL if column < n_normal else _ANOMALY)
+                spine.set_color(NORMAL if column < n_normal else ANOMALY)
                 spine.set_linewidth(1.5)
         line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
     for axis, name in zip(axes[0], columns, strict=True):
         axis.set_title(name, fontsize=7)
     figure.suptitle("blue: normal, red: anomaly", fontsize=9, y=1.02)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _stages(before: Scored | None, after: Scored) -> list[tuple[Scored, str, str]]:
     """Scores, colour and name of each stage; detectors without two phases have one."""
     if before is None:
-        return [(after, _AFTER, "final")]
-    return [(before, _BEFORE, "phase 1"), (after, _AFTER, "phase 2")]
+        return [(after, AFTER, "final")]
+    return [(before, BEFORE, "phase 1"), (after, AFTER, "phase 2")]
 
 
 def score_histograms(path: Path, before: Scored | None, after: Scored, alpha: float) -> None:
     """Score distributions after phase 1 (where there is one) and at the end, with α."""
     stages = _stages(before, after)
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(stages), figsize=(4 * len(stages), 2.8), squeeze=False)
         for axis, (scored, _, title) in zip(axes[0], stages, strict=True):
             low, high = scored.scores.min(), scored.scores.max()
@@ -77,7 +63,7 @@ def score_histograms(path: Path, before: Scored | None, after: Scored, alpha: fl
             else:
                 bins = np.linspace(low, high, 60)
             for scores, colour, name in (
-                (scored.normal, _NORMAL, "normal"), (scored.anomaly, _ANOMALY, "anomaly"),
+                (scored.normal, NORMAL, "normal"), (scored.anomaly, ANOMALY, "anomaly"),
             ):  # fmt: skip
                 if len(scores):
                     axis.hist(
@@ -88,12 +74,12 @@ def score_histograms(path: Path, before: Scored | None, after: Scored, alpha: fl
             axis.set(xscale=scale, title=title, xlabel="score", ylabel="share of pictures")
         axes[0, -1].axvline(alpha, color="black", linestyle="--", label=f"α = {alpha:.3g}")
         axes[0, -1].legend(frameon=False)
-        _save(figure, path)
+        save(figure, path)
 
 
 def roc(path: Path, before: Scored | None, after: Scored) -> None:
     """ROC curves after phase 1 (where there is one) and at the end."""
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(3.6, 3.4))
         for scored, colour, name in _stages(before, after):
             fpr, tpr, _ = metrics.roc_curve(scored.is_anomaly, scored.scores)
@@ -102,12 +88,12 @@ def roc(path: Path, before: Scored | None, after: Scored) -> None:
         axis.plot([0, 1], [0, 1], color="#cccccc", linewidth=0.8)
         axis.set(xlabel="false-positive rate", ylabel="detection rate", title="ROC")
         axis.legend(frameon=False, loc="lower right", title="AUROC")
-        _save(figure, path)
+        save(figure, path)
 
 
 def trade_off(path: Path, before: Scored | None, after: Scored, alpha: float) -> None:
     """Figure 3: accuracy on anomalies against accuracy on normal pictures over α."""
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(3.8, 3.4))
         for scored, colour, name in _stages(before, after):
             _, normal, anomaly = accuracy_trade_off(scored).T
@@ -118,12 +104,12 @@ def trade_off(path: Path, before: Scored | None, after: Scored, alpha: float) ->
             xlabel="accuracy on normal", ylabel="accuracy on anomalies", title="trade-off over α"
         )
         axis.legend(frameon=False, loc="lower left")
-        _save(figure, path)
+        save(figure, path)
 
 
 def training_curves(path: Path, history: Sequence[dict]) -> None:
     """Errors of normal and negative pictures over the epochs; the loss where there are none."""
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         phases = sorted({row["phase"] for row in history})
         figure, axes = plt.subplots(1, len(phases), figsize=(4 * len(phases), 2.8), squeeze=False)
         for axis, phase in zip(axes[0], phases, strict=True):
@@ -131,10 +117,10 @@ def training_curves(path: Path, history: Sequence[dict]) -> None:
             epochs = np.arange(1, len(rows) + 1)
             curves = [
                 (f"{side}_error", colour, side)
-                for side, colour in (("normal", _NORMAL), ("negative", _ANOMALY))
+                for side, colour in (("normal", NORMAL), ("negative", ANOMALY))
             ]
             errors = "normal_error" in rows[0]
-            for name, colour, label in curves if errors else [("loss", _AFTER, "loss")]:
+            for name, colour, label in curves if errors else [("loss", AFTER, "loss")]:
                 if name in rows[0]:
                     axis.plot(epochs, [row[name] for row in rows], color=colour, label=label)
                 if f"val_{name}" in rows[0]:
@@ -145,4 +131,4 @@ def training_curves(path: Path, history: Sequence[dict]) -> None:
             axis.set(title=f"phase {phase}", xlabel="epoch", ylabel="error e" if errors else "loss")
             axis.set_yscale("log" if errors else "linear")
             axis.legend(frameon=False, fontsize=7)
-        _save(figure, path)
+        save(figure, path)

@@ -4,6 +4,7 @@ Reads result files, configurations and the paper's figures; imports no TensorFlo
 the same bytes whenever the cells are the same.
 """
 
+import os
 import statistics
 from collections import Counter
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lisae_tf import tables
+from lisae_tf import paper_pictures, tables
 from lisae_tf.cells import Cell
 from lisae_tf.config import VARIANTS
 from lisae_tf.errors import LisaeError
@@ -20,6 +21,7 @@ from lisae_tf.files import make_folder, read_json, write_json, write_text
 from lisae_tf.trainings import Figure, latent_file
 
 DIGITS = 6  # kept in the summary
+FIGURES = "figures"  # folder of the figures, below that of the results
 
 
 @dataclass
@@ -154,7 +156,7 @@ class Results:
 
 
 def write(root: Path, text: Path, over: dict[str, Any]) -> list[Path]:
-    """Writes `summary.json` below `root` and the Markdown report to `text`.
+    """Writes `summary.json` and the figures below `root` and the Markdown report to `text`.
 
     Args:
         root: folder of the results.
@@ -167,14 +169,16 @@ def write(root: Path, text: Path, over: dict[str, Any]) -> list[Path]:
     Raises:
         LisaeError: no cell is stored there.
     """
-    from lisae_tf import report_text
+    from lisae_tf import report_figures, report_text
 
     results = Results(root, over)
     summary = results.summary()
-    rendered = report_text.render(results)
     if not results.versions():
         raise LisaeError(f"{root} holds no current cell; run 'benchmark table1' first")
     make_folder(root)
     write_json(root / "summary.json", summary)
-    write_text(text, rendered)
-    return [root / "summary.json", text]
+    drawn = dict(report_figures.draw_all(results, root / FIGURES))
+    shown = drawn | paper_pictures.stored(root / FIGURES)
+    links = {title: os.path.relpath(path, text.parent) for title, path in shown.items()}
+    write_text(text, report_text.render(results, links))
+    return [root / "summary.json", *drawn.values(), text]

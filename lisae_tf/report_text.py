@@ -41,14 +41,20 @@ _TITLES = {
 }
 
 
-def render(results: "Results") -> str:
-    """The whole file."""
+def render(results: "Results", figures: Mapping[str, str]) -> str:
+    """The whole file.
+
+    Args:
+        results: what the cells give.
+        figures: title and path, from where the file lies, of each figure.
+    """
     sections = [_table(name, figures) for name, figures in results.by_table.items()]
     sections += [
         _rivals(results),
         report_appendix.render(results.appendix),
         _contradictions(),
         _latents(results),
+        _figures(figures),
     ]
     made = ", ".join(
         f"version {version} ({n} cells)" for version, n in sorted(results.versions().items())
@@ -207,3 +213,9 @@ def _latents(results: "Results") -> str:
             ["column", "row", "latent", "held-out AUROC by size", "best_latent", "left out"], rows
         )
     )
+
+
+def _figures(figures: Mapping[str, str]) -> str:
+    if not figures:
+        return ""
+    return "## Figures\n\n" + "\n".join(f"![{title}]({path})\n" for title, path in figures.items())

@@ -8,29 +8,34 @@ from lisae_tf import figures
 from lisae_tf.detectors.graph import AutoencoderDetector
 from lisae_tf.experiment import Outcome
 from lisae_tf.files import make_folder
+from lisae_tf.parts import TestData
 
 SHOWN = 5  # pictures of each side in the reconstruction grid
 
 
-def _shown(outcome: Outcome) -> tuple[np.ndarray, int]:
-    """Evenly spaced normal pictures and one anomaly of each class in turn."""
-    truth = outcome.test.is_anomaly
+def shown(test: TestData, count: int) -> tuple[np.ndarray, int]:
+    """Rows of `count` evenly spaced normal pictures and as many anomalies, each class in turn.
+
+    Returns:
+        Rows of the test, normal first, and how many of them are normal.
+    """
+    truth = test.is_anomaly
     normal = np.flatnonzero(~truth)
-    normal = normal[np.linspace(0, len(normal) - 1, min(SHOWN, len(normal))).astype(int)]
-    labels = np.asarray(outcome.test.labels)
+    normal = normal[np.linspace(0, len(normal) - 1, min(count, len(normal))).astype(int)]
+    labels = np.asarray(test.labels)
     by_class = [np.flatnonzero(truth & (labels == name)) for name in dict.fromkeys(labels[truth])]
     anomaly: list[int] = []
     depth = 0
-    while len(anomaly) < min(SHOWN, int(truth.sum())):
+    while len(anomaly) < min(count, int(truth.sum())):
         anomaly += [rows[len(rows) // 2 - depth] for rows in by_class if len(rows) > depth]
         depth += 1
-    return np.concatenate([normal, np.asarray(anomaly[:SHOWN], np.int64)]), len(normal)
+    return np.concatenate([normal, np.asarray(anomaly[:count], np.int64)]), len(normal)
 
 
 def draw(outcome: Outcome, folder: Path) -> None:
     """Writes every figure of a run; what needs anomalies is left out without them."""
     make_folder(folder)
-    chosen, n_normal = _shown(outcome)
+    chosen, n_normal = shown(outcome.test, SHOWN)
     if len(chosen) and isinstance(outcome.detector, AutoencoderDetector):
         pixels = outcome.test.pixels[chosen]
         rows = [("input", pixels)]

@@ -25,6 +25,7 @@ def invented(cell: cells.Cell, auroc: float | None = None) -> dict:
     }
     return {
         "auroc": value, "auroc_phase1": value - 0.1, "outliers": rows,
+        "detection": {"final": [1.0, value, 0.0], "phase1": [1.0, value - 0.1, 0.0]},
         "config": config.model_dump(), "training_version": cells.TRAINING_VERSION,
         "version": "0.1.0", "latent": config.network.latent, "seconds": {"training": 1.0},
     }  # fmt: skip

@@ -36,8 +36,13 @@ def settings(variant, seed=0):
 
 @functools.cache
 def fitted(variant, seed=0):
-    detector = make_detector(settings(variant, seed))
-    return detector.fit(surface("gravel", 300), surface("coins", 300))
+    return fit(make_detector(settings(variant, seed)), "gravel", "coins", 300)
+
+
+def fit(detector, normal, negative, count):
+    """Without negatives where the detector needs none."""
+    negatives = surface(negative, count) if detector.needs_negatives else None
+    return detector.fit(surface(normal, count), negatives)
 
 
 @pytest.fixture
@@ -82,9 +87,9 @@ def test_scoring_changes_nothing(variant, pictures):
 
 def test_a_second_fit_forgets_the_first_and_a_seed_repeats(variant, pictures):
     again = make_detector(settings(variant))
-    again.fit(surface("grass", 200), surface("page", 200))
+    fit(again, "grass", "page", 200)
     other = again.score(pictures)
-    again.fit(surface("gravel", 300), surface("coins", 300))
+    fit(again, "gravel", "coins", 300)
     np.testing.assert_array_equal(again.score(pictures), fitted(variant).score(pictures))
     assert not np.array_equal(other, again.score(pictures))
 
@@ -161,5 +166,3 @@ def test_misuse_has_a_remedy(variant):
     if detector.needs_negatives:
         with pytest.raises(LisaeError, match="needs negative pictures"):
             detector.fit(surface("gravel", 100))
-    else:
-        detector.fit(surface("gravel", 100))

@@ -1,4 +1,4 @@
-"""`benchmark`: the paper's tables, the choice of latent sizes, the report, or any dataset."""
+"""`benchmark`: the paper's tables and figures, latent sizes, the report, or any dataset."""
 
 from pathlib import Path
 
@@ -30,12 +30,13 @@ class _Benchmarks(click.Group):
     """The commands below; every other name is a dataset's."""
 
     def list_commands(self, ctx):
-        return [*TABLES, "latent", "report"]
+        return [*TABLES, "latent", "figures", "report"]
 
     def get_command(self, ctx, name):
         if name in TABLES:
             return _bound(_table, name)
-        return {"latent": _latent, "report": _report}.get(name) or _bound(_dataset, name)
+        own = {"latent": _latent, "figures": _figures, "report": _report}
+        return own.get(name) or _bound(_dataset, name)
 
 
 def _bound(command: click.Command, name: str) -> click.Command:
@@ -152,6 +153,22 @@ def _latent(column: str, rows, sizes, quick, out, data_dir):
         )
 
 
+@click.command("figures")
+@_quick
+@_out
+@shared.data_dir
+def _figures(quick, out, data_dir):
+    """Train for the pictures of figures 2 and 4 and draw them; `benchmark report` shows them."""
+    start_tensorflow()
+    from lisae_tf import grid, paper_pictures
+    from lisae_tf.report import FIGURES
+
+    folder = _root(out, quick) / FIGURES
+    over = grid.QUICK if quick else {}
+    for path in paper_pictures.make_all(folder, data_dir, over, click.echo):
+        click.echo(f"wrote {path}")
+
+
 @click.command("report")
 @_quick
 @_out
@@ -161,7 +178,7 @@ def _latent(column: str, rows, sizes, quick, out, data_dir):
     help="RESULTS.md, or within --out where that is given.",
 )
 def _report(quick, out, text):
-    """Write summary.json and RESULTS.md from the stored cells alone."""
+    """Write summary.json, RESULTS.md and the figures from the stored cells alone."""
     from lisae_tf import grid, report
 
     root = _root(out, quick)
