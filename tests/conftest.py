@@ -14,7 +14,7 @@ from PIL import Image
 from lisae_tf.cli import main
 
 # Processes that test side by side share the cores; set before TensorFlow is imported.
-if WORKERS := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
+if WORKERS := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     for _name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ.setdefault(_name, str(max(1, (os.cpu_count() or 1) // WORKERS)))
 

@@ -5,6 +5,7 @@ import pytest
 from training_fixtures import tiny_config
 
 from lisae_tf import datasets, grid, latents, selection, tables, tasks
+from lisae_tf.decoded import DecodedPictures
 from lisae_tf.errors import LisaeError
 from lisae_tf.files import read_json
 from lisae_tf.pictures import content_hashes
@@ -39,7 +40,7 @@ def test_one_kind_of_negatives_needs_a_foreign_set():
 
 
 def test_an_alphabet_or_a_foreign_set_is_left_out(tfds_dir, monkeypatch):
-    monkeypatch.setattr(datasets.DECODED, "limit", 2**29)  # each set is decoded once
+    monkeypatch.setattr(datasets, "DECODED", DecodedPictures(2**29))  # each set once
     data_dir = tfds_dir("mnist", "omniglot", "fashion_mnist")
     mnist = {
         "dataset": "mnist", "protocol": "one-class", "normal_class": ["3"],
