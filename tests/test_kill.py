@@ -21,7 +21,10 @@ TRAIN = [
 
 
 def train(folder: Path, *more: str) -> None:
-    subprocess.run([*TRAIN, "--out", str(folder), *more], check=True, capture_output=True)
+    # In a folder of its own: a completed run is remembered there as the last one.
+    subprocess.run(
+        [*TRAIN, "--out", str(folder), *more], check=True, capture_output=True, cwd=folder.parent
+    )
 
 
 def stands_in(checkpoint: Path, phase: int, epoch: int) -> bool:
@@ -33,7 +36,9 @@ def stands_in(checkpoint: Path, phase: int, epoch: int) -> bool:
 
 
 def kill_in(folder: Path, phase: int, *more: str) -> None:
-    process = subprocess.Popen([*TRAIN, "--out", str(folder), *more], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*TRAIN, "--out", str(folder), *more], stdout=subprocess.DEVNULL, cwd=folder.parent
+    )
     while process.poll() is None and not stands_in(folder / "checkpoint.npz", phase, 2):
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
