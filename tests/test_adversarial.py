@@ -1,8 +1,15 @@
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from training_fixtures import surface, tiny_config, tiny_data
+from training_fixtures import (
+    KillAfter,
+    Killed,
+    as_bytes,
+    surface,
+    tiny_config,
+    tiny_data,
+    without_times,
+)
 
 from lisae_tf.adversarial import (
     build_adversarial,
@@ -18,24 +25,8 @@ from lisae_tf.phase import TrainingOptions
 from lisae_tf.pipelines import training_batches
 
 
-class Killed(Exception):
-    pass
-
-
-class KillAfter(keras.callbacks.Callback):
-    """Ends the process's work right after an epoch's checkpoint, as kill -9 would."""
-
-    def __init__(self, phase: str, epoch: int):
-        super().__init__()
-        self.phase, self.epoch = phase, epoch
-
-    def on_epoch_end(self, epoch, logs=None):
-        if (self.model.phase, epoch) == (self.phase, self.epoch):
-            raise Killed
-
-
-def as_bytes(model):
-    return [weight.tobytes() for weight in weights_of(model).values()]
+def weights(model):
+    return as_bytes(weights_of(model))
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +78,10 @@ def test_the_generator_moves_after_every_so_many_critic_steps():
     step = tf.function(gan.train_step)
     moved = []
     for batch in batches.take(6):
-        before, critic = as_bytes(gan.generator), as_bytes(gan.features)
+        before, critic = weights(gan.generator), weights(gan.features)
         step(batch)
-        moved.append(as_bytes(gan.generator) != before)
-        assert as_bytes(gan.features) != critic
+        moved.append(weights(gan.generator) != before)
+        assert weights(gan.features) != critic
     assert moved == [False, False, True] * 2
 
 
@@ -103,9 +94,9 @@ def test_the_encoder_is_trained_with_generator_and_critic_frozen(tmp_path):
     gan, model = build_adversarial(config, (32, 32, 1))
     set_weights(gan, stage1)
     done = train_adversarial(config, tiny_data(), TrainingOptions(checkpoint)).model
-    assert as_bytes(done.generator) == as_bytes(gan.generator)
-    assert as_bytes(done.features) == as_bytes(gan.features)
-    assert as_bytes(done.encoder) != as_bytes(model.encoder)
+    assert weights(done.generator) == weights(gan.generator)
+    assert weights(done.features) == weights(gan.features)
+    assert weights(done.encoder) != weights(model.encoder)
     assert not done.generator.trainable_weights
     assert not done.features.trainable_weights
     assert len(done.trainable_weights) == len(done.encoder.weights) + len(done.latent.weights)
@@ -118,12 +109,9 @@ def test_a_killed_run_ends_byte_equal(tmp_path, undisturbed, phase, epoch):
         kill = TrainingOptions(checkpoint, (KillAfter(phase, epoch),))
         train_adversarial(config, tiny_data(), kill)
     resumed = train_adversarial(config, tiny_data(), TrainingOptions(checkpoint))
-    assert as_bytes(resumed.model) == as_bytes(undisturbed.model)
+    assert weights(resumed.model) == weights(undisturbed.model)
 
-    def values(history):
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in history]
-
-    assert values(resumed.history) == values(undisturbed.history)
+    assert without_times(resumed.history) == without_times(undisturbed.history)
 
 
 def test_feature_matching_adds_the_critics_distance_to_the_same_networks():
@@ -132,7 +120,7 @@ def test_feature_matching_adds_the_critics_distance_to_the_same_networks():
     matching = make_detector(tiny_config(variant="anogan-fm", anogan={"kappa": 1.0}))
     for detector in (plain, matching):
         detector.fit_data(tiny_data(), TrainingOptions())
-    assert as_bytes(plain.model) == as_bytes(matching.model)
+    assert weights(plain.model) == weights(matching.model)
     x_hat, x = plain.reconstruct(pictures), np.float32(pictures / 255)
     added = feature_distance(matching.model.features, x, x_hat).numpy()
     assert np.all(added > 0)

@@ -1,7 +1,14 @@
-import keras
 import numpy as np
 import pytest
-from training_fixtures import surface, tiny_config, tiny_data
+from training_fixtures import (
+    KillAfter,
+    Killed,
+    as_bytes,
+    surface,
+    tiny_config,
+    tiny_data,
+    without_times,
+)
 
 from lisae_tf.checkpoints import weights_of
 from lisae_tf.detectors import make_detector
@@ -111,22 +118,6 @@ def test_negatives_change_nothing_for_deep_svdd():
     np.testing.assert_array_equal(alone.score(pictures), beside.score(pictures))
 
 
-class Killed(Exception):
-    pass
-
-
-class KillAfter(keras.callbacks.Callback):
-    """Ends the process's work right after an epoch's checkpoint, as kill -9 would."""
-
-    def __init__(self, phase: str, epoch: int):
-        super().__init__()
-        self.phase, self.epoch = phase, epoch
-
-    def on_epoch_end(self, epoch, logs=None):
-        if (self.model.phase, epoch) == (self.phase, self.epoch):
-            raise Killed
-
-
 @pytest.mark.parametrize(
     "kind, phase, epoch",
     [(LogitHead, "encoder", 1), (LabelledDistanceHead, "feature-extraction", 1),
@@ -142,9 +133,7 @@ def test_a_killed_run_resumes_byte_equal(tmp_path, kind, phase, epoch):
     resumed = train_encoder(config, data, head_of(kind), TrainingOptions(checkpoint))
 
     def content(result):
-        rows = [{k: v for k, v in row.items() if k != "seconds"} for row in result.history]
-        weights = [weight.tobytes() for weight in weights_of(result.model).values()]
-        return rows, weights
+        return without_times(result.history), list(as_bytes(weights_of(result.model)).values())
 
     assert content(resumed) == content(undisturbed)
 

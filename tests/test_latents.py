@@ -5,8 +5,7 @@ import functools
 import keras
 import numpy as np
 import pytest
-from test_training import KillAfter, Killed, as_bytes
-from training_fixtures import surface, tiny_config, tiny_data
+from training_fixtures import KillAfter, Killed, as_bytes, surface, tiny_config, tiny_data
 
 from lisae_tf.checkpoints import weights_of
 from lisae_tf.detectors import make_detector

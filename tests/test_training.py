@@ -3,7 +3,15 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-from training_fixtures import surface, tiny_config, tiny_data
+from training_fixtures import (
+    KillAfter,
+    Killed,
+    as_bytes,
+    surface,
+    tiny_config,
+    tiny_data,
+    without_times,
+)
 
 from lisae_tf import feature_extraction, latent_shaping
 from lisae_tf.checkpoints import weights_of
@@ -13,26 +21,6 @@ from lisae_tf.features import encode
 from lisae_tf.parts import Parts
 from lisae_tf.phase import TrainingOptions, build_autoencoder
 from lisae_tf.training import train
-
-
-def as_bytes(arrays):
-    return {name: array.tobytes() for name, array in arrays.items()}
-
-
-class Killed(Exception):
-    pass
-
-
-class KillAfter(keras.callbacks.Callback):
-    """Ends the process's work right after an epoch's checkpoint, as kill -9 would."""
-
-    def __init__(self, phase: str, epoch: int):
-        super().__init__()
-        self.phase, self.epoch = phase, epoch
-
-    def on_epoch_end(self, epoch, logs=None):
-        if (self.model.phase, epoch) == (self.phase, self.epoch):
-            raise Killed
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +46,7 @@ def test_a_killed_run_resumes_byte_equal(tmp_path, undisturbed, phase, epoch):
     done = epoch + 1 + (3 if phase == "latent-shaping" else 0)
     assert len(epochs_run) == len(undisturbed.history) - done
 
-    def values(history):
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in history]
-
-    assert values(resumed.history) == values(undisturbed.history)
+    assert without_times(resumed.history) == without_times(undisturbed.history)
 
 
 def test_another_seed_trains_to_other_weights(undisturbed):

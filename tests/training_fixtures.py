@@ -1,5 +1,6 @@
-"""Small settings and pictures on which both phases take a second or two."""
+"""Small settings and pictures, on which both phases take a second or two, and interruptions."""
 
+import keras
 import numpy as np
 
 from lisae_tf.config import merge, resolve
@@ -41,3 +42,29 @@ def tiny_data(augment: bool = False, normal: str = "gravel") -> TrainingData:
         return Parts(surface(name, 320), held_out, surface(name, 40, "calibration"))
 
     return TrainingData(parts(normal), parts("coins"), augment)
+
+
+class Killed(Exception):
+    """Raised by `KillAfter`."""
+
+
+class KillAfter(keras.callbacks.Callback):
+    """Ends the process's work right after an epoch's checkpoint, as kill -9 would."""
+
+    def __init__(self, phase: str, epoch: int):
+        super().__init__()
+        self.phase, self.epoch = phase, epoch
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (self.model.phase, epoch) == (self.phase, self.epoch):
+            raise Killed
+
+
+def without_times(history: list[dict]) -> list[dict]:
+    """The rows of a history that two equal runs share."""
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in history]
+
+
+def as_bytes(arrays: dict[str, np.ndarray]) -> dict[str, bytes]:
+    """Arrays by name, to compare byte for byte."""
+    return {name: array.tobytes() for name, array in arrays.items()}
