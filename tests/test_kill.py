@@ -15,8 +15,8 @@ from lisae_tf.errors import LisaeError
 
 CLI = [sys.executable, str(Path(__file__).parents[1] / "cli.py")]
 TRAIN = [
-    *CLI, "train", "--quiet", "--set", "feature_extraction.epochs=6",
-    "--set", "latent_shaping.epochs=6", "--set", "network.filters=[8,16]",
+    *CLI, "train", "--quiet", "--set", "feature_extraction.epochs=4",
+    "--set", "latent_shaping.epochs=4", "--set", "network.filters=[8,16]",
 ]  # fmt: skip
 
 
