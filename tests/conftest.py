@@ -3,6 +3,8 @@
 import contextlib
 import os
 import shutil
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,9 @@ from click.testing import CliRunner, Result
 from hypothesis import settings
 from PIL import Image
 
+from lisae_tf import __version__
 from lisae_tf.cli import main
+from lisae_tf.files import make_folder, write_json
 
 # Processes that test side by side share the cores; set before TensorFlow is imported.
 if WORKERS := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
@@ -21,6 +25,7 @@ if WORKERS := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
 settings.register_profile("no-clock", deadline=None)
 settings.load_profile("no-clock")
 
+SLOW_RESULTS = Path(__file__).parents[1] / "results" / "slow"
 # Height, width, mode and suffix of the pictures that a folder holds in turn.
 KINDS = (
     (12, 14, "L", ".png"),
@@ -56,6 +61,23 @@ def tfds_dir():
         return Path(given)
 
     return need
+
+
+@pytest.fixture
+def measured(request):
+    """`measured(requests=10_000, …)` writes what a full-size test found to results/slow."""
+    began = time.monotonic()
+
+    def write(**found) -> None:
+        own = {
+            "date": datetime.now(UTC).date().isoformat(),
+            "seconds": round(time.monotonic() - began),
+            "version": __version__,
+        }
+        name = request.node.name.removeprefix("test_").replace("[", "-").rstrip("]")
+        write_json(make_folder(SLOW_RESULTS) / f"{name}.json", own | found)
+
+    return write
 
 
 @pytest.fixture(scope="session")

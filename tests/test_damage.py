@@ -7,7 +7,6 @@ import csv
 import faulthandler
 import gc
 import io
-import json
 import random
 import shutil
 from collections import Counter
@@ -235,7 +234,7 @@ def test_damaged_files_get_one_sentence_or_give_the_same_answer(kind, harm):
 
 
 @pytest.mark.slow
-def test_ten_thousand_damaged_files(harm):
+def test_ten_thousand_damaged_files(harm, measured):
     held = []
     for count in range(FILES):
         if count % SETTLED == 0:
@@ -244,6 +243,6 @@ def test_ten_thousand_damaged_files(harm):
         harm.step()
     faulthandler.cancel_dump_traceback_later()
     held.append(memory())
-    print(f"\nmemory after each {SETTLED} files, MiB: {[each >> 20 for each in held]}")
-    print(json.dumps(harm.seen, indent=1, sort_keys=True))
     assert held[-1] - held[1] < GROWTH
+    mib = [each >> 20 for each in held]
+    measured(files=FILES, memory_mib_after_each=SETTLED, memory_mib=mib, outcomes=harm.seen)

@@ -30,7 +30,7 @@ def model(tmp_path):
 
 
 @pytest.mark.slow
-def test_ten_thousand_requests_a_new_version_and_the_end(model):
+def test_ten_thousand_requests_a_new_version_and_the_end(model, measured):
     toy.built(2)
     server = toy.Embedded(model)
     traffic = Traffic(server, (1, 2), threads=3)
@@ -38,14 +38,14 @@ def test_ten_thousand_requests_a_new_version_and_the_end(model):
     traffic.until(lambda: traffic.answers[1] > REQUESTS // 2, seconds=600)
     toy.write_model(model, 2)
     traffic.until(lambda: sum(traffic.answers.values()) > REQUESTS, seconds=600)
-    seconds = time.monotonic() - started
+    rate = round(sum(traffic.answers.values()) / (time.monotonic() - started))
     assert traffic.wrong == []
-    print(f"\n{traffic.answers} {traffic.fronts}: {REQUESTS / seconds:.0f} requests/s")
     server.terminate()
     assert server.end() == 0
     traffic.stop()
     assert ended_well(traffic.wrong), traffic.wrong
     assert "Traceback" not in "".join(server.log)
+    measured(answers_by_version=traffic.answers, by_client=traffic.fronts, requests_per_second=rate)
 
 
 class Fuzz:
@@ -237,17 +237,15 @@ def memory(server) -> int:
 
 
 @pytest.mark.slow
-def test_ten_thousand_fuzzed_requests_and_files(model):
+def test_ten_thousand_fuzzed_requests_and_files(model, measured):
     server = toy.Embedded(model)
     fuzz = Fuzz(server, model)
-    started, settled = time.monotonic(), 0
+    settled = 0
     for count in range(FUZZED):
         if count == SETTLED:
             settled = memory(server)
         fuzz.step()
-    seconds, grown = time.monotonic() - started, memory(server) - settled
-    print(f"\n{seconds:.0f} s, memory {settled / 2**20:.0f} MiB, grown {grown / 2**20:.1f} MiB")
-    print(json.dumps(fuzz.seen, indent=1, sort_keys=True))
+    grown = memory(server) - settled
     fuzz.channel.close()
     fuzz.session.close()
     assert server.process.poll() is None
@@ -263,3 +261,5 @@ def test_ten_thousand_fuzzed_requests_and_files(model):
     for line in ("a request failed", "polling"):
         assert line not in log, log[log.index(line) :][:4000]
     assert grown < GROWTH
+    mib = {"memory_mib": settled >> 20, "grown_mib": round(grown / 2**20, 1)}
+    measured(fuzzed=FUZZED, outcomes=fuzz.seen, **mib)
