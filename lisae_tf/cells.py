@@ -49,6 +49,10 @@ class Cell:
         fresh = same and record.get("training_version") == TRAINING_VERSION
         return record if fresh else None
 
+    def train(self, data_dir: Path | None, shared: "SharedPhase1 | None" = None) -> dict:
+        """See `run_cell`."""
+        return run_cell(self, data_dir, shared)
+
 
 def _slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.]+", "-", text)

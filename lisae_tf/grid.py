@@ -7,9 +7,9 @@ is trained once.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from lisae_tf.cells import Cell, run_cell
+from lisae_tf.cells import Cell
 from lisae_tf.errors import LisaeError
 from lisae_tf.sharing import SharedPhase1, phase1_key
 from lisae_tf.tables import Figures
@@ -33,11 +33,18 @@ class Plan:
     failures: dict[str, str]  # row and column -> why
 
 
+class Training(Protocol):
+    """What a group consists of; equal ones are the same training."""
+
+    def train(self, data_dir: Path | None, shared: SharedPhase1) -> dict:
+        """Trains, writes what it writes, and returns its record."""
+
+
 @dataclass(frozen=True)
 class Finished:
-    """What became of a cell: a record, or one sentence on what went wrong."""
+    """What became of a training: a record, or one sentence on what went wrong."""
 
-    cell: Cell
+    cell: Any
     record: dict | None
     error: str | None = None
 
@@ -88,15 +95,15 @@ def groups(cells: Iterable[Cell]) -> list[list[Cell]]:
     return list(by_key.values())
 
 
-def run_group(cells: Sequence[Cell], data_dir: Path | None) -> Iterator[Finished]:
+def run_group(group: Sequence[Training], data_dir: Path | None) -> Iterator[Finished]:
     """Trains one group in this process; an error becomes a sentence."""
     from lisae_tf import datasets
 
     datasets.DECODED.limit = DECODED_BYTES
     shared = SharedPhase1()
-    for cell in cells:
+    for cell in group:
         try:
-            yield Finished(cell, run_cell(cell, data_dir, shared))
+            yield Finished(cell, cell.train(data_dir, shared))
         except LisaeError as error:
             yield Finished(cell, None, str(error))
         except Exception as error:  # a full memory or a bug in one system must not end the grid
@@ -112,7 +119,13 @@ def run(cells: Sequence[Cell], data_dir: Path | None, jobs: int = 1) -> Iterator
         data_dir: folder of TensorFlow Datasets.
         jobs: worker processes; with one everything runs in this process.
     """
-    waiting = groups(cell for cell in cells if cell.stored() is None)
+    yield from run_groups(groups(cell for cell in cells if cell.stored() is None), data_dir, jobs)
+
+
+def run_groups(
+    waiting: Sequence[Sequence[Training]], data_dir: Path | None, jobs: int
+) -> Iterator[Finished]:
+    """Trains all groups, and gives each training as it is finished."""
     if jobs > 1 and waiting:
         from lisae_tf import workers
 

@@ -7,6 +7,7 @@ as `best_latent` and decides nothing.
 import gc
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -107,23 +108,26 @@ class Choice:
         write_json(self.path, self.record)
 
 
-def _train(
-    choice: Choice,
-    task: tuple[str, ...],
-    size: int,
-    data_dir: Path | None,
-    shared: SharedPhase1,
-) -> tuple[str, dict]:
-    """The kind left out and both figures; the test set is read after the model is fixed."""
-    config = choice.config(task, size)
-    left = selection.leave_out(config, data_dir, negatives=choice.negatives)
-    detector = selection.fit(left, shared)
-    figure = selection.figure(detector, left)
-    scored = score_test(detector, load_test(config, data_dir))[1]
-    found = {"auroc_left_out": figure, "auroc_test": auroc(scored.normal, scored.anomaly)}
-    del detector
-    gc.collect()
-    return left.kind, found
+@dataclass(frozen=True)
+class Trial:
+    """One size of one row on one task."""
+
+    row: str
+    task: tuple[str, ...]
+    size: int
+    config: Config
+    negatives: str  # those of the task, of which one kind is left out
+
+    def train(self, data_dir: Path | None, shared: SharedPhase1) -> dict:
+        """The kind left out and both figures; the test set is read after the model is fixed."""
+        left = selection.leave_out(self.config, data_dir, negatives=self.negatives)
+        detector = selection.fit(left, shared)
+        figure = selection.figure(detector, left)
+        scored = score_test(detector, load_test(self.config, data_dir))[1]
+        found = {"auroc_left_out": figure, "auroc_test": auroc(scored.normal, scored.anomaly)}
+        del detector
+        gc.collect()
+        return {"kind": left.kind, "figures": found}
 
 
 def choose(
@@ -134,6 +138,7 @@ def choose(
     data_dir: Path | None,
     say: Callable[[str], None],
     *,
+    jobs: int = 1,
     quick: bool = False,
 ) -> dict[str, dict]:
     """Tries all sizes for each row and writes one file a row; continues what is there.
@@ -144,25 +149,26 @@ def choose(
     Raises:
         LisaeError: some size could not be trained.
     """
-    from lisae_tf import datasets
-
-    datasets.DECODED.limit = grid.DECODED_BYTES
     over = grid.QUICK if quick else {}
     choices = {name: Choice(tables.COLUMNS[column], row, root, over) for name, row in rows.items()}
-    for task in fixed_tasks(tables.COLUMNS[column]):
-        for size in sizes:
-            shared = SharedPhase1()  # rows side by side: AE and LIS-AE have the same phase 1
-            for name, choice in choices.items():
-                place = f"{column}, {name}, {', '.join(task)}, latent {size}"
-                if choice.has(task, size):
-                    continue
-                try:
-                    kind, found = _train(choice, task, size, data_dir, shared)
-                except LisaeError as error:
-                    say(f"{place}: failed: {error}")
-                    continue
-                choice.add(task, size, kind, found)
-                say(f"{place}: {found['auroc_left_out']:.4f} against {kind}")
+    # Rows side by side: AE and LIS-AE have the same phase 1.
+    waiting = [
+        [
+            Trial(row, task, size, choice.config(task, size), choice.negatives)
+            for row, choice in choices.items()
+            if not choice.has(task, size)
+        ]
+        for task in fixed_tasks(tables.COLUMNS[column])
+        for size in sizes
+    ]
+    for finished in grid.run_groups([group for group in waiting if group], data_dir, jobs):
+        trial, record = finished.cell, finished.record
+        place = f"{column}, {trial.row}, {', '.join(trial.task)}, latent {trial.size}"
+        if record is None:
+            say(f"{place}: failed: {finished.error}")
+            continue
+        choices[trial.row].add(trial.task, trial.size, record["kind"], record["figures"])
+        say(f"{place}: {record['figures']['auroc_left_out']:.4f} against {record['kind']}")
     failed = [choice.path for choice in choices.values() if not choice.close(sizes)]
     if failed:
         raise LisaeError(

@@ -1,7 +1,7 @@
-"""Groups of cells in worker processes: cores divided, a dead worker replaced.
+"""Groups of trainings in worker processes: cores divided, a dead worker replaced.
 
-A worker gets one group at a time and tells of each cell as it ends, so that a process killed for
-its memory costs one cell and not the grid.
+A worker gets one group at a time and tells of each training as it ends, so that a process killed
+for its memory costs one of them and not the grid.
 """
 
 import multiprocessing
@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from lisae_tf.cells import Cell
-from lisae_tf.grid import Finished, run_group
+from lisae_tf.grid import Finished, Training, run_group
 from lisae_tf.quiet import start_tensorflow
 
 GROUPS_PER_PROCESS = 20  # TensorFlow keeps a little of each training
@@ -21,7 +20,7 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS
 
 
 def _work(connection: Connection, data_dir: Path | None, threads: int) -> None:
-    """The worker: groups in, finished cells out, None after each group."""
+    """The worker: groups in, finished trainings out, None after each group."""
     start_tensorflow()
     import tensorflow as tf
 
@@ -37,10 +36,10 @@ def _work(connection: Connection, data_dir: Path | None, threads: int) -> None:
 class _Worker:
     process: multiprocessing.process.BaseProcess
     connection: Connection
-    unfinished: list[Cell] = field(default_factory=list)
+    unfinished: list[Training] = field(default_factory=list)
     groups: int = 0
 
-    def give(self, group: list[Cell]) -> None:
+    def give(self, group: Sequence[Training]) -> None:
         self.unfinished, self.groups = list(group), self.groups + 1
         self.connection.send(group)
 
@@ -67,8 +66,10 @@ def _start(data_dir: Path | None, threads: int) -> _Worker:
     return _Worker(process, ours)
 
 
-def run(groups: Sequence[list[Cell]], data_dir: Path | None, jobs: int) -> Iterator[Finished]:
-    """Trains all groups in `jobs` processes and gives each cell as it is finished."""
+def run(
+    groups: Sequence[Sequence[Training]], data_dir: Path | None, jobs: int
+) -> Iterator[Finished]:
+    """Trains all groups in `jobs` processes and gives each training as it is finished."""
     waiting = deque(groups)
     threads = max(1, (os.cpu_count() or 1) // jobs)
     busy: dict[Connection, _Worker] = {}
@@ -102,7 +103,7 @@ def run(groups: Sequence[list[Cell]], data_dir: Path | None, jobs: int) -> Itera
                     del busy[connection]
                     next_group(worker)
                     continue
-                worker.unfinished = [c for c in worker.unfinished if c.path != message.cell.path]
+                worker.unfinished = [each for each in worker.unfinished if each != message.cell]
                 yield message
     finally:
         for worker in busy.values():
@@ -110,7 +111,7 @@ def run(groups: Sequence[list[Cell]], data_dir: Path | None, jobs: int) -> Itera
 
 
 def _bury(worker: _Worker, waiting: deque) -> Iterator[Finished]:
-    """Names the cell that a dead worker was at; the rest of its group goes to another."""
+    """Names the training that a dead worker was at; the rest of its group goes to another."""
     worker.process.join()
     code = worker.process.exitcode
     worker.end()

@@ -184,7 +184,7 @@ def test_running_again_trains_only_what_is_missing_or_stale(trained, monkeypatch
         calls.append(cell.path)
         raise ValueError("odd\nand long")
 
-    monkeypatch.setattr(grid, "run_cell", failing)
+    monkeypatch.setattr(cells, "run_cell", failing)
     gone = finished[0].cell.path
     text = gone.read_text()
     gone.unlink()
@@ -232,7 +232,7 @@ def test_class_names_are_the_datasets_own(tfds_dir):
 
 def test_quick_never_writes_where_results_lie(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(grid, "run_cell", lambda cell, *rest: write_quick(cell))
+    monkeypatch.setattr(cells, "run_cell", lambda cell, *rest: write_quick(cell))
     written = []
 
     def write_quick(cell):

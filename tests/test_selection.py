@@ -1,5 +1,7 @@
 """Latent sizes are chosen on a kind of negatives that the training did not see, and on no test."""
 
+import pickle
+
 import numpy as np
 import pytest
 from training_fixtures import tiny_config
@@ -102,24 +104,30 @@ def test_sizes_are_tried_once_and_the_test_decides_nothing(column, tmp_path, mon
             record["trained"][high][task] = {"auroc_left_out": 0.9, "auroc_test": test}
             record["trained"][low][task] = {"auroc_left_out": 0.1, "auroc_test": 1 - test}
         latents.write_json(path, record)
-        monkeypatch.setattr(latents, "_train", None)  # would fail if called
+        monkeypatch.setattr(latents.Trial, "train", None)  # would fail if called
         record = chosen(column, tmp_path, rows={"LIS-AE": Row("lis")})["LIS-AE"]
         assert record["latent"] == int(high) == chosen_latent(tmp_path, "surfaces", "lis")
         assert record["best_latent"] == int(low)
     # Other settings: nothing of it counts any more.
     monkeypatch.setitem(grid.QUICK, "latent_shaping", {"gamma": 0.5})
-    with pytest.raises(TypeError):
+    with pytest.raises(LisaeError, match="not every size"):
         chosen(column, tmp_path, rows={"LIS-AE": Row("lis")})
 
 
 def test_a_size_that_fails_leaves_the_choice_open(column, tmp_path, monkeypatch):
-    def failing(choice, task, size, data_dir, shared):
-        if size == 6:
+    def failing(trial, data_dir, shared):
+        if trial.size == 6:
             raise LisaeError("collapsed")
-        return "a kind", {"auroc_left_out": 0.9, "auroc_test": 0.8}
+        return {"kind": "a kind", "figures": {"auroc_left_out": 0.9, "auroc_test": 0.8}}
 
-    monkeypatch.setattr(latents, "_train", failing)
+    monkeypatch.setattr(latents.Trial, "train", failing)
     with pytest.raises(LisaeError, match="not every size"):
         chosen(column, tmp_path)
     assert chosen_latent(tmp_path, "surfaces", "lis") is None
     assert chosen(column, tmp_path, sizes=(4,))["LIS-AE"]["latent"] == 4
+
+
+def test_a_trial_travels_to_a_worker_and_is_known_again(column, tmp_path):
+    choice = latents.Choice(tables.COLUMNS[column], Row("lis"), tmp_path, grid.QUICK)
+    trial = latents.Trial("LIS-AE", ("moon",), 4, choice.config(("moon",), 4), choice.negatives)
+    assert pickle.loads(pickle.dumps(trial)) == trial

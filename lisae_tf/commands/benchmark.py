@@ -16,6 +16,9 @@ _out = click.option(
     help=f"Folder of the result files; {RESULTS}, or {QUICK_RESULTS} with --quick.",
 )  # fmt: skip
 _quick = click.option("--quick", is_flag=True, help="One task a column and tiny trainings.")
+_jobs = click.option(
+    "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes."
+)
 _rows = click.option("--rows", help="Comma list; all by default.")
 
 
@@ -58,7 +61,7 @@ def command() -> None:
 @click.option("--columns", help="Comma list; all by default.")
 @click.option("--variants", help="Of table3 (lis) and appendix-a (lis,linsep); comma list.")
 @click.option("--seeds", type=click.IntRange(1, 10), default=1, show_default=True, help="How many.")
-@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
+@_jobs
 @_quick
 @_out
 @shared.data_dir
@@ -122,10 +125,11 @@ def _run(cells, failures: dict[str, str], root: Path, data_dir: Path | None, job
 @click.argument("column")
 @click.option("--rows", default="AE (own latent),LIS-AE,LinSep-LIS-AE", show_default=True)
 @click.option("--sizes", default="4,8,16,32,64,128", show_default=True, help="Sizes to try.")
+@_jobs
 @_quick
 @_out
 @shared.data_dir
-def _latent(column: str, rows, sizes, quick, out, data_dir):
+def _latent(column: str, rows, sizes, jobs, quick, out, data_dir):
     """Choose a latent size for each row of COLUMN on held-out training data."""
     from lisae_tf import tables
 
@@ -144,8 +148,9 @@ def _latent(column: str, rows, sizes, quick, out, data_dir):
     chosen = {row: known[row] for row in shared.listed(rows)}
     root = _root(out, quick)
     found = latents.choose(
-        column, chosen, [int(size) for size in listed], root, data_dir, click.echo, quick=quick
-    )
+        column, chosen, [int(size) for size in listed], root, data_dir, click.echo,
+        jobs=jobs, quick=quick,
+    )  # fmt: skip
     for row, record in found.items():
         click.echo(
             f"{column}, {row}: latent {record['latent']} "
