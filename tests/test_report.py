@@ -1,8 +1,10 @@
 """The report: figures from result files alone, incomplete ones not compared, the same each time."""
 
+import shutil
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from benchmark_fixtures import store
@@ -11,6 +13,7 @@ from lisae_tf import paper_tables, report, tables
 from lisae_tf.errors import LisaeError
 from lisae_tf.files import read_json
 
+CHECKOUT = Path(__file__).parents[1]
 LIS, AE = ("LIS-AE", "cifar10"), ("AE", "cifar10")
 
 
@@ -120,3 +123,12 @@ def test_the_report_needs_no_tensorflow(stored):
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     assert (stored / "RESULTS.md").is_file()
+
+
+def test_the_committed_report_follows_from_the_committed_cells(tmp_path):
+    results = shutil.copytree(CHECKOUT / "results", tmp_path / "results")
+    report.write(results, tmp_path / "RESULTS.md", {})
+    for name in ("RESULTS.md", "results/summary.json"):
+        assert (tmp_path / name).read_text() == (CHECKOUT / name).read_text(), (
+            f"{name} is not that of the cells: run 'python cli.py benchmark report' and commit it"
+        )
