@@ -27,8 +27,9 @@ def reconstructions(
     """
     count = len(columns)
     figure, axes = plt.subplots(
-        len(rows), count, figsize=(0.95 * count + 1, 1.05 * len(rows)), squeeze=False
-    )
+        len(rows), count, figsize=(0.95 * count + 1, 1.05 * len(rows) + 0.5), squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
     for line, (label, images) in zip(axes, rows, strict=True):
         for column, (axis, image) in enumerate(zip(line, images, strict=True)):
             scaled = image / 255 if image.dtype == np.uint8 else np.clip(image, 0, 1)
@@ -40,7 +41,7 @@ def reconstructions(
         line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
     for axis, name in zip(axes[0], columns, strict=True):
         axis.set_title(name, fontsize=7)
-    figure.suptitle("blue: normal, red: anomaly", fontsize=9, y=1.02)
+    figure.suptitle("blue: normal, red: anomaly", fontsize=9)
     save(figure, path)
 
 
