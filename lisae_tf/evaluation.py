@@ -106,6 +106,11 @@ def evaluate(scored: Scored, alpha: float) -> dict[str, float | int | None]:
     }
 
 
+def _accuracies(scored: Scored, alphas: np.ndarray) -> np.ndarray:
+    """For each α the share judged rightly on each side: float (len(alphas), 2)."""
+    return np.asarray([(np.mean(scored.normal <= a), np.mean(scored.anomaly > a)) for a in alphas])
+
+
 def accuracy_trade_off(scored: Scored, points: int = 201) -> np.ndarray:
     """Figure 3: for α over the range of scores, the share judged rightly on each side.
 
@@ -113,8 +118,7 @@ def accuracy_trade_off(scored: Scored, points: int = 201) -> np.ndarray:
         float (points, 3): α, accuracy on normal pictures, accuracy on anomalies.
     """
     alphas = np.quantile(scored.scores, np.linspace(0, 1, points))
-    rows = [(a, np.mean(scored.normal <= a), np.mean(scored.anomaly > a)) for a in alphas]
-    return np.asarray(rows, np.float64)
+    return np.column_stack([alphas, _accuracies(scored, alphas)])
 
 
 def detection_curve(scored: Scored, points: int = 51) -> list[float]:
@@ -125,4 +129,4 @@ def detection_curve(scored: Scored, points: int = 51) -> list[float]:
         pictures, `points` shares evenly spaced; four decimals.
     """
     alphas = np.quantile(scored.normal, np.linspace(0, 1, points))
-    return [round(float(np.mean(scored.anomaly > alpha)), 4) for alpha in alphas]
+    return np.round(_accuracies(scored, alphas)[:, 1], 4).tolist()

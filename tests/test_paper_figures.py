@@ -91,5 +91,4 @@ def test_linear_lis_leaves_nothing_of_an_eight_orthogonal_to_the_eights(tfds_dir
     def kept(side):
         return np.mean(lis[side] ** 2) / np.mean(orthogonal[side] ** 2)
 
-    print(kept(~truth), kept(truth), outcome.metrics["auroc"], outcome.metrics["auroc_phase1"])
     assert kept(truth) > 3 * kept(~truth)

@@ -1,6 +1,6 @@
 """Latent sizes are chosen on a kind of negatives that the training did not see, and on no test."""
 
-import pickle
+import multiprocessing
 
 import numpy as np
 import pytest
@@ -130,4 +130,6 @@ def test_a_size_that_fails_leaves_the_choice_open(column, tmp_path, monkeypatch)
 def test_a_trial_travels_to_a_worker_and_is_known_again(column, tmp_path):
     choice = latents.Choice(tables.COLUMNS[column], Row("lis"), tmp_path, grid.QUICK)
     trial = latents.Trial("LIS-AE", ("moon",), 4, choice.config(("moon",), 4), choice.negatives)
-    assert pickle.loads(pickle.dumps(trial)) == trial
+    ours, theirs = multiprocessing.Pipe()
+    ours.send(trial)
+    assert theirs.recv() == trial
