@@ -24,6 +24,8 @@ def no_stderr() -> Iterator[None]:
 def start_tensorflow() -> None:
     """Imports TensorFlow and makes its kernels repeatable; call before anything that uses it."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # Off by default on many processors, where it halves the time of a training step.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     with no_stderr():
         import tensorflow as tf
     # Each model has functions of its own; that they are traced anew is no news.

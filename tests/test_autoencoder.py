@@ -6,7 +6,7 @@ from training_fixtures import surface, tiny_config
 
 from lisae_tf.checkpoints import weights_of
 from lisae_tf.losses import negative_loss
-from lisae_tf.networks import Architecture, PictureConvolution, build_networks
+from lisae_tf.networks import Architecture, build_networks
 from lisae_tf.phase import build_autoencoder
 from lisae_tf.pipelines import training_batches
 
@@ -155,19 +155,3 @@ def test_initial_weights_follow_the_seed_and_the_mean_pixel():
 
 def test_weights_have_distinct_names(model):
     assert len(weights_of(model)) == len(model.weights) == 16
-
-
-def test_the_last_convolution_has_the_gradients_of_a_plain_one():
-    layer = PictureConvolution(3, 3, padding="same", activation="sigmoid")
-    x = tf.constant(np.random.default_rng(0).normal(size=(2, 7, 6, 4)).astype(np.float32))
-    layer.build(x.shape)
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        own = tf.reduce_sum(tf.square(layer(x)))
-    ours = tape.gradient(own, [x, layer.kernel.value])
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        y = tf.nn.conv2d(x, layer.kernel.value, 1, "SAME") + layer.bias.value
-        plain = tf.reduce_sum(tf.square(tf.sigmoid(y)))
-    for got, wanted in zip(ours, tape.gradient(plain, [x, layer.kernel.value]), strict=True):
-        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
