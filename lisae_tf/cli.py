@@ -12,7 +12,7 @@ import click
 from lisae_tf import __version__
 from lisae_tf.errors import LisaeError
 
-COMMANDS = ("train", "evaluate", "score", "calibrate", "export", "serve", "benchmark")
+COMMANDS = ("data", "train", "evaluate", "score", "calibrate", "export", "serve", "benchmark")
 
 
 class _LazyGroup(click.Group):

@@ -158,7 +158,7 @@ def run(
         calibration_scores = detector.score(data.normal.calibration)
         fpr = config.calibration.false_positive_rate
         detector.set_threshold(choose_threshold(calibration_scores, fpr, nearest=True))
-    notes = [*data.notes, *detector.notes]
+    notes = [*data.notes, *test.notes, *detector.notes]
     if smallest_fpr(len(calibration_scores)) > fpr:
         notes.append(
             f"{len(calibration_scores)} calibration pictures support a false-positive rate of "

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lisae_tf import pictures
+from lisae_tf import checks, pictures
 from lisae_tf.config import FOLDER, Config
 from lisae_tf.drawings import draw, match_polarity
 from lisae_tf.errors import LisaeError
@@ -28,7 +28,7 @@ def settle_folder_channels(config: Config) -> Config:
 
     def grey(path: Path) -> bool:
         try:
-            return pictures.is_grey(path)
+            return pictures.header(path).grey
         except pictures.BadPicture:
             return True  # decoding names it
 
@@ -41,14 +41,16 @@ def settle_folder_channels(config: Config) -> Config:
 
 def _refuse_overlap(
     one: pictures.Decoded, is_one: str, other: pictures.Decoded, is_other: str
-) -> None:
-    known = dict(zip(pictures.content_hashes(one.pixels), one.names, strict=True))
-    for digest, name in zip(pictures.content_hashes(other.pixels), other.names, strict=True):
-        if digest in known:
+) -> list[str]:
+    """Raises on a picture that lies in both sets; returns what near copies are to be noted."""
+    found = checks.leaks(one, other)
+    for pair in found:
+        if pair.exact:
             raise LisaeError(
-                f"{name} ({is_other}) holds the same picture as {known[digest]} ({is_one}); "
+                f"{pair.other} ({is_other}) holds the same picture as {pair.one} ({is_one}); "
                 f"remove it from one of the two folders"
             )
+    return checks.leak_remarks(found, is_one, is_other)
 
 
 def _split_folder(
@@ -60,6 +62,11 @@ def _split_folder(
         found.pixels, config.data, seed=config.seed, stream=stream, groups=same,
         with_test=with_test,
     )  # fmt: skip
+
+
+def _remarks(found: pictures.Decoded, what: str) -> list[str]:
+    left_out = [f"left out: {reason}" for reason in found.bad.values()]
+    return left_out + checks.set_remarks(what, checks.check_set(found))
 
 
 def _refuse_few(count: int, minimum: int, what: str, folder: str) -> None:
@@ -78,14 +85,14 @@ def load_folder_training(config: Config, *, skip_bad: bool) -> TrainingData:
     """
     normal = _read(config.normal_dir, config, skip_bad)
     _refuse_few(len(normal.pixels), MIN_NORMAL, "normal", config.normal_dir)
-    notes = [f"left out: {reason}" for reason in normal.bad.values()]
+    notes = _remarks(normal, "normal")
     normal_parts, _ = _split_folder(normal, config, stream=0, with_test=True)
     negative_parts = None
     if config.negative_dir:
         negative = _read(config.negative_dir, config, skip_bad)
         _refuse_few(len(negative.pixels), MIN_NEGATIVE, "negative", config.negative_dir)
-        _refuse_overlap(normal, "normal", negative, "negative")
-        notes += [f"left out: {reason}" for reason in negative.bad.values()]
+        notes += _remarks(negative, "negative")
+        notes += _refuse_overlap(normal, "normal", negative, "negative")
         negative_parts, _ = _split_folder(negative, config, stream=1)
     elif config.negatives in GENERATED:
         shape = normal.pixels.shape[1:]
@@ -108,13 +115,15 @@ def load_folder_test(config: Config, *, skip_bad: bool) -> TestData:
     normal = _read(config.normal_dir, config, skip_bad)
     _, test = _split_folder(normal, config, stream=0, with_test=True)
     pixels, labels, anomalies = normal.pixels[test], [normal.names[i] for i in test], 0
+    notes = []
     if config.anomaly_dir:
         anomaly = _read(config.anomaly_dir, config, skip_bad)
-        _refuse_overlap(normal, "normal", anomaly, "anomaly")
+        notes = _remarks(anomaly, "anomaly")
+        notes += _refuse_overlap(normal, "normal", anomaly, "anomaly")
         if config.negative_dir:
             negative = _read(config.negative_dir, config, skip_bad)
-            _refuse_overlap(negative, "negative", anomaly, "anomaly")
+            notes += _refuse_overlap(negative, "negative", anomaly, "anomaly")
         pixels = np.concatenate([pixels, anomaly.pixels])
         labels += anomaly.names
         anomalies = len(anomaly.names)
-    return TestData(pixels, np.arange(len(pixels)) >= len(pixels) - anomalies, labels)
+    return TestData(pixels, np.arange(len(pixels)) >= len(pixels) - anomalies, labels, tuple(notes))

@@ -51,6 +51,7 @@ class TestData:
     pixels: np.ndarray  # uint8 (N, H, W, C)
     is_anomaly: np.ndarray  # bool (N,)
     labels: list[str] = field(default_factory=list)  # class or file of each
+    notes: tuple[str, ...] = ()  # what the user should know
 
 
 def split(

@@ -104,20 +104,29 @@ def decode(
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
-def dimensions(source: Path | bytes, name: str = "the picture") -> tuple[int, int]:
-    """(height, width) of an encoded picture, by its header alone.
+@dataclass(frozen=True)
+class Header:
+    """What a file says of its picture before a pixel is decoded."""
+
+    height: int  # as stored, before any turning
+    width: int
+    mode: str  # Pillow's name for it
+
+    @property
+    def grey(self) -> bool:
+        """Whether it decodes to grey unless RGB is asked for."""
+        return self.mode in _GREY_MODES
+
+
+def header(source: Path | bytes, name: str | None = None) -> Header:
+    """The header of an encoded picture.
 
     Raises:
         BadPicture: what `decode` would refuse before it decodes.
     """
+    name = name or (str(source) if isinstance(source, Path) else "the picture")
     with _open(source, name) as picture:
-        return picture.height, picture.width
-
-
-def is_grey(path: Path) -> bool:
-    """Whether the file's header says that it holds a grey picture."""
-    with _open(path, str(path)) as picture:
-        return picture.mode in _GREY_MODES
+        return Header(picture.height, picture.width, picture.mode)
 
 
 def find(folder: Path) -> list[Path]:

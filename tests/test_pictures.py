@@ -107,7 +107,7 @@ def test_every_mode_becomes_grey_or_rgb_without_alpha(image, options, expected, 
     decoded = decode(path)
     assert decoded.dtype == np.uint8
     np.testing.assert_array_equal(decoded[0], np.array(expected))
-    assert pictures.is_grey(path) == (decoded.shape[2] == 1)
+    assert pictures.header(path).grey == (decoded.shape[2] == 1)
     for channels in (1, 3):
         assert decode(path, channels=channels).shape == (1, 2, channels)
 
@@ -154,7 +154,7 @@ def test_bombs_are_refused_by_their_header(header, side, monkeypatch, tmp_path):
         decode(header(side, side), name="big")
     (tmp_path / "big").write_bytes(header(side, side))
     with pytest.raises(BadPicture, match="pixels"):
-        pictures.dimensions(tmp_path / "big")
+        pictures.header(tmp_path / "big")
 
 
 def test_a_bomb_is_refused_without_a_warning_beside_it(tmp_path):
@@ -171,7 +171,8 @@ def test_a_bomb_is_refused_without_a_warning_beside_it(tmp_path):
 
 
 def test_the_largest_picture_passes_the_header():
-    assert pictures.dimensions(png_header(8000, 8000)) == (8000, 8000)
+    header = pictures.header(png_header(8000, 8000))
+    assert (header.height, header.width) == (8000, 8000)
 
 
 def test_animations_are_refused(tmp_path):

@@ -55,10 +55,10 @@ class Limits:
         total = 0
         for data in encoded:
             try:
-                height, width = pictures.dimensions(data)
+                header = pictures.header(data)
             except pictures.BadPicture as error:
                 raise RequestError("INVALID_ARGUMENT", str(error)) from error
-            total += height * width
+            total += header.height * header.width
         if total > self.pixels:
             raise RequestError(
                 "INVALID_ARGUMENT",

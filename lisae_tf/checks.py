@@ -1,0 +1,135 @@
+"""What may be wrong with decoded pictures before training: copies, leaks, constant ones.
+
+Knows no folders and no settings; pictures are compared as training will see them.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+from sklearn.neighbors import NearestNeighbors
+
+from lisae_tf.pictures import Decoded, content_hashes
+
+# Two pictures are near copies if their grey thumbnails differ by less than this, in levels of
+# 255 (root mean square): another JPEG quality or size does not reach it, another subject does.
+NEAR_LEVELS = 2.0
+THUMBNAIL = 16
+CONSTANT_LEVELS = 2  # a picture whose values span no more is constant
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two pictures that are copies of each other, by name."""
+
+    one: str
+    other: str
+    exact: bool  # the same pixels; else near copies
+
+
+@dataclass(frozen=True)
+class SetChecks:
+    """What was found inside one set."""
+
+    constant: list[str]
+    copies: list[Pair]  # each later copy with the picture it repeats
+
+
+def _thumbnails(pixels: np.ndarray) -> np.ndarray:
+    """uint8 (N, H, W, C) -> grey float32 (N, 256), in levels of 255."""
+    side = (THUMBNAIL, THUMBNAIL)
+    small = np.empty((len(pixels), THUMBNAIL * THUMBNAIL), np.float32)
+    for row, picture in zip(small, pixels, strict=True):
+        grey = Image.fromarray(picture.mean(axis=2, dtype=np.float32))
+        row[:] = np.asarray(grey.resize(side, Image.Resampling.BOX)).ravel()
+    return small
+
+
+def _is_constant(pixels: np.ndarray) -> np.ndarray:
+    span = pixels.max(axis=(1, 2)).astype(int) - pixels.min(axis=(1, 2))
+    return (span <= CONSTANT_LEVELS).all(axis=1)
+
+
+def _near(queries: np.ndarray, known: np.ndarray, *, same_set: bool) -> list[tuple[int, int]]:
+    """(index of a query, index of its nearest known picture) where they are near copies."""
+    wanted = 2 if same_set else 1
+    if len(queries) == 0 or len(known) < wanted:
+        return []
+    search = NearestNeighbors(n_neighbors=wanted, algorithm="brute").fit(known)
+    distances, nearest = search.kneighbors(queries)
+    limit = NEAR_LEVELS * THUMBNAIL  # a sum over 16 x 16 pixels, not a mean
+    found = []
+    for index, row in enumerate(zip(nearest, distances, strict=True)):
+        others = [pair for pair in zip(*row, strict=True) if not same_set or pair[0] != index]
+        if others and others[0][1] < limit:
+            found.append((index, int(others[0][0])))
+    return found
+
+
+def check_set(pictures: Decoded) -> SetChecks:
+    """Constant pictures, exact copies and near copies inside one set."""
+    constant = _is_constant(pictures.pixels)
+    by_digest = defaultdict(list)
+    for index, digest in enumerate(content_hashes(pictures.pixels)):
+        by_digest[digest].append(index)
+    names = pictures.names
+    copies = [
+        Pair(names[first], names[later], exact=True)
+        for first, *rest in by_digest.values()
+        for later in rest
+    ]
+    # Exact copies are named once; all constant pictures are near each other.
+    kept = np.array([group[0] for group in by_digest.values() if not constant[group[0]]], int)
+    thumbnails = _thumbnails(pictures.pixels[kept])
+    pairs = {tuple(sorted(pair)) for pair in _near(thumbnails, thumbnails, same_set=True)}
+    copies += [Pair(names[kept[a]], names[kept[b]], exact=False) for a, b in sorted(pairs)]
+    return SetChecks([names[index] for index in np.flatnonzero(constant)], copies)
+
+
+def leaks(one: Decoded, other: Decoded) -> list[Pair]:
+    """Pictures of `other` that are also in `one`, exactly or nearly; exact ones first."""
+    known = dict(zip(content_hashes(one.pixels), one.names, strict=True))
+    digests = content_hashes(other.pixels)
+    exact = [
+        Pair(known[digest], name, exact=True)
+        for digest, name in zip(digests, other.names, strict=True)
+        if digest in known
+    ]
+    sought = np.array([digest not in known for digest in digests], bool)
+    sought &= ~_is_constant(other.pixels)
+    left, right = np.flatnonzero(~_is_constant(one.pixels)), np.flatnonzero(sought)
+    near = _near(_thumbnails(other.pixels[right]), _thumbnails(one.pixels[left]), same_set=False)
+    return exact + [Pair(one.names[left[b]], other.names[right[a]], exact=False) for a, b in near]
+
+
+def few(names: list[str], limit: int = 3) -> str:
+    """The first names of a list and how many follow."""
+    rest = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def set_remarks(what: str, found: SetChecks) -> list[str]:
+    """One sentence for each kind of finding inside a set; none where all is well."""
+    said = []
+    if found.constant:
+        count = len(found.constant)
+        said.append(
+            f"{count} {what} picture{'s are' if count > 1 else ' is'} of one colour: "
+            f"{few(found.constant)}"
+        )
+    for exact, kind in ((True, "exact"), (False, "near")):
+        pairs = [f"{pair.other} = {pair.one}" for pair in found.copies if pair.exact == exact]
+        if pairs:
+            copies = "copies" if len(pairs) > 1 else "copy"
+            said.append(f"{len(pairs)} {kind} {copies} among the {what} pictures: {few(pairs)}")
+    return said
+
+
+def leak_remarks(pairs: list[Pair], is_one: str, is_other: str) -> list[str]:
+    """One sentence on near copies across two sets, if there are any."""
+    near = [f"{pair.other} = {pair.one}" for pair in pairs if not pair.exact]
+    if not near:
+        return []
+    are = "pictures are near copies" if len(near) > 1 else "picture is a near copy"
+    return [f"{len(near)} {is_other} {are} of {is_one} ones: {few(near)}"]

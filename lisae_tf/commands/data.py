@@ -1,0 +1,87 @@
+"""`data check`: what is in the folders and what training would do to it, before any training."""
+
+import json
+from pathlib import Path
+
+import click
+
+from lisae_tf.commands import options as shared
+from lisae_tf.errors import LisaeError
+
+
+@click.group("data")
+def command() -> None:
+    """Look at folders of pictures before training on them."""
+
+
+@command.command("check")
+@click.option("--normal-dir", required=True, help="Folder of normal pictures.")
+@click.option("--negative-dir", help="Folder of other pictures that are not normal.")
+@click.option("--anomaly-dir", help="Folder of anomalies, for the final evaluation only.")
+@click.option(
+    "--config", "config_file", type=click.Path(path_type=Path), help="YAML file of settings."
+)
+@click.option("--set", "assigned", multiple=True, metavar="PATH=VALUE", help="Change one setting.")
+@click.option("--skip-bad", is_flag=True, help="Check as for train --skip-bad.")
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path),
+    help="Write everything found to this file; - prints it instead of the table.",
+)  # fmt: skip
+def check(config_file, assigned, skip_bad, json_file, **folders):
+    """Count, compare and read everything once: sizes, unreadable files, copies, leaks.
+
+    Ends with exit code 1 where training would stop.
+    """
+    config, _ = shared.settle(folders, config_file, assigned)
+    from lisae_tf.data_check import check as check_data
+    from lisae_tf.files import make_folder, write_json
+
+    report = check_data(config, skip_bad=skip_bad)
+    if json_file == Path("-"):
+        click.echo(json.dumps(report.as_json(), indent=1))
+    else:
+        _show(report)
+        if json_file is not None:
+            make_folder(json_file.parent)
+            write_json(json_file, report.as_json())
+    if report.errors:
+        raise LisaeError(
+            f"training would stop: {'; '.join(report.errors)}"
+            + ("" if skip_bad or not _unreadable(report) else "; --skip-bad leaves bad files out")
+        )
+
+
+def _unreadable(report) -> int:
+    return sum(len(found.unreadable) for found in report.sets.values())
+
+
+def _show(report) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    height, width = report.size
+    colour = "grey" if report.channels == 1 else "RGB"
+    console.print(f"training sees {width}x{height} {colour} pictures", markup=False)
+    table = Table()
+    for head in ("set", "files", "usable", "kind", "number", "what is done to it"):
+        table.add_column(head, justify="right" if head in ("files", "usable", "number") else "left")
+    for name, found in report.sets.items():
+        first = [name, f"{found.files}", f"{found.usable}"]
+        for kind, count in list(found.kinds.items())[:KINDS]:
+            table.add_row(*first, kind, f"{count}", found.treatment[kind])
+            first = ["", "", ""]
+        more = list(found.kinds.values())[KINDS:]
+        if more or not found.kinds:
+            table.add_row(*first, f"{len(more)} other kinds", f"{sum(more)}", "")
+    console.print(table)
+    for found in report.sets.values():
+        for reason in found.unreadable.values():
+            console.print(f"unreadable: {reason}", markup=False)
+    for line in report.warnings:
+        console.print(f"note: {line}", markup=False)
+    if not report.errors:
+        console.print("training would start", markup=False)
+
+
+KINDS = 6  # of each set that the table shows; the JSON has all

@@ -1,0 +1,150 @@
+"""`data check`: a dry run over the user's folders, with everything that training would do to them.
+
+Reads every file once at the size that training would use; memory grows by that size alone.
+"""
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lisae_tf import checks, pictures
+from lisae_tf.config import Config
+from lisae_tf.folders import MIN_NEGATIVE, MIN_NORMAL, settle_folder_channels
+
+STRETCHED = 1.1  # sides scaled more unequally than this are mentioned
+
+
+@dataclass(frozen=True)
+class SetReport:
+    """One folder."""
+
+    folder: str
+    files: int
+    usable: int
+    kinds: dict[str, int]  # "640x480 RGB" (width x height, mode) -> number of readable files
+    treatment: dict[str, str]  # the same kinds -> what training does to them
+    unreadable: dict[str, str]  # file -> reason
+    constant: list[str]
+    copies: list[checks.Pair]
+
+
+@dataclass(frozen=True)
+class LeakReport:
+    """Pictures that lie in two folders."""
+
+    one: str  # normal or negative
+    other: str  # negative or anomaly
+    pairs: list[checks.Pair]
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What `data check` found."""
+
+    size: tuple[int, int]  # height, width that pictures are brought to
+    channels: int
+    sets: dict[str, SetReport]  # by normal, negative, anomaly
+    leaks: list[LeakReport]
+    errors: list[str]  # training would stop at these
+    warnings: list[str]  # training would go on and say these
+
+    def as_json(self) -> dict:
+        """Plain dictionaries and lists."""
+        return asdict(self)
+
+
+def treatment(header: pictures.Header, size: tuple[int, int], channels: int) -> str:
+    """What decoding does to a picture of this kind, in words."""
+    height, width = size
+    done = []
+    if (header.height, header.width) != size:
+        ratio = (height / header.height) / (width / header.width)
+        stretch = max(ratio, 1 / ratio)
+        larger = " (enlarged)" if height > header.height or width > header.width else ""
+        done.append(f"resized to {width}x{height}{larger}")
+        if stretch > STRETCHED:
+            done.append(f"stretched {stretch:.2f} times")
+    if header.mode.startswith("I"):
+        done.append("16 bits to 8")
+    if "A" in header.mode:
+        done.append("alpha dropped")
+    if header.grey and channels == 3:
+        done.append("grey repeated to RGB")
+    if not header.grey and channels == 1:
+        done.append("colour turned to grey")
+    return ", ".join(done) or "as it is"
+
+
+def _report(folder: Path, size: tuple[int, int], channels: int):
+    files = pictures.find(folder)
+    decoded = pictures.decode_all(files, size, channels, skip_bad=True)
+    kinds: Counter[str] = Counter()
+    treatments = {}
+    for name in decoded.names:
+        header = pictures.header(Path(name))
+        kind = f"{header.width}x{header.height} {header.mode}"
+        kinds[kind] += 1
+        treatments[kind] = treatment(header, size, channels)
+    found = checks.check_set(decoded)
+    report = SetReport(
+        str(folder), len(files), len(decoded.names), dict(kinds.most_common()), treatments,
+        decoded.bad, found.constant, found.copies,
+    )  # fmt: skip
+    return decoded, found, report
+
+
+def check(config: Config, *, skip_bad: bool = False) -> DataReport:
+    """Looks at the folders of the settings.
+
+    Args:
+        config: with normal_dir and, where there are such, negative_dir and anomaly_dir.
+        skip_bad: unreadable files are warnings, as they are with `train --skip-bad`.
+
+    Raises:
+        LisaeError: a folder is missing or holds no picture.
+    """
+    config = settle_folder_channels(config)
+    size, channels = tuple(config.data.size), config.data.channels
+    folders = {
+        "normal": config.normal_dir,
+        "negative": config.negative_dir,
+        "anomaly": config.anomaly_dir,
+    }
+    decoded, sets, errors, warnings = {}, {}, [], []
+    minimum = {"normal": MIN_NORMAL, "negative": MIN_NEGATIVE, "anomaly": 1}
+    for name, folder in folders.items():
+        if not folder:
+            continue
+        decoded[name], found, report = _report(Path(folder), size, channels)
+        sets[name] = report
+        if report.unreadable:
+            count = len(report.unreadable)
+            line = f"{count} {name} file{'s' * (count > 1)} of {report.files} cannot be read"
+            (warnings if skip_bad else errors).append(line)
+        if report.usable < minimum[name]:
+            errors.append(
+                f"{report.usable} usable {name} pictures; training needs at least {minimum[name]}"
+            )
+        warnings += checks.set_remarks(name, found)
+        stretched = sum(report.kinds[k] for k, t in report.treatment.items() if "stretched" in t)
+        if stretched:
+            warnings.append(
+                f"{stretched} {name} pictures change their proportions; set data.size to their own"
+            )
+    leaks = []
+    for one, other in (("normal", "negative"), ("normal", "anomaly"), ("negative", "anomaly")):
+        if one in decoded and other in decoded:
+            pairs = checks.leaks(decoded[one], decoded[other])
+            if not pairs:
+                continue
+            leaks.append(LeakReport(one, other, pairs))
+            exact = [f"{pair.other} = {pair.one}" for pair in pairs if pair.exact]
+            if exact:
+                lie = "pictures lie" if len(exact) > 1 else "picture lies"
+                errors.append(
+                    f"{len(exact)} {other} {lie} among the {one} ones: {checks.few(exact)}"
+                )
+            warnings += checks.leak_remarks(pairs, one, other)
+    if config.negative_dir is None and config.negatives == "none":
+        warnings.append("there are no negatives; the variants ae, kde and their like need none")
+    return DataReport(size, channels, sets, leaks, errors, warnings)
