@@ -12,7 +12,17 @@ import click
 from lisae_tf import __version__
 from lisae_tf.errors import LisaeError
 
-COMMANDS = ("data", "train", "evaluate", "score", "calibrate", "export", "serve", "benchmark")
+COMMANDS = (
+    "data",
+    "train",
+    "evaluate",
+    "score",
+    "calibrate",
+    "monitor",
+    "export",
+    "serve",
+    "benchmark",
+)
 
 
 class _LazyGroup(click.Group):

@@ -11,7 +11,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from lisae_tf.checkpoints import Arrays, load_arrays, save_arrays, set_weights, weights_of
+from lisae_tf.arrays import Arrays, load_arrays, save_arrays
+from lisae_tf.checkpoints import set_weights, weights_of
 from lisae_tf.errors import LisaeError
 
 _RECORD = {"phase", "attempt", "state", "earlier_history", "restart_seeds"}

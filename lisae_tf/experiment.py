@@ -11,13 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from lisae_tf import __version__
-from lisae_tf.checkpoints import load_arrays, save_arrays
+from lisae_tf import __version__, runs
+from lisae_tf.arrays import save_arrays
 from lisae_tf.config import FOLDER, Config
 from lisae_tf.datasets import open_dataset
 from lisae_tf.detectors import make_detector
 from lisae_tf.detectors.base import Detector
-from lisae_tf.errors import LisaeError
 from lisae_tf.evaluation import Scored, auroc, evaluate
 from lisae_tf.files import write_json
 from lisae_tf.parts import TestData, TrainingData
@@ -207,8 +206,5 @@ def stored_scores(folder: Path) -> tuple[np.ndarray, Scored]:
     Raises:
         LisaeError: missing, damaged or foreign files.
     """
-    arrays, _ = load_arrays(folder / SCORES)
-    try:
-        return arrays["calibration"], Scored(arrays["test"], arrays["is_anomaly"])
-    except KeyError as error:
-        raise LisaeError(f"{folder / SCORES} holds no scores of a run; restore it") from error
+    arrays = runs.read_scores(folder)
+    return arrays["calibration"], Scored(arrays["test"], arrays["is_anomaly"])

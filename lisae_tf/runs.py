@@ -8,6 +8,9 @@ import contextlib
 import os
 from pathlib import Path
 
+import numpy as np
+
+from lisae_tf.arrays import load_arrays
 from lisae_tf.errors import LisaeError
 from lisae_tf.files import make_folder, read_json, write_text
 
@@ -122,3 +125,16 @@ def read_metrics(folder: Path) -> dict:
     if not known:
         raise LisaeError(f"{path} is not the record of a run; restore it")
     return metrics
+
+
+def read_scores(folder: Path) -> dict[str, np.ndarray]:
+    """Scores in `scores.npz`: "calibration", "test", bool "is_anomaly", maybe "test_phase1".
+
+    Raises:
+        LisaeError: missing, damaged or foreign.
+    """
+    path = folder / SCORES
+    arrays, _ = load_arrays(path)
+    if not arrays.keys() >= {"calibration", "test", "is_anomaly"}:
+        raise LisaeError(f"{path} holds no scores of a run; restore it")
+    return arrays

@@ -6,8 +6,9 @@ pictures.
 
 from dataclasses import dataclass, field
 
+from lisae_tf.arrays import Arrays
 from lisae_tf.autoencoder import LatentInsensitiveAutoencoder
-from lisae_tf.checkpoints import Arrays, set_weights, weights_of
+from lisae_tf.checkpoints import set_weights, weights_of
 from lisae_tf.config import Config
 from lisae_tf.convergence import ResumePoint
 from lisae_tf.feature_extraction import feature_extraction

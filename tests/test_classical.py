@@ -11,7 +11,7 @@ from sklearn.neighbors import KernelDensity
 from sklearn.svm import OneClassSVM
 from training_fixtures import surface, tiny_config, tiny_data
 
-from lisae_tf.checkpoints import load_arrays, save_arrays
+from lisae_tf.arrays import load_arrays, save_arrays
 from lisae_tf.detectors import load_detector, make_detector
 from lisae_tf.detectors.base import SIDECAR, WEIGHTS
 from lisae_tf.detectors.oc_svm import labels_by_scale

@@ -15,7 +15,7 @@ from test_files import NOT_WRITABLE, full
 
 from lisae_tf import cli as command_line
 from lisae_tf import pictures, runs
-from lisae_tf.checkpoints import load_arrays
+from lisae_tf.arrays import load_arrays
 from lisae_tf.commands.options import settle
 from lisae_tf.config import read_settings, resolve
 from lisae_tf.errors import LisaeError

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lisae_tf.checkpoints import load_arrays
+from lisae_tf.arrays import load_arrays
 from lisae_tf.errors import LisaeError
 
 CLI = [sys.executable, str(Path(__file__).parents[1] / "cli.py")]

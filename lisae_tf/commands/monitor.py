@@ -1,0 +1,63 @@
+"""`monitor`: have the scores in production drifted away from the calibration scores?"""
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from lisae_tf.commands import options as shared
+from lisae_tf.errors import LisaeError
+
+DRIFTED = 3  # exit code
+
+
+@click.command("monitor")
+@click.option(
+    "--scores", type=click.Path(path_type=Path), required=True,
+    help="New scores: a CSV or JSON lines as score writes them.",
+)  # fmt: skip
+@shared.run
+@click.option("--last", type=click.IntRange(min=1), help="Only the last N scores of the file.")
+@click.option(
+    "--significance", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.01,
+    show_default=True, help="Largest p-value that counts as drift.",
+)  # fmt: skip
+@click.option(
+    "--smallest", type=click.FloatRange(0, 1), default=0.1, show_default=True,
+    help="Smallest difference of the distributions (Kolmogorov-Smirnov) that counts.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(scores: Path, run: str | None, last: int | None, significance, smallest, as_json):
+    """Compare new scores with the calibration scores of a run.
+
+    Exit code 0: no drift; 3: drift, the threshold should be looked at; 1: something was wrong.
+    """
+    from lisae_tf import monitoring, runs
+
+    folder = runs.find_run(run)
+    metrics = runs.read_metrics(folder)
+    try:
+        alpha, expected = metrics["threshold"], metrics["threshold_guaranteed_fpr"]
+    except KeyError as error:
+        raise LisaeError(f"the run in {folder} has no threshold; calibrate it first") from error
+    window = monitoring.read_scores(scores)
+    drift = monitoring.compare(
+        runs.read_scores(folder)["calibration"], window[-last:] if last else window,
+        alpha=alpha, expected_rate=expected, significance=significance, smallest=smallest,
+    )  # fmt: skip
+    if as_json:
+        click.echo(json.dumps(drift.as_json() | {"advice": drift.advice()}, indent=1))
+    else:
+        click.echo(
+            f"{drift.n_window} new scores against {drift.n_calibration} calibration scores: "
+            f"Kolmogorov-Smirnov {drift.statistic:.3f} (p = {drift.p_value:.2g}), median "
+            f"{drift.median_calibration:.4g} -> {drift.median_window:.4g}"
+        )
+        click.echo(
+            f"{100 * drift.flagged_rate:.1f} % lie above the threshold; of normal pictures "
+            f"{100 * drift.expected_rate:.1f} % would"
+        )
+        click.echo(drift.advice())
+    if drift.drifted:
+        sys.exit(DRIFTED)
