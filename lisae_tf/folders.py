@@ -9,7 +9,7 @@ from lisae_tf.config import FOLDER, Config
 from lisae_tf.drawings import draw, match_polarity
 from lisae_tf.errors import LisaeError
 from lisae_tf.parts import Parts, TestData, TrainingData, split_side
-from lisae_tf.protocols import GENERATED
+from lisae_tf.protocols import GENERATED, synthetic_generators
 
 FOLDER_SIZE = (64, 64)
 MIN_NORMAL, MIN_NEGATIVE = 20, 10
@@ -98,10 +98,14 @@ def load_folder_training(config: Config, *, skip_bad: bool) -> TrainingData:
         shape = normal.pixels.shape[1:]
         pixels = match_polarity(draw(config.negatives, shape, config.seed), normal.pixels)
         negative_parts, _ = split_side(pixels, config.data, seed=config.seed, stream=1)
+    elif names := synthetic_generators(config.negatives):
+        from lisae_tf.synthetic import synthetic_negatives
+
+        negative_parts = synthetic_negatives(names, normal_parts, config.seed)
     elif config.negatives != "none":
         raise LisaeError(
-            f"your own folders take --negative-dir or --negatives {'|'.join(GENERATED)}|none, "
-            f"not '{config.negatives}'"
+            "your own folders take --negative-dir or --negatives "
+            f"{'|'.join(GENERATED)}|synth:GENERATOR|none, not '{config.negatives}'"
         )
     return TrainingData(normal_parts, negative_parts, notes=tuple(notes))
 

@@ -13,6 +13,9 @@ from lisae_tf.errors import LisaeError
 
 STROKES = "strokes"
 GENERATED = (STROKES,)
+# Generators that make negatives out of the normal pictures; "synth:cutpaste+shuffle" names two.
+SYNTHETIC = ("cutpaste", "shuffle", "rotate", "flip", "elastic", "frequency", "strokes")
+_SYNTH = "synth:"
 
 
 @dataclass(frozen=True)
@@ -129,14 +132,37 @@ def _same_set(a: str, b: str) -> bool:
     return re.split("[/:]", a)[0] == re.split("[/:]", b)[0]
 
 
+def synthetic_generators(spec: str) -> tuple[str, ...] | None:
+    """The generators that "synth:A+B" names; None where `spec` means something else.
+
+    Raises:
+        LisaeError: no generator of that name.
+    """
+    if not spec.startswith(_SYNTH):
+        return None
+    names = tuple(spec.removeprefix(_SYNTH).split("+"))
+    for name in names:
+        if name not in SYNTHETIC:
+            raise LisaeError(
+                f"--negatives {spec}: there is no generator '{name}'; join some of "
+                f"{', '.join(SYNTHETIC)} with +"
+            )
+    return names
+
+
+def is_made(source: str) -> bool:
+    """Whether these negatives come from a generator and not from pictures of their own."""
+    return source in GENERATED or source.startswith(_SYNTH)
+
+
 def make_negatives(
     spec: str, dataset: str, task: Task, class_names: Sequence[str]
 ) -> Negatives | None:
     """The negative dataset that `spec` names (section 3.2).
 
     Args:
-        spec: "strokes", "next-class", "other-half", "supervised", "none", a dataset's name, or
-            a name with classes as in "cifar10:3,4".
+        spec: "strokes", "synth:cutpaste+shuffle", "next-class", "other-half", "supervised",
+            "none", a dataset's name, or a name with classes as in "cifar10:3,4".
         dataset: the task's own dataset.
         task: normal and anomaly classes.
         class_names: of the task's own dataset.
@@ -148,7 +174,7 @@ def make_negatives(
     n = len(class_names)
     if spec == "none":
         return None
-    if spec in GENERATED:
+    if spec in GENERATED or synthetic_generators(spec):
         return Negatives(spec)
     if spec == "supervised":
         return Negatives(dataset, task.anomaly)

@@ -19,7 +19,7 @@ from lisae_tf.detectors.base import Detector
 from lisae_tf.errors import LisaeError
 from lisae_tf.parts import TrainingData
 from lisae_tf.phase import TrainingOptions
-from lisae_tf.protocols import GENERATED
+from lisae_tf.protocols import is_made
 from lisae_tf.sharing import SharedPhase1
 from lisae_tf.tasks import load_training, open_task, read_like
 
@@ -64,7 +64,7 @@ def leave_out(config: Config, data_dir: Path | None, *, negatives: str) -> LeftO
     given = config.model_copy(update={"negatives": negatives})
     _, _, found = open_task(given, data_dir)
     kinds: list[list[int]] = []
-    if found is not None and found.source not in GENERATED:
+    if found is not None and not is_made(found.source):
         source = open_dataset(found.source, data_dir)
         kinds = _kinds(source, found.classes or range(len(source.class_names)))
     if len(kinds) > 1:

@@ -14,7 +14,14 @@ from lisae_tf.drawings import background_is_bright, draw
 from lisae_tf.errors import LisaeError
 from lisae_tf.folders import FOLDER_SIZE, load_folder_test, load_folder_training
 from lisae_tf.parts import Parts, TestData, TrainingData, mirrored, split_side
-from lisae_tf.protocols import GENERATED, Negatives, Task, make_negatives, make_task
+from lisae_tf.protocols import (
+    GENERATED,
+    Negatives,
+    Task,
+    make_negatives,
+    make_task,
+    synthetic_generators,
+)
 
 # Drawn sets: ink and paper are brought to the polarity of the normal pictures.
 _DRAWN = ("omniglot", *GENERATED)
@@ -63,10 +70,15 @@ def _held_out_of_dataset(
 
 
 def _negatives(
-    negatives: Negatives, normal: np.ndarray, config: Config, data_dir: Path | None
+    negatives: Negatives, normal_parts: Parts, config: Config, data_dir: Path | None
 ) -> tuple[Parts, list[str]]:
     """D⁻ in the size and channels of the normal pictures."""
-    notes = []
+    notes: list[str] = []
+    normal = normal_parts.fit
+    if names := synthetic_generators(negatives.source):
+        from lisae_tf.synthetic import synthetic_negatives
+
+        return synthetic_negatives(names, normal_parts, config.seed), notes
     if negatives.source in GENERATED:
         parts, _ = split_side(
             draw(negatives.source, normal.shape[1:], config.seed),
@@ -137,7 +149,7 @@ def _load_named_training(config: Config, data_dir: Path | None) -> TrainingData:
         notes.append("SVHN ids name no photograph here: normals are held out at random")
     if negatives is None:
         return TrainingData(normal, None, notes=tuple(notes))
-    negative, more = _negatives(negatives, normal.fit, config, data_dir)
+    negative, more = _negatives(negatives, normal, config, data_dir)
     augmented = negatives.source in _AUGMENTED
     return TrainingData(normal, negative, augmented, (*notes, *more))
 

@@ -1,0 +1,202 @@
+"""Negatives made from the normal pictures alone, where no others are at hand (section 3.2).
+
+Every generator is vectorised over a batch and stateless: the same seed gives the same pictures.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from lisae_tf.augmentation import random_strokes
+from lisae_tf.parts import Parts
+from lisae_tf.pipelines import augmented_bank
+
+GRID = 4  # patches along each side that are shuffled
+PASTED_SHARE = (0.2, 0.5)  # of each side of the picture
+STRETCH_POINTS, STRETCH_SHARE = 4, 0.15  # of a side; knots of the field, and how far it moves
+COPIES = 2  # of each normal picture, each changed anew
+
+
+def _seeds(seed: tf.Tensor, count: int) -> list[tf.Tensor]:
+    return tf.unstack(tf.random.experimental.stateless_split(seed, count), num=count)
+
+
+def _grid(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Row and column number of each pixel, float32 (1, H, W)."""
+    height, width = images.shape[1:3]
+    rows, columns = tf.meshgrid(
+        tf.range(height, dtype=tf.float32), tf.range(width, dtype=tf.float32), indexing="ij"
+    )
+    return rows[None], columns[None]
+
+
+def _sample(images: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
+    """Pixels at fractional places, bilinear, the border repeated.
+
+    Args:
+        images: float32 (N, H, W, C).
+        rows: float32 (N, H, W), where each pixel comes from.
+        columns: likewise.
+    """
+    height, width = images.shape[1:3]
+    rows = tf.clip_by_value(rows, 0, height - 1.0)
+    columns = tf.clip_by_value(columns, 0, width - 1.0)
+    top, left = tf.floor(rows), tf.floor(columns)
+    down, right = (rows - top)[..., None], (columns - left)[..., None]
+
+    def at(row: tf.Tensor, column: tf.Tensor) -> tf.Tensor:
+        row = tf.cast(tf.minimum(row, height - 1.0), tf.int32)
+        column = tf.cast(tf.minimum(column, width - 1.0), tf.int32)
+        return tf.gather_nd(images, tf.stack([row, column], -1), batch_dims=1)
+
+    above = at(top, left) * (1 - right) + at(top, left + 1) * right
+    below = at(top + 1, left) * (1 - right) + at(top + 1, left + 1) * right
+    return above * (1 - down) + below * down
+
+
+def cutpaste(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """A rectangle of another normal picture, from another place, pasted over each picture."""
+    count = tf.shape(images)[0]
+    height, width = images.shape[1:3]
+    size_seed, place_seed, source_seed = _seeds(seed, 3)
+    rows, columns = _grid(images)
+
+    def uniform(seed: tf.Tensor, low: float = 0.0, high: float = 1.0) -> tf.Tensor:
+        drawn = tf.random.stateless_uniform((count, 2), seed, low, high)
+        return drawn * tf.constant([height, width], tf.float32)
+
+    size = uniform(size_seed, *PASTED_SHARE)
+    place = uniform(place_seed) * (1 - size / tf.constant([height, width], tf.float32))
+    shift = tf.round(uniform(source_seed))
+
+    def part(k: int) -> tf.Tensor:
+        return tf.reshape(k, (-1, 1, 1))
+
+    inside = (
+        (rows >= part(place[:, 0])) & (rows < part(place[:, 0] + size[:, 0]))
+        & (columns >= part(place[:, 1])) & (columns < part(place[:, 1] + size[:, 1]))
+    )  # fmt: skip
+    other = tf.roll(images, 1, axis=0)
+    moved = _sample(
+        other,
+        tf.math.floormod(rows + part(shift[:, 0]), float(height)),
+        tf.math.floormod(columns + part(shift[:, 1]), float(width)),
+    )
+    return tf.where(inside[..., None], moved, images)
+
+
+def shuffle(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Each picture cut into `GRID` x `GRID` patches in random order."""
+    count = tf.shape(images)[0]
+    height, width = images.shape[1:3]
+    rows, columns = _grid(images)
+    row_of, row_in = tf.floor(rows * GRID / height), tf.math.floormod(rows * GRID / height, 1.0)
+    col_of, col_in = tf.floor(columns * GRID / width), tf.math.floormod(columns * GRID / width, 1.0)
+    order = tf.argsort(tf.random.stateless_uniform((count, GRID * GRID), seed), axis=1)
+    patch = tf.cast(row_of * GRID + col_of, tf.int32)[0]
+    source = tf.cast(tf.gather(order, patch, axis=1), tf.float32)  # (N, H, W)
+    source_row, source_col = tf.floor(source / GRID), tf.math.floormod(source, float(GRID))
+    return _sample(
+        images,
+        tf.floor((source_row + row_in) * height / GRID + 1e-3),
+        tf.floor((source_col + col_in) * width / GRID + 1e-3),
+    )
+
+
+def rotate(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Turned by 90, 180 or 270 degrees; pictures that are not square by 180."""
+    if images.shape[1] != images.shape[2]:
+        return tf.reverse(images, [1, 2])
+    turns = tf.random.stateless_uniform((tf.shape(images)[0], 1, 1, 1), seed, 0, 3, tf.int32)
+    quarter, half, three = (tf.image.rot90(images, k) for k in (1, 2, 3))
+    return tf.where(turns == 0, quarter, tf.where(turns == 1, half, three))
+
+
+def flip(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Mirrored left to right or upside down."""
+    heads = tf.random.stateless_uniform((tf.shape(images)[0], 1, 1, 1), seed) < 0.5
+    return tf.where(heads, tf.reverse(images, [1]), tf.reverse(images, [2]))
+
+
+def elastic(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Bent by a smooth random field of displacements."""
+    count = tf.shape(images)[0]
+    height, width = images.shape[1:3]
+    knots = tf.random.stateless_normal((count, STRETCH_POINTS, STRETCH_POINTS, 2), seed)
+    field = tf.image.resize(knots, (height, width), "bicubic") * STRETCH_SHARE
+    rows, columns = _grid(images)
+    return _sample(images, rows + field[..., 0] * height, columns + field[..., 1] * width)
+
+
+def frequency(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Random phases in Fourier space: the same spectrum, another arrangement."""
+    strength_seed, phase_seed = _seeds(seed, 2)
+    planes = tf.transpose(images, (0, 3, 1, 2))
+    spectrum = tf.signal.rfft2d(planes)
+    shape = tf.shape(spectrum)
+    strength = tf.random.stateless_uniform((shape[0], 1, 1, 1), strength_seed, 0.25, 1.0)
+    phase = tf.random.stateless_uniform((shape[0], 1, shape[2], shape[3]), phase_seed, -1.0, 1.0)
+    turned = spectrum * tf.exp(tf.complex(0.0, math.pi * strength * phase))
+    # The mean keeps its sign, and with it the picture its brightness.
+    turned = tf.concat([spectrum[..., :1], turned[..., 1:]], axis=-1)
+    back = tf.signal.irfft2d(turned, images.shape[1:3])
+    return tf.transpose(back, (0, 2, 3, 1))
+
+
+def strokes(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Random strokes over each picture, dark or bright."""
+    draw_seed, ink_seed = _seeds(seed, 2)
+    count = tf.shape(images)[0]
+    drawn = random_strokes(count, (*images.shape[1:3], 1), draw_seed)
+    cover = tf.cast(drawn, tf.float32) / 255
+    ink = tf.random.stateless_uniform((count, 1, 1, images.shape[3]), ink_seed, 0, 255)
+    return images * (1 - cover) + ink * cover
+
+
+# By the names of `protocols.SYNTHETIC`.
+GENERATORS: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
+    "cutpaste": cutpaste,
+    "shuffle": shuffle,
+    "rotate": rotate,
+    "flip": flip,
+    "elastic": elastic,
+    "frequency": frequency,
+    "strokes": strokes,
+}
+
+
+def combined(names: Sequence[str]) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """One function of several generators, each for an equal share of the pictures.
+
+    Takes and gives uint8 (N, H, W, C), and a seed int32 (2,).
+    """
+    generators = [GENERATORS[name] for name in names]
+
+    def change(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        seeds = _seeds(seed, len(generators))
+        parts = []
+        for k, generator in enumerate(generators):
+            own = tf.cast(images[k :: len(generators)], tf.float32)
+            parts.append(tf.ensure_shape(generator(own, seeds[k]), own.shape))
+        changed = tf.concat(parts, axis=0)
+        return tf.cast(tf.clip_by_value(tf.round(changed), 0, 255), tf.uint8)
+
+    return change
+
+
+def synthetic_negatives(names: Sequence[str], normal: Parts, seed: int) -> Parts:
+    """Negatives of each part of the normal pictures, `COPIES` of each; the parts stay disjoint.
+
+    Args:
+        names: of generators.
+        normal: uint8 (N, H, W, C) each.
+        seed: of the run.
+    """
+    change = combined(names)
+
+    def made(pixels: np.ndarray, part: int) -> np.ndarray:
+        return augmented_bank(pixels, COPIES, change, seed=seed + part)
+
+    return Parts(made(normal.fit, 0), made(normal.stopping, 1), made(normal.calibration, 2))
