@@ -36,7 +36,7 @@ class SetChecks:
     copies: list[Pair]  # each later copy with the picture it repeats
 
 
-def _thumbnails(pixels: np.ndarray) -> np.ndarray:
+def thumbnails(pixels: np.ndarray) -> np.ndarray:
     """uint8 (N, H, W, C) -> grey float32 (N, 256), in levels of 255."""
     side = (THUMBNAIL, THUMBNAIL)
     small = np.empty((len(pixels), THUMBNAIL * THUMBNAIL), np.float32)
@@ -81,8 +81,8 @@ def check_set(pictures: Decoded) -> SetChecks:
     ]
     # Exact copies are named once; all constant pictures are near each other.
     kept = np.array([group[0] for group in by_digest.values() if not constant[group[0]]], int)
-    thumbnails = _thumbnails(pictures.pixels[kept])
-    pairs = {tuple(sorted(pair)) for pair in _near(thumbnails, thumbnails, same_set=True)}
+    small = thumbnails(pictures.pixels[kept])
+    pairs = {tuple(sorted(pair)) for pair in _near(small, small, same_set=True)}
     copies += [Pair(names[kept[a]], names[kept[b]], exact=False) for a, b in sorted(pairs)]
     return SetChecks([names[index] for index in np.flatnonzero(constant)], copies)
 
@@ -99,7 +99,7 @@ def leaks(one: Decoded, other: Decoded) -> list[Pair]:
     sought = np.array([digest not in known for digest in digests], bool)
     sought &= ~_is_constant(other.pixels)
     left, right = np.flatnonzero(~_is_constant(one.pixels)), np.flatnonzero(sought)
-    near = _near(_thumbnails(other.pixels[right]), _thumbnails(one.pixels[left]), same_set=False)
+    near = _near(thumbnails(other.pixels[right]), thumbnails(one.pixels[left]), same_set=False)
     return exact + [Pair(one.names[left[b]], other.names[right[a]], exact=False) for a, b in near]
 
 

@@ -14,6 +14,7 @@ from lisae_tf.errors import LisaeError
 
 COMMANDS = (
     "data",
+    "tune",
     "train",
     "evaluate",
     "score",
@@ -44,7 +45,7 @@ class _LazyGroup(click.Group):
         except ModuleNotFoundError as error:
             if (error.name or "").startswith(("lisae_tf", "export")):
                 raise
-            extra = "serving" if ctx.invoked_subcommand == "serve" else "train"
+            extra = {"serve": "serving", "tune": "tune"}.get(ctx.invoked_subcommand, "train")
             raise click.ClickException(
                 f"this command needs the package '{error.name}'; install it with "
                 f"pip install 'lisae-tf[{extra}]'"

@@ -6,18 +6,20 @@ kind, a foreign set.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from sklearn.cluster import KMeans
 from sklearn.metrics import roc_auc_score
 
-from lisae_tf.config import Config
+from lisae_tf.checks import thumbnails
+from lisae_tf.config import FOLDER, Config
 from lisae_tf.datasets import Dataset, open_dataset
 from lisae_tf.detectors import make_detector
 from lisae_tf.detectors.base import Detector
 from lisae_tf.errors import LisaeError
-from lisae_tf.parts import TrainingData
+from lisae_tf.parts import Parts, TrainingData
 from lisae_tf.phase import TrainingOptions
 from lisae_tf.protocols import is_made
 from lisae_tf.sharing import SharedPhase1
@@ -86,6 +88,56 @@ def leave_out(config: Config, data_dir: Path | None, *, negatives: str) -> LeftO
     if name == "omniglot":
         kind = f"omniglot: one alphabet ({len(left)} characters)"
     return LeftOut(given, data, pixels[:: -(-len(pixels) // MAX_PICTURES)], kind)
+
+
+CLUSTERS, SMALLEST_CLUSTER = 4, 20
+
+
+def leave_out_cluster(config: Config, data: TrainingData) -> LeftOut:
+    """The training data without one cluster of similar-looking negatives.
+
+    For negatives whose kinds nobody has named, as in a folder: k-means on grey thumbnails; the
+    smallest cluster of at least `SMALLEST_CLUSTER` pictures is left out.
+
+    Raises:
+        LisaeError: no negatives, or too few to do without some.
+    """
+    if data.negative is None or len(data.negative.fit) < 2 * SMALLEST_CLUSTER:
+        raise LisaeError(
+            "choosing settings needs negatives, of which one kind is left out of the training: "
+            f"give at least {2 * SMALLEST_CLUSTER}"
+        )
+    negative = data.negative
+    parts = (negative.fit, negative.stopping, negative.calibration)
+    clusters = KMeans(CLUSTERS, random_state=config.seed, n_init=4).fit(thumbnails(parts[0]))
+    sizes = np.bincount(clusters.labels_, minlength=CLUSTERS)
+    sizes[sizes < SMALLEST_CLUSTER] = len(parts[0])
+    left = int(np.argmin(sizes))
+    kept, dropped = [], []
+    for pixels in parts:
+        away = clusters.predict(thumbnails(pixels)) == left
+        if away.all():  # a small held-out part
+            away[:] = False
+        kept.append(pixels[~away])
+        dropped.append(pixels[away])
+    pixels = np.concatenate(dropped)
+    return LeftOut(
+        config, replace(data, negative=Parts(*kept)), pixels[:: -(-len(pixels) // MAX_PICTURES)],
+        f"one of {CLUSTERS} clusters of the negatives ({len(pixels)} pictures)",
+    )  # fmt: skip
+
+
+def left_out(config: Config, data_dir: Path | None, *, skip_bad: bool = False) -> LeftOut:
+    """The training data without one kind of negatives.
+
+    A kind is a class or an alphabet where they have names, else a cluster.
+
+    Raises:
+        LisaeError: see `load_training` and `leave_out_cluster`.
+    """
+    if config.dataset != FOLDER and not is_made(config.negatives):
+        return leave_out(config, data_dir, negatives=config.negatives)
+    return leave_out_cluster(config, load_training(config, data_dir, skip_bad=skip_bad))
 
 
 def fit(left: LeftOut, shared: SharedPhase1 | None = None) -> Detector:

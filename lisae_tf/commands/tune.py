@@ -1,0 +1,64 @@
+"""`tune`: choose γ, β and the latent size on held-out training data, without anomalies."""
+
+from pathlib import Path
+
+import click
+
+from lisae_tf.commands import options as shared
+from lisae_tf.quiet import start_tensorflow
+
+
+@click.command("tune")
+@click.option("--dataset", help="surfaces (default), or any TensorFlow Datasets image set.")
+@click.option("--normal-dir", help="Folder of normal pictures.")
+@click.option("--negative-dir", help="Folder of other pictures that are not normal.")
+@click.option("--normal-class", help="Normal classes, names or numbers, comma list.")
+@click.option("--negatives", help="As for train.")
+@click.option("--variant", help="Detector, as in lis or linsep.")
+@click.option(
+    "--config", "config_file", type=click.Path(path_type=Path), help="YAML file of settings."
+)
+@click.option("--set", "assigned", multiple=True, metavar="PATH=VALUE", help="Change one setting.")
+@click.option("--seed", type=int, help="Seed of everything random.")
+@click.option("--trials", type=click.IntRange(min=1), default=30, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder; runs/tune-... by default.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted study in the same folder.")
+@click.option("--skip-bad", is_flag=True, help="Leave unreadable pictures out.")
+@shared.data_dir
+def command(
+    config_file, assigned, trials, out, resume, skip_bad, data_dir, normal_class, **named
+):  # fmt: skip
+    """Try settings and keep the best, without anomalies.
+
+    A trial trains without one kind of negatives and is measured by the AUROC of held-out normal
+    pictures against that kind. Writes best.yaml, which train takes as --config.
+    """
+    named["normal_class"] = shared.listed(normal_class)
+    config, notes = shared.settle(named, config_file, assigned)
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    start_tensorflow()
+    from lisae_tf import folders, runs, selection, tuning
+    from lisae_tf.commands.train import run_name
+
+    config = folders.settle_folder_channels(config)
+    folder = out or runs.default_folder(f"tune-{run_name(config)}", resume=resume)
+    left = selection.left_out(config, data_dir, skip_bad=skip_bad)
+    for note in (*notes, *left.data.notes):
+        console.print(f"note: {note}", markup=False)
+    runs.claim(folder, config.to_yaml(), resume=resume)
+    console.print(f"left out of each training: {left.kind}", markup=False)
+    study = tuning.tune(
+        config, left, folder, trials, lambda line: console.print(line, markup=False)
+    )
+    tuning.draw(study, left.kind, folder / tuning.FIGURE)
+    first, best = study.trials[0].value, study.best_trial
+    as_set = "" if first is None else f"; the settings given: {first:.4f}"
+    console.print(
+        f"best of {len(study.trials)}: {best.value:.4f}, trial {best.number + 1}{as_set}",
+        markup=False,
+    )
+    console.print(f"the study lies in {folder} ({tuning.BEST}, {tuning.FIGURE})", markup=False)
+    data = f" --data-dir {data_dir}" if data_dir and config.dataset != "folder" else ""
+    console.print(f"next: python cli.py train --config {folder / tuning.BEST}{data}", markup=False)
