@@ -20,6 +20,7 @@ COMMANDS = (
     "score",
     "calibrate",
     "monitor",
+    "report",
     "export",
     "serve",
     "benchmark",

@@ -1,0 +1,27 @@
+"""`report`: one HTML file about a run, to read offline and to pass on."""
+
+from pathlib import Path
+
+import click
+
+from lisae_tf.commands import options as shared
+from lisae_tf.quiet import start_tensorflow
+
+
+@click.command("report")
+@shared.run
+@shared.data_dir
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="HTML file; report.html in the run by default."
+)
+def command(run: str | None, data_dir: Path | None, out: Path | None):
+    """Write one HTML file: metrics, figures, telling pictures, error maps, how to serve it."""
+    start_tensorflow()
+    from lisae_tf import run_report, runs
+    from lisae_tf.files import make_folder
+
+    folder = runs.find_run(run)
+    place = out or folder / "report.html"
+    make_folder(place.parent)
+    run_report.write(folder, place, data_dir)
+    click.echo(f"wrote {place}")
