@@ -22,7 +22,12 @@ from lisae_tf.losses import reconstruction_error
 from lisae_tf.networks import scale
 from lisae_tf.parts import TrainingData
 from lisae_tf.phase import TrainingOptions, build_autoencoder, fit_phase
-from lisae_tf.pipelines import held_out_batches, steps_per_epoch, training_batches
+from lisae_tf.pipelines import (
+    held_out_batches,
+    steps_at_once,
+    steps_per_epoch,
+    training_batches,
+)
 
 CRITIC_SEED = 500_009  # apart from that of the encoder, whose architecture it shares
 
@@ -225,6 +230,7 @@ def train_adversarial(
     if point.phase == 1:
         gan.generator.trainable = gan.features.trainable = True
         record = EpochRecord()
+        gan.steps_per_execution = steps_at_once(steps)
         gan.fit(
             stream(1)(0, settings.epochs), steps_per_epoch=steps, epochs=settings.epochs,
             callbacks=[record, *options.callbacks], shuffle=False, verbose=0,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lisae_tf.sharing import SharedPhase1
 
 # Raised by hand whenever the same settings would train to other weights.
-TRAINING_VERSION = 3
+TRAINING_VERSION = 4
 KEPT = (
     "auroc", "auroc_phase1", "auroc_negatives", "average_precision", "fpr_at_95_tpr",
     "false_positive_rate", "detection_rate", "n_normal", "n_anomaly", "normal", "negatives",

@@ -12,6 +12,7 @@ from lisae_tf.autoencoder import LatentInsensitiveAutoencoder
 from lisae_tf.config import Config
 from lisae_tf.convergence import Convergence
 from lisae_tf.networks import Architecture, LatentBuilder, build_networks, tanh_latent
+from lisae_tf.pipelines import steps_at_once
 from lisae_tf.sharing import SharedPhase1
 
 
@@ -57,6 +58,7 @@ def fit_phase(
     """`fit` from the epoch where `convergence` stands to its end, then the best weights."""
     first = convergence.attach(model)
     if not convergence.finished:
+        model.steps_per_execution = steps_at_once(steps)
         model.fit(
             stream(first, convergence.epochs),
             steps_per_epoch=steps,

@@ -56,10 +56,23 @@ def _holding(stream: tf.data.Dataset, *sides: Arrays | None) -> tf.data.Dataset:
     return stream
 
 
+# Steps that run in one call of the training function: Python between steps costs as much as a
+# step of a small network.
+_AT_ONCE = 8
+
+
 def steps_per_epoch(normal: Arrays, batch_size: int) -> int:
-    """Whole batches of normal pictures in one epoch; at least one."""
-    n = len(next(iter(normal.values())))
-    return max(1, n // batch_size)
+    """Whole batches of normal pictures in one epoch, at least one.
+
+    A long epoch leaves out the last few, so that its steps can run `_AT_ONCE` at once.
+    """
+    steps = max(1, len(next(iter(normal.values()))) // batch_size)
+    return steps - steps % _AT_ONCE if steps >= 10 * _AT_ONCE else steps
+
+
+def steps_at_once(steps: int) -> int:
+    """How many steps of an epoch run in one call: a divisor, for epochs must not run together."""
+    return max(k for k in range(1, 2 * _AT_ONCE + 1) if steps % k == 0)
 
 
 def training_batches(

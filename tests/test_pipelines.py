@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from lisae_tf.pipelines import augmented_bank, held_out_batches, steps_per_epoch, training_batches
+from lisae_tf.pipelines import (
+    augmented_bank,
+    held_out_batches,
+    steps_at_once,
+    steps_per_epoch,
+    training_batches,
+)
 
 
 def pictures(count, offset=0):
@@ -87,3 +93,13 @@ def test_bank_holds_different_copies_and_repeats():
     assert not np.array_equal(bank[:9], bank[9:18])
     np.testing.assert_array_equal(bank, augmented_bank(pictures(9), 3, noise, seed=0, batch_size=4))
     assert not np.array_equal(bank, augmented_bank(pictures(9), 3, noise, seed=1, batch_size=4))
+
+
+@pytest.mark.parametrize(
+    ("count", "steps", "at_once"),
+    # 83 batches are a prime number of them: the last three wait for another epoch.
+    [(5, 1, 1), (20, 3, 3), (66, 11, 11), (500, 80, 16), (1000, 160, 16)],
+)
+def test_steps_run_together_without_running_epochs_together(count, steps, at_once):
+    wanted = steps_per_epoch({"normal": pictures(count)}, 6)
+    assert (wanted, steps_at_once(wanted)) == (steps, at_once)

@@ -13,7 +13,7 @@ from training_fixtures import (
     without_times,
 )
 
-from lisae_tf import feature_extraction, latent_shaping
+from lisae_tf import feature_extraction, latent_shaping, phase
 from lisae_tf.checkpoints import weights_of
 from lisae_tf.convergence import Convergence, ResumePoint
 from lisae_tf.errors import LisaeError
@@ -47,6 +47,13 @@ def test_a_killed_run_resumes_byte_equal(tmp_path, undisturbed, phase, epoch):
     assert len(epochs_run) == len(undisturbed.history) - done
 
     assert without_times(resumed.history) == without_times(undisturbed.history)
+
+
+def test_steps_run_together_train_to_the_same_weights(undisturbed, monkeypatch):
+    monkeypatch.setattr(phase, "steps_at_once", lambda steps: 1)
+    one_by_one = train(tiny_config(), tiny_data(augment=True), TrainingOptions())
+    assert as_bytes(weights_of(one_by_one.model)) == as_bytes(weights_of(undisturbed.model))
+    assert without_times(one_by_one.history) == without_times(undisturbed.history)
 
 
 def test_another_seed_trains_to_other_weights(undisturbed):
