@@ -22,6 +22,7 @@ from lisae_tf.config import FOLDER, Config
 from lisae_tf.detectors import load_detector
 from lisae_tf.detectors.base import Detector
 from lisae_tf.detectors.graph import AutoencoderDetector
+from lisae_tf.error_maps import error_maps
 from lisae_tf.errors import LisaeError
 from lisae_tf.evaluation import Scored, auroc, fpr_at_tpr
 from lisae_tf.experiment import stored_scores
@@ -126,7 +127,7 @@ def _cards(
     maps: Sequence[tuple[str, list[str]]] = [("picture", [_png(each) for each in pixels])]
     if isinstance(detector, AutoencoderDetector):
         made = detector.reconstruct(pixels)
-        error = np.square(pixels / 255 - made).mean(axis=3)
+        error = error_maps(pixels, made)
         maps += [
             ("rebuilt", [_png(np.rint(255 * each).astype(np.uint8)) for each in made]),
             ("error", [_png(heat(each)) for each in error]),

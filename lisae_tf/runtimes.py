@@ -33,6 +33,7 @@ class Model(ABC):
         self.shape: tuple[int, int, int] = tuple(record["shape"])
         self.threshold = artefacts.threshold_of(record).alpha
         self.metadata = artefacts.metadata_of(record)
+        self.reconstructs: bool = record.get("reconstruction", True)
         self._float = record["input"]["dtype"] == "float32"
 
     @abstractmethod

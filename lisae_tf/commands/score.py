@@ -23,10 +23,14 @@ FIELDS = ("path", "score", "threshold", "is_anomaly")
 @shared.model
 @click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv")
 @click.option("--out", type=click.Path(path_type=Path), help="File; standard output by default.")
+@click.option(
+    "--maps", type=click.Path(path_type=Path),
+    help="Also write a PNG of each picture with its errors in red into this folder.",
+)  # fmt: skip
 @click.option("--skip-bad", is_flag=True, help="Leave unreadable pictures out.")
 def command(
     paths: tuple[Path, ...], run: str | None, model: Path | None, form: str, out: Path | None,
-    skip_bad: bool,
+    maps: Path | None, skip_bad: bool,
 ):  # fmt: skip
     """Score pictures: files, folders or .npy arrays.
 
@@ -48,13 +52,14 @@ def command(
 
         scorer = load_detector(runs.find_run(run))
         alpha = scorer.threshold_.alpha
-    rows = scored_rows(scorer, alpha, paths, skip_bad)
+    fields = FIELDS if maps is None else (*FIELDS, "map")
+    rows = scored_rows(scorer, alpha, paths, skip_bad, maps)
     # A file name need not be UTF-8; it is written as it is.
     if out is None:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="surrogateescape")
         try:
-            write_rows(rows, sys.stdout, form)
+            write_rows(rows, sys.stdout, form, fields)
             sys.stdout.flush()
         except BrokenPipeError:
             raise
@@ -67,10 +72,12 @@ def command(
     else:
         options = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
         with replacing(out) as temporary, open(temporary, "w", **options) as stream:
-            write_rows(rows, stream, form)
+            write_rows(rows, stream, form, fields)
 
 
-def scored_rows(scorer, alpha: float, paths: tuple[Path, ...], skip_bad: bool) -> Iterator[dict]:
+def scored_rows(
+    scorer, alpha: float, paths: tuple[Path, ...], skip_bad: bool, maps: Path | None = None
+) -> Iterator[dict]:
     """One record for each picture; unreadable ones are named on standard error.
 
     Args:
@@ -78,27 +85,61 @@ def scored_rows(scorer, alpha: float, paths: tuple[Path, ...], skip_bad: bool) -
         alpha: its threshold.
         paths: files, folders and `.npy` arrays.
         skip_bad: leave unreadable pictures out.
+        maps: folder of the pictures with their errors; none are written without it.
+
+    Raises:
+        LisaeError: a path that is missing or unreadable, or maps of what does not reconstruct.
     """
     from lisae_tf import pictures
+    from lisae_tf.files import make_folder
 
     for path in paths:
         if not path.exists():
             raise LisaeError(f"{path} does not exist; check the path")
+    if maps is not None:
+        if not hasattr(scorer, "reconstruct") or not getattr(scorer, "reconstructs", True):
+            raise LisaeError("this detector reconstructs nothing, so there are no maps of errors")
+        make_folder(maps)
+    number = 0
     for batch in pictures.stream(paths, scorer.shape, skip_bad=skip_bad):
         for reason in batch.bad.values():
             click.echo(f"left out: {reason}", err=True)
         scores = scorer.score(batch.pixels)
-        for name, score in zip(batch.names, scores.tolist(), strict=True):
-            yield {"path": name, "score": score, "threshold": alpha, "is_anomaly": score > alpha}
+        written = [{}] * len(batch.names)
+        if maps is not None:
+            written = [{"map": name} for name in _write_maps(scorer, alpha, batch, maps, number)]
+        number += len(batch.names)
+        for name, score, more in zip(batch.names, scores.tolist(), written, strict=True):
+            row = {"path": name, "score": score, "threshold": alpha, "is_anomaly": score > alpha}
+            yield row | more
 
 
-def write_rows(rows: Iterator[dict], stream, form: str) -> None:
+def _write_maps(scorer, alpha: float, batch, folder: Path, first: int) -> Iterator[str]:
+    """Writes the overlays of a batch, numbered as their rows are; gives their paths."""
+    from PIL import Image
+
+    from lisae_tf.error_maps import error_maps, overlay
+    from lisae_tf.files import replacing
+    from lisae_tf.pictures import SUFFIXES, decode
+
+    errors = error_maps(batch.pixels, scorer.reconstruct(batch.pixels))
+    for k, (name, error) in enumerate(zip(batch.names, errors, strict=True)):
+        file = Path(name)
+        # Rows of an array have no file; they are drawn at the model's size.
+        picture = decode(file) if file.suffix.lower() in SUFFIXES else batch.pixels[k]
+        place = folder / f"{first + k:06d}-{file.stem}.png"
+        with replacing(place) as temporary:
+            Image.fromarray(overlay(picture, error, alpha)).save(temporary)
+        yield str(place)
+
+
+def write_rows(rows: Iterator[dict], stream, form: str, fields: tuple[str, ...] = FIELDS) -> None:
     """CSV with a header, or JSON lines."""
     if form == "jsonl":
         for row in rows:
             stream.write(json.dumps(row) + "\n")
         return
-    writer = csv.DictWriter(stream, FIELDS, lineterminator="\n")
+    writer = csv.DictWriter(stream, fields, lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow(row | {"is_anomaly": str(row["is_anomaly"]).lower()})

@@ -1,0 +1,84 @@
+"""Maps of errors and `score --maps`."""
+
+import csv
+import io
+
+import numpy as np
+import pytest
+
+from lisae_tf.config import read_settings
+from lisae_tf.error_maps import FULL_RED, LARGEST, error_maps, overlay
+from lisae_tf.pictures import decode
+
+
+def test_the_mean_of_a_map_is_the_score():
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (3, 8, 6, 3)).astype(np.uint8)
+    rebuilt = generator.random((3, 8, 6, 3)).astype(np.float32)
+    maps = error_maps(pixels, rebuilt)
+    assert (maps.shape, maps.dtype) == ((3, 8, 6), np.float32)
+    score = np.mean(np.square(pixels / 255 - rebuilt), axis=(1, 2, 3))
+    np.testing.assert_allclose(maps.mean(axis=(1, 2)), score, rtol=1e-5)
+
+
+def test_an_overlay_is_red_where_the_error_is_and_grey_elsewhere():
+    picture = np.full((60, 80, 3), 100, np.uint8)
+    error = np.zeros((6, 8), np.float32)
+    error[:, 6:] = FULL_RED * 0.01
+    drawn = overlay(picture, error, alpha=0.01)
+    assert drawn.shape == (60, 80, 3)
+    np.testing.assert_array_equal(drawn[30, 75], [255, 0, 0])
+    np.testing.assert_array_equal(drawn[30, 5], [100, 100, 100])
+    half = overlay(picture, error / 2, alpha=0.01)[30, 75].astype(int)
+    assert 100 < half[0] < 255 and half[1] == half[2] == 50
+
+
+def test_large_originals_are_drawn_smaller():
+    drawn = overlay(np.zeros((20, 3 * LARGEST, 1), np.uint8), np.zeros((4, 4), np.float32), 1.0)
+    assert drawn.shape[1] == LARGEST
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_score_writes_a_map_for_each_row_at_the_size_of_the_original(form, workplace, cli):
+    result = cli("score", "anomaly", "--maps", "maps", "--format", form)
+    assert result.exit_code == 0, result.output
+    if form == "csv":
+        rows = list(csv.DictReader(io.StringIO(result.stdout)))
+        assert [row["path"].split("/")[-1] for row in rows] == sorted(
+            path.name for path in (workplace / "anomaly").iterdir()
+        )
+        for row in rows:
+            original = decode(workplace / row["path"])
+            assert decode(workplace / row["map"]).shape == (*original.shape[:2], 3)
+    assert len(list((workplace / "maps").iterdir())) == len(list((workplace / "anomaly").iterdir()))
+    assert not cli("score", "anomaly").stdout.splitlines()[0].endswith("map")
+
+
+def test_rows_of_an_array_get_maps_too(workplace, cli):
+    data = read_settings(workplace / "runs" / "normal-lis-seed0" / "config.yaml")["data"]
+    np.save(workplace / "rows.npy", np.zeros((3, *data["size"], data["channels"]), np.uint8))
+    result = cli("score", "rows.npy", "--maps", "maps")
+    assert result.exit_code == 0, result.output
+    assert len(list((workplace / "maps").iterdir())) == 3
+
+
+def test_an_exported_model_draws_what_its_run_draws(workplace, cli):
+    assert cli("export", "--format", "onnx", "--out", "models").exit_code == 0
+    model = next((workplace / "models").rglob("*.onnx"))
+    for options in (("--maps", "a"), ("--maps", "b", "--model", model)):
+        result = cli("score", "anomaly", *options)
+        assert result.exit_code == 0, result.output
+    pairs = [sorted((workplace / folder).iterdir()) for folder in "ab"]
+    for one, other in zip(*pairs, strict=True):
+        assert one.name == other.name
+        assert np.abs(decode(one).astype(int) - decode(other)).max() <= 1
+
+
+def test_what_reconstructs_nothing_has_no_maps(workplace, cli):
+    result = cli("train", "--normal-dir", "normal", "--variant", "kde", "--negatives", "none",
+                 "--quiet")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    result = cli("score", "anomaly", "--maps", "maps")
+    assert result.exit_code == 1
+    assert "reconstructs nothing" in result.output
+    assert not (workplace / "maps").exists()
