@@ -17,6 +17,9 @@ from lisae_tf.config import FOLDER, Config
 from lisae_tf.datasets import open_dataset
 from lisae_tf.detectors import make_detector
 from lisae_tf.detectors.base import Detector
+from lisae_tf.detectors.graph import AutoencoderDetector
+from lisae_tf.error_maps import error_maps
+from lisae_tf.errors import LisaeError
 from lisae_tf.evaluation import Scored, auroc, evaluate
 from lisae_tf.files import write_json
 from lisae_tf.parts import TestData, TrainingData
@@ -121,6 +124,32 @@ def measure(
         "threshold_guaranteed_fpr": detector.threshold_.guaranteed_fpr,
         "threshold_requested_fpr": detector.threshold_.requested_fpr,
         "n_calibration": detector.threshold_.n_calibration,
+    }
+
+
+def localise(detector: Detector, test: TestData, mask_dir: Path) -> dict[str, float]:
+    """How well the maps of errors show where the anomalies are, with masks for them.
+
+    Raises:
+        LisaeError: no anomalies from a folder, a detector without maps, or masks that do not fit.
+    """
+    from lisae_tf.localisation import per_region_overlap, pixel_auroc, read_masks
+
+    folder = detector.config.anomaly_dir
+    if folder is None:
+        raise LisaeError("masks need anomalies; train with --anomaly-dir, or leave --mask-dir out")
+    if not isinstance(detector, AutoencoderDetector):
+        raise LisaeError(
+            f"{detector.config.variant} reconstructs nothing, so it has no maps of errors; leave "
+            "--mask-dir out"
+        )
+    maps = error_maps(test.pixels, detector.reconstruct(test.pixels))
+    masks = np.zeros(maps.shape, bool)
+    anomalies = [Path(test.labels[row]) for row in np.flatnonzero(test.is_anomaly)]
+    masks[test.is_anomaly] = read_masks(mask_dir, anomalies, Path(folder), maps.shape[1:])
+    return {
+        "pixel_auroc": pixel_auroc(maps, masks),
+        "per_region_overlap": per_region_overlap(maps, masks),
     }
 
 

@@ -12,8 +12,12 @@ from lisae_tf.quiet import start_tensorflow
 @click.command("evaluate")
 @shared.run
 @shared.data_dir
+@click.option(
+    "--mask-dir", type=click.Path(path_type=Path),
+    help="Masks of the anomalies, white on black, named as they are: adds pixel AUROC and PRO.",
+)  # fmt: skip
 @click.option("--skip-bad", is_flag=True, help="Leave unreadable pictures out.")
-def command(run: str | None, data_dir: Path | None, skip_bad: bool):
+def command(run: str | None, data_dir: Path | None, mask_dir: Path | None, skip_bad: bool):
     """Score the run's test pictures again and print the metrics as JSON."""
     start_tensorflow()
     from lisae_tf import experiment, runs, tasks
@@ -26,4 +30,6 @@ def command(run: str | None, data_dir: Path | None, skip_bad: bool):
     before, after = experiment.score_test(detector, test)
     record = experiment.describe(detector.config, data_dir)
     record |= experiment.measure(detector, data, before, after)
+    if mask_dir is not None:
+        record |= experiment.localise(detector, test, mask_dir)
     click.echo(json.dumps(record, indent=2, sort_keys=True))

@@ -1,0 +1,117 @@
+"""Pixel AUROC and PRO, and `evaluate --mask-dir`."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from lisae_tf.localisation import per_region_overlap, pixel_auroc, read_masks
+
+
+@pytest.fixture
+def masks():
+    """A large and a small region in one picture, one in another, none in the third."""
+    found = np.zeros((3, 20, 20), bool)
+    found[0, 2:12, 2:12] = True
+    found[0, 15:17, 15:17] = True
+    found[1, 5:9, 5:9] = True
+    return found
+
+
+def test_perfect_maps_reach_one_and_random_ones_half_of_the_limit(masks):
+    assert pixel_auroc(masks.astype(np.float32), masks) == 1.0
+    assert per_region_overlap(masks + np.float32(0.0), masks) == pytest.approx(1.0)
+    noise = np.random.default_rng(0).random((200, 20, 20)).astype(np.float32)
+    many = np.concatenate([masks] * 66 + [masks[:2]])
+    assert pixel_auroc(noise, many) == pytest.approx(0.5, abs=0.02)
+    # By chance a region is covered as far as free pixels are: 0.3 / 2.
+    assert per_region_overlap(noise, many) == pytest.approx(0.15, abs=0.02)
+
+
+def test_a_small_region_counts_as_much_as_a_large_one(masks):
+    """Missing the 4 pixels of the small region costs a third, not 4 of 120."""
+    maps = masks.astype(np.float32)
+    maps[0, 15:17, 15:17] = -1
+    assert per_region_overlap(maps, masks) == pytest.approx(2 / 3)
+    assert pixel_auroc(maps, masks) > 0.96
+
+
+def test_the_overlap_is_what_a_plain_count_gives(masks):
+    generator = np.random.default_rng(1)
+    maps = (masks + generator.normal(0, 0.7, masks.shape)).astype(np.float32)
+    thresholds = np.unique(maps)[::-1]
+    regions = [np.zeros_like(masks) for _ in range(3)]
+    regions[0][0, 2:12, 2:12] = regions[1][0, 15:17, 15:17] = regions[2][1, 5:9, 5:9] = True
+    rates = np.array([(maps[~masks] > t).mean() for t in thresholds])
+    covered = np.array([np.mean([(maps[r] > t).mean() for r in regions]) for t in thresholds])
+    grid = np.linspace(0, 0.3, 3001)
+    plain = np.trapezoid(np.interp(grid, rates, covered), grid) / 0.3
+    assert per_region_overlap(maps, masks) == pytest.approx(plain, abs=0.01)
+
+
+def write_masks(folder, anomalies):
+    """Each picture is marked as a whole."""
+    folder.mkdir()
+    for path in anomalies:
+        with Image.open(path) as picture:
+            mask = np.full((picture.height, picture.width), 255, np.uint8)
+        Image.fromarray(mask).save(folder / f"{path.stem}.png")
+
+
+def test_evaluate_adds_both_where_there_are_masks(workplace, cli):
+    anomalies = sorted((workplace / "anomaly").iterdir())
+    write_masks(workplace / "masks", anomalies)
+    result = cli("evaluate", "--mask-dir", "masks")
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    assert 0 <= record["pixel_auroc"] <= 1
+    assert 0 <= record["per_region_overlap"] <= 1
+    assert "pixel_auroc" not in json.loads(cli("evaluate").stdout)
+    # The figure is that of the maps themselves: normal pictures count as free of anomalies.
+    from lisae_tf.detectors import load_detector
+    from lisae_tf.error_maps import error_maps
+    from lisae_tf.tasks import load_test
+
+    detector = load_detector(workplace / "runs" / "normal-lis-seed0")
+    test = load_test(detector.config)
+    maps = error_maps(test.pixels, detector.reconstruct(test.pixels))
+    truth = np.zeros(maps.shape, bool)
+    truth[test.is_anomaly] = True
+    assert record["pixel_auroc"] == pytest.approx(roc_auc_score(truth.ravel(), maps.ravel()))
+
+
+def test_a_missing_or_empty_mask_is_named(workplace, cli, tmp_path):
+    anomalies = sorted((workplace / "anomaly").iterdir())
+    write_masks(workplace / "masks", anomalies)
+    (workplace / "masks" / f"{anomalies[3].stem}.png").unlink()
+    result = cli("evaluate", "--mask-dir", "masks")
+    assert result.exit_code == 1
+    assert f"holds no mask {anomalies[3].stem}.png" in result.output
+    Image.new("L", (10, 10)).save(workplace / "masks" / f"{anomalies[3].stem}.png")
+    result = cli("evaluate", "--mask-dir", "masks")
+    assert result.exit_code == 1
+    assert "marks nothing" in result.output
+
+
+def test_a_thin_defect_survives_the_shrinking(tmp_path):
+    mask = np.zeros((640, 640), np.uint8)
+    mask[300, 100:500] = 255
+    for name in ("pictures", "masks"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(mask).save(tmp_path / name / "scratch.png")
+    found = read_masks(
+        tmp_path / "masks", [tmp_path / "pictures" / "scratch.png"], tmp_path / "pictures", (32, 32)
+    )
+    assert found[0, 15, 5:25].all()
+    assert found.sum() <= 21
+
+
+def test_masks_need_anomalies_from_a_folder(cli, workplace):
+    options = ("--variant", "kde", "--negatives", "none", "--quiet")
+    result = cli("train", "--normal-dir", "normal", *options)
+    assert result.exit_code == 0, result.output
+    result = cli("evaluate", "--mask-dir", "anomaly")
+    assert result.exit_code == 1
+    assert "--anomaly-dir" in result.output
