@@ -67,11 +67,16 @@ def steps_per_epoch(normal: Arrays, batch_size: int) -> int:
     A long epoch leaves out the last few, so that its steps can run `_AT_ONCE` at once.
     """
     steps = max(1, len(next(iter(normal.values()))) // batch_size)
-    return steps - steps % _AT_ONCE if steps >= 10 * _AT_ONCE else steps
+    return steps - steps % _AT_ONCE if steps >= 8 * _AT_ONCE else steps
 
 
 def steps_at_once(steps: int) -> int:
-    """How many steps of an epoch run in one call: a divisor, for epochs must not run together."""
+    """How many steps of an epoch run in one call: a divisor, for epochs must not run together.
+
+    A short epoch would not repay the time that it takes to build the loop.
+    """
+    if steps < 8 * _AT_ONCE:
+        return 1
     return max(k for k in range(1, 2 * _AT_ONCE + 1) if steps % k == 0)
 
 
