@@ -265,7 +265,7 @@ def test_a_folder_of_copies_of_one_picture_is_refused(three_folders):
 
 def test_folders_take_no_classes_as_negatives(tmp_path, picture_folder):
     picture_folder(tmp_path / "normal", 25)
-    with pytest.raises(LisaeError, match=r"--negative-dir or --negatives strokes\|synth:GENERATOR\|none, not"):
+    with pytest.raises(LisaeError, match=r"--negatives strokes\|synth:GENERATOR\|none, not"):
         load_training(folder_config(tmp_path))
 
 
