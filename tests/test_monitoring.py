@@ -12,6 +12,7 @@ from lisae_tf.errors import LisaeError
 from lisae_tf.files import write_json
 from lisae_tf.monitoring import compare, read_scores
 from lisae_tf.runs import METRICS, SCORES
+from lisae_tf.runs import read_scores as read_scores_of
 
 RATES = {"alpha": 0.03, "expected_rate": 0.05}
 
@@ -118,3 +119,13 @@ def test_the_last_scores_alone(run, tmp_path):
     result = monitor(run, scores, "--last", "100", "--json")
     assert result.exit_code == 0
     assert json.loads(result.output)["n_window"] == 100
+
+
+def test_after_a_new_calibration_the_new_scores_are_what_is_compared_with(workplace, cli):
+    folder = workplace / "runs" / "normal-lis-seed0"
+    before = read_scores_of(folder)["calibration"]
+    assert cli("calibrate", "--fpr", "0.1", "--normal-dir", "anomaly").exit_code == 0
+    after = read_scores_of(folder)
+    assert len(after["calibration"]) == len(list((workplace / "anomaly").iterdir()))
+    assert not np.array_equal(after["calibration"], before)
+    assert len(after["test"]) == len(after["is_anomaly"])

@@ -15,7 +15,7 @@ from lisae_tf.quiet import start_tensorflow
 @shared.model
 @click.option(
     "--normal-dir", type=click.Path(path_type=Path),
-    help="New normal pictures; a run has calibration pictures of its own by default.",
+    help="New normal pictures; by default the scores that the threshold rests on now.",
 )  # fmt: skip
 @click.option(
     "--out", type=click.Path(path_type=Path),
@@ -33,7 +33,10 @@ def command(
     if out is not None:
         raise LisaeError("--out goes with --model; a run keeps its folder")
     start_tensorflow()
+    import numpy as np
+
     from lisae_tf import experiment, pictures, runs
+    from lisae_tf.arrays import save_arrays
     from lisae_tf.detectors import load_detector
     from lisae_tf.evaluation import evaluate
     from lisae_tf.files import write_json
@@ -56,6 +59,9 @@ def command(
         "n_calibration": threshold.n_calibration,
     }
     detector.save_sidecar(folder)
+    # What `monitor` compares with is what the threshold rests on.
+    stored = runs.read_scores(folder)
+    save_arrays(folder / runs.SCORES, stored | {"calibration": np.asarray(scores)})
     write_json(folder / runs.METRICS, metrics)
     click.echo(summary(old.alpha, threshold))
 
