@@ -16,12 +16,10 @@ def command() -> None:
 
 @command.command("check")
 @click.option("--normal-dir", required=True, help="Folder of normal pictures.")
-@click.option("--negative-dir", help="Folder of other pictures that are not normal.")
-@click.option("--anomaly-dir", help="Folder of anomalies, for the final evaluation only.")
-@click.option(
-    "--config", "config_file", type=click.Path(path_type=Path), help="YAML file of settings."
-)
-@click.option("--set", "assigned", multiple=True, metavar="PATH=VALUE", help="Change one setting.")
+@shared.negative_dir
+@shared.anomaly_dir
+@shared.config_file
+@shared.assigned
 @click.option("--skip-bad", is_flag=True, help="Check as for train --skip-bad.")
 @click.option(
     "--json", "json_file", type=click.Path(path_type=Path),

@@ -12,6 +12,16 @@ data_dir = click.option(
     "--data-dir", type=click.Path(path_type=Path), envvar="TFDS_DATA_DIR",
     help="Folder of TensorFlow Datasets (or TFDS_DATA_DIR).",
 )  # fmt: skip
+negative_dir = click.option("--negative-dir", help="Folder of other pictures that are not normal.")
+anomaly_dir = click.option(
+    "--anomaly-dir", help="Folder of anomalies, for the final evaluation only."
+)
+config_file = click.option(
+    "--config", "config_file", type=click.Path(path_type=Path), help="YAML file of settings."
+)
+assigned = click.option(
+    "--set", "assigned", multiple=True, metavar="PATH=VALUE", help="Change one setting."
+)
 run = click.option("--run", metavar="RUN", help="Run folder; the last completed run by default.")
 
 model = click.option(

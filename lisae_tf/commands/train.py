@@ -12,8 +12,8 @@ from lisae_tf.quiet import start_tensorflow
 @click.command("train")
 @click.option("--dataset", help="surfaces (default), or any TensorFlow Datasets image set.")
 @click.option("--normal-dir", help="Folder of normal pictures.")
-@click.option("--negative-dir", help="Folder of other pictures that are not normal.")
-@click.option("--anomaly-dir", help="Folder of anomalies, for the final evaluation only.")
+@shared.negative_dir
+@shared.anomaly_dir
 @click.option("--normal-class", help="Normal classes, names or numbers, comma list.")
 @click.option("--protocol", help="one-class, two-class, next-class or halves.")
 @click.option("--anomaly-class", help="Test anomalies, instead of the protocol's; comma list.")
@@ -23,10 +23,8 @@ from lisae_tf.quiet import start_tensorflow
     "supervised, none, a dataset NAME, or NAME:3,4.",
 )
 @click.option("--variant", help="Detector, as in lis, linsep, ae or kde; a wrong name lists all.")
-@click.option(
-    "--config", "config_file", type=click.Path(path_type=Path), help="YAML file of settings."
-)
-@click.option("--set", "assigned", multiple=True, metavar="PATH=VALUE", help="Change one setting.")
+@shared.config_file
+@shared.assigned
 @click.option("--seed", type=int, help="Seed of everything random.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; runs/... by default.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted run in the same folder.")

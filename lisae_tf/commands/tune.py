@@ -11,14 +11,12 @@ from lisae_tf.quiet import start_tensorflow
 @click.command("tune")
 @click.option("--dataset", help="surfaces (default), or any TensorFlow Datasets image set.")
 @click.option("--normal-dir", help="Folder of normal pictures.")
-@click.option("--negative-dir", help="Folder of other pictures that are not normal.")
+@shared.negative_dir
 @click.option("--normal-class", help="Normal classes, names or numbers, comma list.")
 @click.option("--negatives", help="As for train.")
 @click.option("--variant", help="Detector, as in lis or linsep.")
-@click.option(
-    "--config", "config_file", type=click.Path(path_type=Path), help="YAML file of settings."
-)
-@click.option("--set", "assigned", multiple=True, metavar="PATH=VALUE", help="Change one setting.")
+@shared.config_file
+@shared.assigned
 @click.option("--seed", type=int, help="Seed of everything random.")
 @click.option("--trials", type=click.IntRange(min=1), default=30, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder; runs/tune-... by default.")
