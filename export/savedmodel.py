@@ -84,7 +84,7 @@ def signatures(artefact: Artefact) -> dict[str, tf.types.experimental.GenericFun
 
     def score_bytes(image_bytes):
         image = decode_pictures(image_bytes, shape)
-        return artefact.answer(scale()(image) if artefact.dtype == "float32" else image)
+        return artefact.answer(scale(shape)(image) if artefact.dtype == "float32" else image)
 
     def of_examples(inputs):
         features = {"image_bytes": tf.io.FixedLenFeature((), tf.string)}

@@ -20,7 +20,7 @@ from lisae_tf.errors import LisaeError
 from lisae_tf.feature_extraction import LinearWarmup
 from lisae_tf.losses import reconstruction_error
 from lisae_tf.networks import scale
-from lisae_tf.parts import TrainingData
+from lisae_tf.parts import TrainingData, full_scale
 from lisae_tf.phase import TrainingOptions, build_autoencoder, fit_phase
 from lisae_tf.pipelines import (
     held_out_batches,
@@ -48,7 +48,9 @@ def gradient_penalty(critic, real, fake, share):
     with tf.GradientTape() as tape:
         tape.watch(between)
         value = critic(between)
-    squared = tf.reduce_sum(tf.square(tape.gradient(value, between)), axis=(1, 2, 3))
+    squared = tf.reduce_sum(
+        tf.square(tape.gradient(value, between)), axis=range(1, len(real.shape))
+    )
     return tf.reduce_mean(tf.square(tf.sqrt(squared + 1e-12) - 1))
 
 
@@ -62,7 +64,8 @@ class GenerativeAdversarialNetwork(keras.Model):
 
     def __init__(self, generator: keras.Model, features: keras.Model, config: Config):
         super().__init__(name="adversarial")
-        self.scale, self.generator, self.features = scale(), generator, features
+        self.scale = scale(features.input_shape[1:])
+        self.generator, self.features = generator, features
         init = keras.initializers.GlorotUniform(seed=config.seed + CRITIC_SEED)
         self.critic_head = layers.Dense(1, kernel_initializer=init, name="critic")
         self.critic_head.build(features.output_shape)
@@ -107,7 +110,8 @@ class GenerativeAdversarialNetwork(keras.Model):
     def train_step(self, data):
         real = self.scale(keras.utils.unpack_x_y_sample_weight(data)[0]["normal"])
         count, weights = tf.shape(real)[0], self._critic_weights()
-        fake, share = self._generate(1, count), self._uniform(2, (count, 1, 1, 1), 0.0)
+        fake = self._generate(1, count)
+        share = self._uniform(2, (count, *[1] * (len(real.shape) - 1)), 0.0)
         with tf.GradientTape() as tape:
             distance = tf.reduce_mean(self.critic(real)) - tf.reduce_mean(self.critic(fake))
             penalty = gradient_penalty(self.critic, real, fake, share)
@@ -135,7 +139,7 @@ class CodeEncoder(keras.Model):
 
     def __init__(self, encoder, latent, generator, features, kappa: float):
         super().__init__(name="code_encoder")
-        self.scale = scale()
+        self.scale = scale(encoder.input_shape[1:])
         self.encoder, self.latent = encoder, latent
         generator.trainable = features.trainable = False
         self.generator, self.features, self._kappa = generator, features, kappa
@@ -225,7 +229,7 @@ def train_adversarial(
             normal, None, batch_size=batch_size, epochs=(first, last), seed=config.seed, phase=phase
         )
 
-    mean_pixel = float(data.normal.fit.mean(dtype=np.float64)) / 255
+    mean_pixel = float(data.normal.fit.mean(dtype=np.float64)) / full_scale(data.normal.fit)
     gan, model = build_adversarial(config, data.shape, mean_pixel)
     if point.phase == 1:
         gan.generator.trainable = gan.features.trainable = True

@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras import layers
 
 from lisae_tf.losses import negative_loss, reconstruction_error, separation_loss
-from lisae_tf.networks import scale
+from lisae_tf.networks import input_dtype, scale
 
 Phase = Literal["feature-extraction", "latent-shaping"]
 
@@ -31,7 +31,8 @@ class LatentInsensitiveAutoencoder(keras.Model):
 
     def __init__(self, encoder: keras.Model, latent: keras.Model, decoder: keras.Model, **kwargs):
         super().__init__(**({"name": "lisae"} | kwargs))
-        self.scale = scale()
+        shape = encoder.input_shape[1:]
+        self.scale = scale(shape)
         self.encoder = encoder
         self.latent = latent
         self.decoder = decoder
@@ -46,7 +47,7 @@ class LatentInsensitiveAutoencoder(keras.Model):
         }
         self.phase: Phase | None = None
         self.built = True
-        pictures = [tf.TensorSpec((None, *encoder.input_shape[1:]), tf.uint8)]
+        pictures = [tf.TensorSpec((None, *shape), input_dtype(shape))]
         self.features_of = tf.function(self._features_of, pictures)
         self.errors_of = tf.function(self._errors_of, pictures)
 

@@ -18,7 +18,7 @@ from lisae_tf.convergence import Convergence, ResumePoint
 from lisae_tf.errors import LisaeError
 from lisae_tf.feature_extraction import LinearWarmup, feature_extraction
 from lisae_tf.heads import DistanceHead, Head
-from lisae_tf.networks import linear_latent, scale
+from lisae_tf.networks import input_dtype, linear_latent, scale
 from lisae_tf.parts import TrainingData
 from lisae_tf.phase import TrainingOptions, build_autoencoder, fit_phase
 from lisae_tf.pipelines import held_out_batches, steps_per_epoch, training_batches
@@ -40,14 +40,15 @@ class EncoderModel(keras.Model):
         self, encoder: keras.Model, latent: keras.Model, head: Head, weight_decay: float = 0.0
     ):
         super().__init__(name="encoder_with_head")
-        self.scale = scale()
+        shape = encoder.input_shape[1:]
+        self.scale = scale(shape)
         self.encoder, self.latent, self.head = encoder, latent, head
         head.build(latent.output_shape)
         self._decay = weight_decay
         names = ("loss", "normal_score", "negative_score")
         self._means = {name: keras.metrics.Mean(name=name) for name in names}
         self.built = True
-        pictures = [tf.TensorSpec((None, *encoder.input_shape[1:]), tf.uint8)]
+        pictures = [tf.TensorSpec((None, *shape), input_dtype(shape))]
         self._codes = tf.function(self._code, pictures)
 
     @property

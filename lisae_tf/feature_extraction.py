@@ -15,7 +15,7 @@ from lisae_tf.config import Config
 from lisae_tf.convergence import Convergence, ResumePoint
 from lisae_tf.errors import LisaeError
 from lisae_tf.networks import LatentBuilder, tanh_latent
-from lisae_tf.parts import TrainingData
+from lisae_tf.parts import TrainingData, full_scale
 from lisae_tf.phase import TrainingOptions, build_autoencoder, fit_phase
 from lisae_tf.pipelines import held_out_batches, steps_per_epoch, training_batches
 from lisae_tf.sharing import LINSEP, LOSSES
@@ -40,8 +40,9 @@ class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
 
 def constant_picture_error(fit: np.ndarray, held_out: np.ndarray) -> float:
     """E of the mean training picture on held-out ones: what a collapsed network reaches."""
-    mean = fit.mean(axis=0, dtype=np.float64) / 255
-    return float(np.mean([np.mean(np.square(image / 255 - mean)) for image in held_out]))
+    unit = full_scale(fit)
+    mean = fit.mean(axis=0, dtype=np.float64) / unit
+    return float(np.mean([np.mean(np.square(image / unit - mean)) for image in held_out]))
 
 
 def feature_extraction(
@@ -67,7 +68,7 @@ def feature_extraction(
     plateau = constant_picture_error(data.normal.fit, data.normal.stopping)
     fraction = settings.collapse_fraction  # 0 switches the check off
     ceiling = (1 - fraction) * plateau if fraction else math.inf
-    mean_pixel = float(data.normal.fit.mean(dtype=np.float64)) / 255
+    mean_pixel = float(data.normal.fit.mean(dtype=np.float64)) / full_scale(data.normal.fit)
     fit_normal = {"normal": data.normal.fit}
     fit_negative = {"negative": data.negative.fit} if linsep else None
     held_out = held_out_batches(

@@ -20,16 +20,25 @@ KERNEL = 3
 class Architecture:
     """What is needed to build the three networks again."""
 
-    shape: tuple[int, int, int]  # H, W, C
+    shape: tuple[int, ...]  # H, W, C of pictures; m of feature rows
     latent: int
-    filters: tuple[int, int]  # of the encoder's convolutions
+    filters: tuple[int, int]  # of the encoder's convolutions; of feature rows, units of its layers
     decoder_filters: tuple[int, int] | None = None  # as the encoder's, unless given
     encoder_bias: bool = True  # of every layer up to z
 
 
-def scale() -> layers.Layer:
-    """uint8 0-255 to float32 0-1; the only preprocessing, and part of every graph."""
-    return layers.Rescaling(1 / 255, dtype="float32", name="scale")
+def input_dtype(shape: tuple[int, ...]) -> str:
+    """What a graph takes: "uint8" pictures of (H, W, C), or "float32" feature rows of (m,)."""
+    return "uint8" if len(shape) == 3 else "float32"
+
+
+def scale(shape: tuple[int, ...]) -> layers.Layer:
+    """The only preprocessing, and part of every graph: uint8 0-255 to float32 0-1.
+
+    Feature rows, of shape (m,), come standardised and stay as they are.
+    """
+    factor = 1 / 255 if input_dtype(shape) == "uint8" else 1.0
+    return layers.Rescaling(factor, dtype="float32", name="scale")
 
 
 class Seeds:
@@ -94,10 +103,12 @@ def build_networks(
         build_latent: another latent layer; encoder and decoder start from the same weights.
 
     Returns:
-        encoder: float32 (N, H, W, C) in 0-1 -> s (N, S);
+        encoder: float32 (N, H, W, C) in 0-1, or feature rows (N, m) -> s (N, S);
         latent: s (N, S) -> z (N, L);
-        decoder: z (N, L) -> x̂ (N, H, W, C) in (0, 1).
+        decoder: z (N, L) -> x̂ (N, H, W, C) in (0, 1), or (N, m), unbounded.
     """
+    if len(architecture.shape) == 1:
+        return _dense_networks(architecture, seed, build_latent)
     height, width, channels = architecture.shape
     first, second = architecture.filters
     last, middle = architecture.decoder_filters or architecture.filters
@@ -145,8 +156,31 @@ def build_networks(
     return encoder, latent, keras.Model(code, y, name="decoder")
 
 
+def _dense_networks(
+    architecture: Architecture, seed: int, build_latent: LatentBuilder
+) -> tuple[keras.Model, keras.Model, keras.Model]:
+    """Of feature rows: dense layers where pictures have convolutions, a linear one at the end."""
+    first, second = architecture.filters
+    last, middle = architecture.decoder_filters or architecture.filters
+    seeds = Seeds(seed)
+
+    def dense(name: str, units: int, **options) -> layers.Layer:
+        return layers.Dense(units, kernel_initializer=seeds.glorot(), name=name, **options)
+
+    x = keras.Input(architecture.shape, name="x")
+    bias = {"use_bias": architecture.encoder_bias}
+    s = layers.LeakyReLU(LEAK)(dense("dense_1", first, **bias)(x))
+    s = layers.LeakyReLU(LEAK, name="s")(dense("dense_2", second, **bias)(s))
+    latent = build_latent(architecture, second, seeds.next())
+    code = keras.Input((architecture.latent,), name="z")
+    y = layers.LeakyReLU(LEAK)(dense("expansion", middle)(code))
+    y = layers.LeakyReLU(LEAK)(dense("dense_3", last)(y))
+    y = dense("row", architecture.shape[0])(y)
+    return keras.Model(x, s, name="encoder"), latent, keras.Model(code, y, name="decoder")
+
+
 def build_linear_networks(
-    shape: tuple[int, int, int], latent_size: int, *, use_bias: bool = False
+    shape: tuple[int, ...], latent_size: int, *, use_bias: bool = False
 ) -> tuple[keras.Model, keras.Model, keras.Model]:
     """The linear case x̂ = U_r Eᵀ x (section 4.1) in the same three parts."""
     size = math.prod(shape)

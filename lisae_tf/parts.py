@@ -9,9 +9,14 @@ from lisae_tf.errors import LisaeError
 from lisae_tf.sections import Data
 
 
+def full_scale(images: np.ndarray) -> int:
+    """What 1 on the scale of errors is: 255 for pictures, uint8; 1 for feature rows, float."""
+    return 255 if images.dtype == np.uint8 else 1
+
+
 @dataclass(frozen=True)
 class Parts:
-    """One side of the training data, uint8 (N, H, W, C) each, disjoint."""
+    """One side of the training data, disjoint: uint8 (N, H, W, C), or float32 (N, m)."""
 
     fit: np.ndarray
     stopping: np.ndarray  # decides when to stop
@@ -28,8 +33,8 @@ class TrainingData:
     notes: tuple[str, ...] = ()  # what the user should know
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """H, W, C."""
+    def shape(self) -> tuple[int, ...]:
+        """H, W, C of pictures; m of feature rows."""
         return self.normal.fit.shape[1:]
 
 

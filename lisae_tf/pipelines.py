@@ -56,17 +56,20 @@ def _holding(stream: tf.data.Dataset, *sides: Arrays | None) -> tf.data.Dataset:
     return stream
 
 
+# Few pictures are gone through several times in an epoch, or training would end before it begins.
+_FEWEST_STEPS = 50
+
 # Steps that run in one call of the training function: Python between steps costs as much as a
 # step of a small network.
 _AT_ONCE = 8
 
 
 def steps_per_epoch(normal: Arrays, batch_size: int) -> int:
-    """Whole batches of normal pictures in one epoch, at least one.
+    """Whole batches of normal pictures in one epoch, at least `_FEWEST_STEPS`.
 
     A long epoch leaves out the last few, so that its steps can run `_AT_ONCE` at once.
     """
-    steps = max(1, len(next(iter(normal.values()))) // batch_size)
+    steps = max(_FEWEST_STEPS, len(next(iter(normal.values()))) // batch_size)
     return steps - steps % _AT_ONCE if steps >= 8 * _AT_ONCE else steps
 
 

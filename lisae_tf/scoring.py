@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from lisae_tf.losses import reconstruction_error
-from lisae_tf.networks import scale
+from lisae_tf.networks import input_dtype, scale
 
 BATCH_SIZE = 500
 
@@ -47,7 +47,7 @@ def reconstruction_score(
 
 
 def scoring_graph(
-    inference: keras.Model, *, reconstruction: bool = False, dtype: str = "uint8"
+    inference: keras.Model, *, reconstruction: bool = False, dtype: str | None = None
 ) -> keras.Model:
     """The whole of inference after decoding, as one functional model.
 
@@ -55,13 +55,16 @@ def scoring_graph(
         inference: x, float32 (N, H, W, C) in 0-1 -> {"score": float32 (N,)}, and
             "reconstruction" where there is one.
         reconstruction: also give "reconstruction", float32 (N, H, W, C) in 0-1.
-        dtype: of the pictures; "float32" ones are on the 0-1 scale already.
+        dtype: of pictures, uint8 unless given; "float32" ones are on the 0-1 scale already.
 
     Returns:
-        "image", uint8 (N, H, W, C) -> {"score": float32 (N,), "is_anomaly": bool (N,)}.
+        "image", uint8 (N, H, W, C), or feature rows, float32 (N, m) ->
+        {"score": float32 (N,), "is_anomaly": bool (N,)}.
     """
-    image = keras.Input(inference.input_shape[1:], dtype=dtype, name="image")
-    inferred = inference(image if dtype == "float32" else scale()(image))
+    shape = inference.input_shape[1:]
+    dtype = dtype or input_dtype(shape)
+    image = keras.Input(shape, dtype=dtype, name="image")
+    inferred = inference(image if dtype == "float32" else scale(shape)(image))
     score = inferred["score"]
     outputs = {"score": score, "is_anomaly": ExceedsThreshold(name="is_anomaly")(score)}
     if reconstruction:
@@ -78,14 +81,14 @@ class Scorer:
     """Runs a scoring graph over arrays of any length."""
 
     def __init__(self, graph: keras.Model):
-        signature = [tf.TensorSpec((None, *graph.input_shape[1:]), tf.uint8)]
+        signature = [tf.TensorSpec(graph.input.shape, graph.input.dtype)]
         self._run = tf.function(lambda image: graph(image, training=False), signature)
 
     def __call__(self, images: np.ndarray, output: str = "score") -> np.ndarray:
         """One output of the graph for each picture.
 
         Args:
-            images: uint8 (N, H, W, C).
+            images: uint8 (N, H, W, C), or float32 (N, m).
             output: "score", "is_anomaly" or "reconstruction".
         """
         starts = range(0, len(images), BATCH_SIZE)

@@ -186,17 +186,27 @@ def combined(names: Sequence[str]) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor
     return change
 
 
+def made_of(names: Sequence[str], normal: np.ndarray, seed: int) -> np.ndarray:
+    """`COPIES` negatives of each normal picture.
+
+    Args:
+        names: of generators.
+        normal: uint8 (N, H, W, C).
+        seed: same seed, same pictures.
+
+    Returns:
+        uint8 (COPIES · N, H, W, C).
+    """
+    return augmented_bank(normal, COPIES, combined(names), seed=seed)
+
+
 def synthetic_negatives(names: Sequence[str], normal: Parts, seed: int) -> Parts:
-    """Negatives of each part of the normal pictures, `COPIES` of each; the parts stay disjoint.
+    """Negatives of each part of the normal pictures; the parts stay disjoint.
 
     Args:
         names: of generators.
         normal: uint8 (N, H, W, C) each.
         seed: of the run.
     """
-    change = combined(names)
-
-    def made(pixels: np.ndarray, part: int) -> np.ndarray:
-        return augmented_bank(pixels, COPIES, change, seed=seed + part)
-
-    return Parts(made(normal.fit, 0), made(normal.stopping, 1), made(normal.calibration, 2))
+    sides = (normal.fit, normal.stopping, normal.calibration)
+    return Parts(*(made_of(names, pixels, seed + part) for part, pixels in enumerate(sides)))

@@ -16,6 +16,8 @@ from lisae_tf.thresholds import Threshold, choose_threshold
 
 CONFIG, SIDECAR, WEIGHTS = "config.yaml", "detector.json", "weights.npz"
 FORMAT = 1
+# Pictures, and feature rows, which a caller brings to a common scale first.
+_KINDS = ((np.dtype(np.uint8), 4), (np.dtype(np.float32), 2))
 
 
 class Detector(ABC):
@@ -28,7 +30,7 @@ class Detector(ABC):
 
     def __init__(self, config: Config | None = None):
         self.config = config or Config()
-        self.shape: tuple[int, int, int] | None = None  # H, W, C; known once fitted
+        self.shape: tuple[int, ...] | None = None  # H, W, C, or m; known once fitted
         self.threshold_: Threshold | None = None
         # Of the last fit: a row for each epoch, what the user should know, seeds after a collapse.
         self.history: list[dict] = []
@@ -41,7 +43,7 @@ class Detector(ABC):
 
     @abstractmethod
     def _score(self, images: np.ndarray) -> np.ndarray:
-        """uint8 (N, H, W, C) -> float32 (N,)."""
+        """uint8 (N, H, W, C), or float32 (N, m) -> float32 (N,)."""
 
     @abstractmethod
     def arrays(self) -> Arrays:
@@ -75,8 +77,8 @@ class Detector(ABC):
         """Holds out stopping and calibration parts, trains, and chooses α.
 
         Args:
-            normal: x⁺, uint8 (N, H, W, C).
-            negative: x⁻, uint8 (M, H, W, C).
+            normal: x⁺, uint8 pictures (N, H, W, C), or standardised feature rows, float32 (N, m).
+            negative: x⁻, likewise, (M, ...).
 
         Returns:
             self.
@@ -102,10 +104,12 @@ class Detector(ABC):
         self.set_threshold(choose_threshold(scores, fpr, nearest=True))
         return self
 
-    def _check(self, images: np.ndarray, shape: tuple[int, int, int] | None) -> None:
-        ok = isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.ndim == 4
-        if not ok or (shape is not None and images.shape[1:] != shape):
+    def _check(self, images: np.ndarray, shape: tuple[int, ...] | None) -> None:
+        kind = (images.dtype, images.ndim) if isinstance(images, np.ndarray) else None
+        if kind not in _KINDS or (shape is not None and images.shape[1:] != shape):
             got = f"{getattr(images, 'dtype', type(images).__name__)} {np.shape(images)}"
+            if shape is not None and len(shape) == 1:
+                raise LisaeError(f"feature rows must be float32 (N, {shape[0]}), not {got}")
             wanted = f"(N, {shape[0]}, {shape[1]}, {shape[2]})" if shape else "(N, H, W, C)"
             raise LisaeError(f"pictures must be uint8 {wanted}, not {got}")
 
@@ -113,7 +117,7 @@ class Detector(ABC):
         """One score for each picture.
 
         Args:
-            images: uint8 (N, H, W, C) of the shape it was fitted on.
+            images: (N, ...) of the type and shape it was fitted on.
 
         Returns:
             float32 (N,).
@@ -166,7 +170,7 @@ class Detector(ABC):
                 f"{folder / SIDECAR} is not a detector's record; restore it"
             ) from error
         whole = all(type(side) is int and 1 <= side <= 4096 for side in shape)
-        if not known or len(shape) != 3 or not whole:
+        if not known or len(shape) not in (1, 3) or not whole:
             raise LisaeError(f"{folder / SIDECAR} is of another format than this version reads")
         for name, digest in hashes.items():
             path = folder / name

@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 from lisae_tf.checkpoints import Arrays, set_weights
 from lisae_tf.detectors.lisae import LatentInsensitiveDetector
 from lisae_tf.errors import LisaeError
-from lisae_tf.networks import scale
+from lisae_tf.networks import input_dtype, scale
 from lisae_tf.parts import TrainingData
 from lisae_tf.phase import TrainingOptions, build_autoencoder
 from lisae_tf.scoring import Score, Scorer
@@ -122,8 +122,8 @@ class FusedDetector(LatentInsensitiveDetector):
         return keras.Model(heads.input, {"score": score, "reconstruction": found["reconstruction"]})
 
     def _error_and_logit(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        image = keras.Input(self.shape, dtype="uint8")
-        run = Scorer(keras.Model(image, self._heads()(scale()(image))))
+        image = keras.Input(self.shape, dtype=input_dtype(self.shape))
+        run = Scorer(keras.Model(image, self._heads()(scale(self.shape)(image))))
         return run(images, "error"), run(images, "logit")[:, 0]
 
     def fit_data(self, data: TrainingData, options: TrainingOptions) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from lisae_tf.checkpoints import Arrays
 from lisae_tf.detectors.base import Detector
 from lisae_tf.errors import LisaeError
+from lisae_tf.parts import full_scale
 
 BATCH_SIZE = 500
 
@@ -18,8 +19,8 @@ def thin(images: np.ndarray, limit: int) -> np.ndarray:
 
 
 def rows(images: np.ndarray, dtype: type = np.float32) -> np.ndarray:
-    """Pictures as rows on the 0-1 scale: uint8 (N, ...) -> floats (N, m)."""
-    return images.reshape(len(images), -1).astype(dtype) / 255
+    """Pictures as rows on the 0-1 scale: uint8 (N, ...) -> floats (N, m); rows as they are."""
+    return images.reshape(len(images), -1).astype(dtype) / full_scale(images)
 
 
 def check_arrays(arrays: Arrays, shapes: Mapping[str, tuple[int | None, ...]]) -> None:

@@ -1,0 +1,235 @@
+"""Every detector as a scikit-learn outlier detector, on arrays of pictures or of feature rows.
+
+Scikit-learn's signs, where large is normal, are made of the detectors' scores here and nowhere
+else.
+"""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+
+from lisae_tf.config import Config, merge, resolve
+from lisae_tf.detectors import make_detector
+from lisae_tf.detectors.base import Detector
+from lisae_tf.errors import LisaeError
+from lisae_tf.feature_rows import Standardiser, synthetic_rows
+from lisae_tf.protocols import synthetic_generators
+from lisae_tf.scoring import BATCH_SIZE
+from lisae_tf.thresholds import Threshold
+
+NORMAL, NEGATIVE = 1, -1
+
+# Feature rows are standardised: the mean row has an error of 1, which is γ. The check for
+# networks that paint the mean picture would refuse rows that are pure noise.
+_ROWS = {
+    "data": {"calibration_fraction": 0.2},
+    "feature_extraction": {"batch_size": 32, "warmup_steps": 100, "collapse_fraction": 0.0},
+    "latent_shaping": {"batch_size": 32, "gamma": 1.0},
+    "network": {"filters": [64, 32]},
+}
+
+
+class LISAEDetector(OutlierMixin, BaseEstimator):
+    """LIS-AE, or any other detector of the package, in scikit-learn's interface.
+
+    Args:
+        variant: name of a detector, as `--variant` takes it.
+        latent: units of the latent layer; 32 for pictures, half the features for rows (1 to 32).
+        gamma: γ of equation 4, in squared error for each value: pixels from 0 to 1 (0.1 unless
+            given), standardised features (2).
+        beta: weight of the negatives in equation 4.
+        epochs: of phase 1.
+        shaping_epochs: of phase 2.
+        false_positive_rate: share of normal inputs that may be called anomalies; sets the
+            threshold from held-out normals.
+        synthetic: generators of negatives for pictures where none are given, as in
+            `--negatives synth:...`; rows have one of their own (`feature_rows`).
+        random_state: None, an int or a RandomState.
+        settings: any other settings of `--config`, nested; they win over those above.
+
+    Attributes:
+        detector_: the fitted `Detector`; `detector_.save(folder)` writes it without pickle.
+        offset_: −α: `decision_function` is `score_samples` minus it.
+        n_features_in_: m, for feature rows.
+    """
+
+    def __init__(
+        self,
+        variant: str = "lis",
+        *,
+        latent: int | None = None,
+        gamma: float | None = None,
+        beta: float = 1.0,
+        epochs: int = 15,
+        shaping_epochs: int = 10,
+        false_positive_rate: float = 0.05,
+        synthetic: str = "synth:cutpaste+shuffle",
+        random_state: Any = 0,
+        settings: Mapping[str, Any] | None = None,
+    ):
+        self.variant = variant
+        self.latent = latent
+        self.gamma = gamma
+        self.beta = beta
+        self.epochs = epochs
+        self.shaping_epochs = shaping_epochs
+        self.false_positive_rate = false_positive_rate
+        self.synthetic = synthetic
+        self.random_state = random_state
+        self.settings = settings
+
+    def fit(self, X, y=None, *, negative=None) -> Self:
+        """Trains on the normal part of X and chooses the threshold on held-out normals.
+
+        Args:
+            X: pictures, uint8 (N, H, W, C) or (N, H, W), or feature rows (N, m).
+            y: +1 for normal, −1 for negative, (N,); all are normal without it. Other labels are
+                ignored with a warning, as scikit-learn's outlier detectors ignore y.
+            negative: more negatives, of X's kind. Without any, a detector that needs them gets
+                synthetic ones.
+
+        Raises:
+            ValueError: arrays or settings that cannot be used (`LisaeError`).
+        """
+        X = self._validate(X, reset=True)
+        is_negative = self._negatives_of(y, len(X))
+        sides = [X[is_negative]]
+        if negative is not None:
+            sides.append(self._validate(negative, reset=False))
+        X, given = X[~is_negative], np.concatenate(sides)
+        if len(X) < 4:
+            raise LisaeError(
+                f"n_samples={len(X)} normal samples cannot be held apart for training, stopping "
+                "and calibration; give at least 4"
+            )
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        if isinstance(self.random_state, int | np.integer):
+            seed = int(self.random_state)
+        config = self._config(X, seed)
+        self._standardise = None
+        if X.ndim == 2:
+            self._standardise = Standardiser.of(X)
+            X, given = self._standardise(X), self._standardise(given)
+        detector = make_detector(config)
+        if detector.needs_negatives and not len(given):
+            given = self._synthetic(X, seed)
+        detector.fit(X, given if detector.needs_negatives else None)
+        self.detector_ = detector
+        self.offset_ = -detector.threshold_.alpha
+        return self
+
+    def _validate(self, X, *, reset: bool) -> np.ndarray:
+        """Pictures as uint8 (N, H, W, C); anything of two dimensions as rows, float64 (N, m)."""
+        if getattr(X, "ndim", 2) <= 2:
+            # More than a float32 can hold is refused here, with scikit-learn's own sentence.
+            checked = validate_data(self, X, dtype=np.float64, reset=reset)
+            check_array(checked, dtype=np.float32)
+            return checked
+        pictures = np.asarray(X)
+        if pictures.ndim == 3:
+            pictures = pictures[..., None]
+        if pictures.ndim != 4 or pictures.dtype != np.uint8:
+            raise LisaeError(
+                "pictures must be uint8 (N, H, W, C) or (N, H, W) from 0 to 255, not "
+                f"{pictures.dtype} {np.shape(X)}; feature rows are (N, m)"
+            )
+        return pictures
+
+    @staticmethod
+    def _negatives_of(y, count: int) -> np.ndarray:
+        if y is None:
+            return np.zeros(count, bool)
+        y = np.asarray(y)
+        if y.shape != (count,):
+            raise LisaeError(f"y must have one label for each of the {count} samples")
+        if np.isin(y, (NORMAL, NEGATIVE)).all():
+            return y == NEGATIVE
+        if np.any(y == NEGATIVE):
+            raise LisaeError("y must hold +1 for normal and -1 for negative, and nothing else")
+        warnings.warn(
+            "y holds labels other than +1 (normal) and -1 (negative) and is ignored: every "
+            "sample is taken as normal",
+            UserWarning,
+            stacklevel=3,
+        )
+        return np.zeros(count, bool)
+
+    def _config(self, X: np.ndarray, seed: int) -> Config:
+        rows = X.ndim == 2
+        settings = _ROWS if rows else {}
+        latent = self.latent or (int(np.clip(X.shape[1] // 2, 1, 32)) if rows else 32)
+        given = {
+            "variant": self.variant,
+            "seed": seed,
+            "network": {"latent": latent},
+            "feature_extraction": {"epochs": self.epochs},
+            "latent_shaping": {"epochs": self.shaping_epochs, "beta": float(self.beta)},
+            "calibration": {"false_positive_rate": self.false_positive_rate},
+        }
+        if self.gamma is not None:
+            given = merge(given, {"latent_shaping": {"gamma": float(self.gamma)}})
+        settings = merge(merge(settings, given), self.settings or {})
+        return resolve(settings, "LISAEDetector")
+
+    def _synthetic(self, normal: np.ndarray, seed: int) -> np.ndarray:
+        if normal.ndim == 2:
+            return synthetic_rows(normal, seed)
+        from lisae_tf.synthetic import made_of
+
+        names = synthetic_generators(self.synthetic)
+        if not names:
+            raise LisaeError(f"synthetic must be 'synth:GENERATOR+...', not '{self.synthetic}'")
+        return made_of(names, normal, seed)
+
+    def anomaly_scores(self, X) -> np.ndarray:
+        """The detector's own scores: large is anomalous. (N, ...) -> float64 (N,)."""
+        check_is_fitted(self)
+        X = self._validate(X, reset=False)
+        count = len(X)
+        if self._standardise and X.ndim == 2:
+            # Whole batches: sums are then in the same order whatever company a row is scored in.
+            X = np.pad(self._standardise(X), ((0, -count % BATCH_SIZE), (0, 0)))
+        return self.detector_.score(X)[:count].astype(np.float64)
+
+    def score_samples(self, X) -> np.ndarray:
+        """Minus the anomaly score of each sample: large is normal. (N, ...) -> float64 (N,)."""
+        return -self.anomaly_scores(X)
+
+    def decision_function(self, X) -> np.ndarray:
+        """`score_samples` minus `offset_`: below 0 for anomalies. (N, ...) -> float64 (N,)."""
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X) -> np.ndarray:
+        """+1 for normal, −1 for anomalies, int (N,)."""
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "detector_")
+
+    def __getstate__(self) -> dict:
+        """Parameters and plain arrays, so that joblib and copies need no live graph."""
+        state = super().__getstate__().copy()
+        detector: Detector | None = state.pop("detector_", None)
+        if detector:
+            state["_stored"] = {
+                "config": detector.config.model_dump(),
+                "shape": detector.shape,
+                "threshold": detector.threshold_.to_json(),
+                "arrays": {name: np.array(a) for name, a in detector.arrays().items()},
+            }
+        return state
+
+    def __setstate__(self, state: dict) -> None:
+        stored = state.pop("_stored", None)
+        super().__setstate__(state)
+        if stored:
+            detector = make_detector(resolve(stored["config"]))
+            detector.shape = tuple(stored["shape"])
+            detector.restore(stored["arrays"])
+            detector.set_threshold(Threshold.from_json(stored["threshold"]))
+            self.detector_ = detector

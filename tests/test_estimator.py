@@ -1,0 +1,270 @@
+"""Detectors in scikit-learn's interface and in PyOD's."""
+
+import io
+import warnings
+
+import joblib
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.datasets import load_breast_cancer
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler
+from sklearn.utils.estimator_checks import check_estimator
+from training_fixtures import TINY, surface
+
+from lisae_tf.detectors import DETECTORS, load_detector
+from lisae_tf.detectors.graph import AutoencoderDetector
+from lisae_tf.errors import LisaeError
+from lisae_tf.estimator import LISAEDetector
+from lisae_tf.feature_rows import Standardiser, synthetic_rows
+
+QUICK = {"epochs": 2, "shaping_epochs": 2}
+SMALL = {
+    **QUICK,
+    "latent": 8,
+    "settings": {"network": {"filters": [4, 8]}, "feature_extraction": TINY["feature_extraction"]},
+}
+
+
+def ring(count, seed=0, radius=3.0):
+    """Feature rows: a noisy circle in the first two features, and a third that is their product."""
+    generator = np.random.default_rng(seed)
+    angle = generator.uniform(0, 2 * np.pi, count)
+    x = radius * np.cos(angle) + generator.normal(0, 0.1, count)
+    y = radius * np.sin(angle) + generator.normal(0, 0.1, count)
+    return np.stack([x, y, x * y], axis=1)
+
+
+def failures(estimator):
+    """What `check_estimator` says against it, apart from what needs a package that is not here."""
+    with warnings.catch_warnings():
+        # Scikit-learn's checks pass class labels as y, which outlier detectors ignore.
+        warnings.filterwarnings("ignore", "y holds labels", UserWarning)
+        found = check_estimator(estimator, on_fail=None, on_skip=None)
+    assert len(found) > 40
+    return [(r["check_name"], r["exception"]) for r in found if r["status"] == "failed"]
+
+
+def test_check_estimator():
+    assert failures(LISAEDetector("kde")) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["lis", "linsep", "ae"])
+def test_check_estimator_with_networks(variant):
+    assert failures(LISAEDetector(variant)) == []
+
+
+@pytest.mark.parametrize("variant", DETECTORS)
+def test_every_detector_takes_feature_rows(variant):
+    normal = ring(400)
+    settings = {"anogan": {"epochs": 2, "encoder_epochs": 2, "critic_steps": 2}}
+    estimator = LISAEDetector(variant, **QUICK, settings=settings).fit(normal)
+    scores = estimator.decision_function(ring(50, seed=1))
+    assert scores.shape == (50,)
+    assert np.isfinite(scores).all()
+    assert len(np.unique(scores)) > 40
+    far = estimator.decision_function(np.full((1, 3), 40.0))
+    assert far[0] < np.quantile(scores, 0.1)
+
+
+@pytest.mark.parametrize("variant", ["lis", "bce", "if"])
+def test_pictures(variant):
+    estimator = LISAEDetector(variant, **SMALL)
+    normal, negative = surface("gravel", 300), surface("coins", 300)
+    estimator.fit(normal, negative=negative)
+    test = surface("gravel", 60, "test")
+    scores = estimator.score_samples(test)
+    np.testing.assert_array_equal(-scores, estimator.detector_.score(test).astype(np.float64))
+    # A last axis of one channel may be left out.
+    np.testing.assert_array_equal(estimator.score_samples(test[..., 0]), scores)
+
+
+def test_signs_are_scikit_learns():
+    estimator = LISAEDetector("ae", **QUICK).fit(ring(300))
+    near, far = ring(20, seed=1), ring(20, seed=1, radius=30.0)
+    assert estimator.score_samples(near).min() > estimator.score_samples(far).max()
+    np.testing.assert_array_equal(estimator.predict(far), -1)
+    decisions = estimator.decision_function(near)
+    np.testing.assert_array_equal(decisions, estimator.score_samples(near) - estimator.offset_)
+    np.testing.assert_array_equal(estimator.predict(near), np.where(decisions < 0, -1, 1))
+    assert estimator.offset_ == -estimator.detector_.threshold_.alpha
+
+
+def test_labels_of_minus_one_are_negatives():
+    normal, negative = ring(300), ring(200, seed=1, radius=1.5)
+    by_label = LISAEDetector(**QUICK).fit(
+        np.concatenate([normal, negative]), np.repeat([1, -1], [300, 200])
+    )
+    by_name = LISAEDetector(**QUICK).fit(normal, negative=negative)
+    synthetic = LISAEDetector(**QUICK).fit(normal)
+    test = ring(30, seed=2)
+    np.testing.assert_array_equal(by_label.score_samples(test), by_name.score_samples(test))
+    assert not np.array_equal(by_label.score_samples(test), synthetic.score_samples(test))
+
+
+def quadrants(count, seed, sign):
+    """A plane in six features: two of its quadrants, or with sign −1 the two others."""
+    generator = np.random.default_rng(seed)
+    plane = generator.uniform(-1, 1, (count, 2))
+    plane[:, 1] = sign * np.abs(plane[:, 1]) * np.sign(plane[:, 0])
+    rows = plane @ np.array([[1, 0.5, 0, 2, 1, 0], [0, -0.5, 1, 1, 0, 1]])
+    return rows + generator.normal(0, 0.02, rows.shape)
+
+
+def test_negatives_push_away_what_the_autoencoder_reconstructs():
+    normal, negative = quadrants(600, 0, 1), quadrants(600, 1, -1)
+    held_out = quadrants(200, 2, 1), quadrants(200, 3, -1)
+    truth = np.repeat([1, 0], 200)
+    found = {}
+    for variant in ("ae", "lis"):
+        estimator = LISAEDetector(variant, latent=4).fit(normal, negative=negative)
+        scores = np.concatenate([estimator.score_samples(side) for side in held_out])
+        found[variant] = roc_auc_score(truth, scores)
+    assert found["lis"] > 0.9
+    assert found["lis"] > found["ae"] + 0.02
+
+
+def test_wrong_labels_are_refused_and_class_labels_ignored_with_a_warning():
+    rows = ring(50)
+    with pytest.raises(ValueError, match=r"\+1 for normal and -1"):
+        LISAEDetector("kde").fit(rows, np.resize([0, 1, -1], 50))
+    with pytest.raises(ValueError, match="one label for each"):
+        LISAEDetector("kde").fit(rows, [1, 1])
+    with pytest.warns(UserWarning, match="ignored: every sample is taken as normal"):
+        LISAEDetector("kde").fit(rows, np.resize([0, 1], 50))
+
+
+@pytest.mark.parametrize(
+    ("pictures", "sentence"),
+    [
+        (np.zeros((9, 8, 8, 1), np.float32), "must be uint8"),
+        (np.zeros((9, 8, 8, 1, 1), np.uint8), "must be uint8"),
+        (np.zeros((2, 8, 8, 1), np.uint8), "at least 4"),
+    ],
+)
+def test_pictures_of_another_kind_are_refused(pictures, sentence):
+    with pytest.raises(LisaeError, match=sentence):
+        LISAEDetector("kde").fit(pictures)
+
+
+def test_pictures_and_rows_do_not_mix():
+    estimator = LISAEDetector("kde").fit(ring(50))
+    with pytest.raises(ValueError, match="feature rows must be float32"):
+        estimator.score_samples(np.zeros((3, 8, 8, 1), np.uint8))
+    with pytest.raises(ValueError, match="features"):
+        estimator.score_samples(ring(5)[:, :2])
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"variant": "lisp"}, "did you mean 'lis'"),
+        ({"latent": -1}, "network.latent"),
+        ({"settings": {"latent_shaping": {"gama": 1.0}}}, "gamma"),
+        ({"synthetic": "noise"}, "synth:"),
+    ],
+)
+def test_settings_are_checked_when_fitted(settings, sentence):
+    estimator = LISAEDetector(**({"variant": "lis"} | settings))  # never when made
+    with pytest.raises(ValueError, match=sentence):
+        estimator.fit(surface("gravel", 20))
+
+
+def test_a_score_is_bit_equal_alone_and_in_company():
+    estimator = LISAEDetector(**QUICK).fit(ring(200))
+    test = ring(40, seed=1)
+    alone = np.concatenate([estimator.score_samples(row[None]) for row in test])
+    np.testing.assert_array_equal(alone, estimator.score_samples(test))
+
+
+@pytest.mark.parametrize("variant", ["lis", "kde"])
+def test_joblib_and_the_detectors_own_file_keep_scores(variant, tmp_path):
+    estimator = LISAEDetector(variant, **QUICK).fit(ring(200))
+    test = ring(20, seed=1)
+    stored = io.BytesIO()
+    joblib.dump(estimator, stored)
+    stored.seek(0)
+    again = joblib.load(stored)
+    np.testing.assert_array_equal(again.score_samples(test), estimator.score_samples(test))
+    np.testing.assert_array_equal(again.predict(test), estimator.predict(test))
+    estimator.detector_.save(tmp_path)
+    assert load_detector(tmp_path).threshold_ == estimator.detector_.threshold_
+    assert not hasattr(clone(estimator), "detector_")
+
+
+def test_rows_are_explained_by_their_reconstruction():
+    estimator = LISAEDetector("ae", **QUICK).fit(ring(200))
+    detector = estimator.detector_
+    assert isinstance(detector, AutoencoderDetector)
+    rows = Standardiser.of(ring(200))(ring(20, seed=1))
+    errors = np.mean(np.square(detector.reconstruct(rows) - rows), axis=1)
+    np.testing.assert_allclose(detector.score(rows), errors, rtol=1e-5)
+
+
+def test_grid_search_in_a_pipeline():
+    x, y = load_breast_cancer(return_X_y=True)
+    labels = np.where(y == 1, 1, -1)
+    search = GridSearchCV(
+        make_pipeline(MinMaxScaler(), LISAEDetector("linear-lis")),
+        {"lisaedetector__gamma": [0.5, 2.0], "lisaedetector__latent": [2, 8]},
+        scoring="roc_auc",
+        cv=StratifiedKFold(3),
+    ).fit(x, labels)
+    assert search.best_score_ > 0.9
+    assert len(set(search.cv_results_["mean_test_score"])) > 1
+
+
+def test_pyod():
+    pytest.importorskip("pyod", reason="PyOD is not installed (extra `pyod`)")
+    from pyod.models.iforest import IForest
+
+    from lisae_tf.pyod_estimator import LISAEPyOD
+
+    train, near, far = ring(300), ring(50, seed=1), ring(50, seed=2, radius=1.0)
+    truth = np.repeat([0, 1], 50)
+    found = {}
+    for detector in (LISAEPyOD("kde", contamination=0.05), IForest(random_state=0)):
+        detector.fit(train)
+        assert detector.decision_scores_.shape == (300,)
+        scores = detector.decision_function(np.concatenate([near, far]))
+        found[type(detector).__name__] = roc_auc_score(truth, scores)
+        assert set(detector.predict(far)) <= {0, 1}
+    assert detector.labels_.sum() > 0
+    assert found["LISAEPyOD"] > 0.99
+    ours = LISAEPyOD("kde", contamination=0.05).fit(train)
+    assert ours.labels_.sum() == 15  # 5 % of 300
+    np.testing.assert_array_equal(
+        ours.decision_function(near), -ours.estimator_.score_samples(near)
+    )
+    assert ours.predict_proba(near).shape == (50, 2)
+    assert LISAEPyOD().get_params().keys() == {"contamination"} | {
+        name for name in LISAEDetector().get_params() if name != "false_positive_rate"
+    }
+
+
+def test_standardised_rows_have_mean_0_and_spread_1():
+    rows = np.random.default_rng(0).normal(5, 3, (1000, 4))
+    rows[:, 3] = 7  # constant
+    found = Standardiser.of(rows)(rows)
+    np.testing.assert_allclose(found.mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(found.std(axis=0), [1, 1, 1, 0], atol=1e-6)
+
+
+def test_synthetic_rows_keep_ranges_and_lose_what_binds_features():
+    normal = Standardiser.of(ring(4000))(ring(4000))
+    found = synthetic_rows(normal, seed=0)
+    assert found.shape == normal.shape
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, synthetic_rows(normal, seed=0))
+    margin = 0.5 * np.ptp(normal, axis=0) + 1e-5
+    assert np.all(found >= normal.min(axis=0) - margin)
+    assert np.all(found <= normal.max(axis=0) + margin)
+    drawn = np.isin(found, normal).all(axis=1)  # the half of permuted features
+    assert 0.45 < drawn.mean() < 0.55
+    product = found[drawn][:, 0] * found[drawn][:, 1]
+    assert abs(np.corrcoef(product, found[drawn][:, 2])[0, 1]) < 0.1
+    assert np.corrcoef(normal[:, 0] * normal[:, 1], normal[:, 2])[0, 1] > 0.95
