@@ -16,21 +16,24 @@ def pictures(count, offset=0):
     return np.broadcast_to(values[:, None, None, None], (count, 4, 4, 1)).copy()
 
 
+STEPS = 50
+
+
 def read(epochs, seed=0, phase=1, augment=None, negatives=7):
     stream = training_batches(
-        {"normal": pictures(20)},
-        {"negative": pictures(negatives, 100)},
-        batch_size=6, epochs=epochs, seed=seed, phase=phase, augment=augment,
+        {"normal": pictures(202)},
+        {"negative": pictures(negatives, 210)},
+        batch_size=4, epochs=epochs, seed=seed, phase=phase, augment=augment,
     )  # fmt: skip
     return [{k: v.numpy()[:, 0, 0, 0] for k, v in batch.items()} for batch in stream]
 
 
 def test_an_epoch_visits_normals_once_and_negatives_evenly():
     batches = read((0, 1))
-    assert len(batches) == steps_per_epoch({"normal": pictures(20)}, 6) == 3
+    assert len(batches) == steps_per_epoch({"normal": pictures(202)}, 4) == STEPS
     normal = np.concatenate([b["normal"] for b in batches])
     negative = np.concatenate([b["negative"] for b in batches])
-    assert len(np.unique(normal)) == len(normal) == 18
+    assert len(np.unique(normal)) == len(normal) == 200
     counts = np.unique(negative, return_counts=True)[1]
     assert counts.max() - counts.min() <= 1
 
@@ -50,12 +53,12 @@ def noise(images, seed):
 @pytest.mark.parametrize("augment", [None, noise])
 def test_epoch_k_depends_on_seed_phase_and_k_only(augment):
     whole = read((0, 3), augment=augment)
-    assert_equal(whole[3:6], read((1, 2), augment=augment))
-    assert_equal(whole[6:], read((2, 3), augment=augment))
-    for other in (read((0, 1), seed=1), read((0, 1), phase=2), whole[3:6]):
+    assert_equal(whole[STEPS : 2 * STEPS], read((1, 2), augment=augment))
+    assert_equal(whole[2 * STEPS :], read((2, 3), augment=augment))
+    for other in (read((0, 1), seed=1), read((0, 1), phase=2), whole[STEPS : 2 * STEPS]):
         assert any(
             not np.array_equal(a["normal"], b["normal"])
-            for a, b in zip(whole[:3], other, strict=True)
+            for a, b in zip(whole[:STEPS], other, strict=True)
         )
 
 
@@ -63,7 +66,7 @@ def test_augmentation_touches_negatives_only_and_anew_each_epoch():
     plain, changed = read((0, 2)), read((0, 2), augment=noise)
     np.testing.assert_array_equal(plain[0]["normal"], changed[0]["normal"])
     assert not np.array_equal(plain[0]["negative"], changed[0]["negative"])
-    assert not np.array_equal(changed[0]["negative"], changed[3]["negative"])
+    assert not np.array_equal(changed[0]["negative"], changed[STEPS]["negative"])
 
 
 def test_features_travel_with_their_pictures():
@@ -98,8 +101,17 @@ def test_bank_holds_different_copies_and_repeats():
 @pytest.mark.parametrize(
     ("count", "steps", "at_once"),
     # 83 batches are a prime number of them: the last three wait for another epoch.
-    [(5, 1, 1), (66, 11, 1), (400, 64, 16), (500, 80, 16), (1000, 160, 16)],
+    [(5, 50, 1), (306, 51, 1), (400, 64, 16), (500, 80, 16), (1000, 160, 16)],
 )
 def test_steps_run_together_without_running_epochs_together(count, steps, at_once):
     wanted = steps_per_epoch({"normal": pictures(count)}, 6)
     assert (wanted, steps_at_once(wanted)) == (steps, at_once)
+
+
+def test_few_pictures_come_several_times_in_an_epoch_and_evenly():
+    stream = training_batches(
+        {"normal": pictures(7)}, None, batch_size=32, epochs=(0, 1), seed=0, phase=1
+    )
+    batches = [batch["normal"].numpy()[:, 0, 0, 0] for batch in stream]
+    assert len(batches) == STEPS
+    np.testing.assert_array_equal(np.unique(np.concatenate(batches), return_counts=True)[1], STEPS)
