@@ -43,6 +43,11 @@ Variant = Literal[
     "bce", "deep-sad", "hsc",
 ]  # fmt: skip
 VARIANTS: tuple[str, ...] = get_args(Variant)
+# Those that train on normal pictures alone.
+ONE_CLASS: tuple[str, ...] = (
+    "ae", "kde", "if", "oc-svm", "oc-dsvdd", "anogan", "anogan-fm", "linear-ae", "vae", "mem-ae",
+    "sig-repnn",
+)  # fmt: skip
 PROTOCOLS = ("one-class", "two-class", "next-class", "halves")
 FOLDER = "folder"
 
@@ -55,7 +60,7 @@ class Config(Section):
     protocol: Literal["one-class", "two-class", "next-class", "halves"] = "halves"
     negatives: str = "other-half"
     anomaly_class: Classes | None = None
-    normal_dir: str | None = None
+    normal_dir: str | Annotated[list[str], Field(min_length=1)] | None = None
     negative_dir: str | None = None
     anomaly_dir: str | None = None
     variant: Variant = "lis"
@@ -84,6 +89,13 @@ class Config(Section):
                 "folders of pictures and a named dataset exclude each other; give one of them"
             )
         return self
+
+    @property
+    def normal_dirs(self) -> list[str]:
+        """The folders of normal pictures, in the order in which they became normal."""
+        return (
+            [self.normal_dir] if isinstance(self.normal_dir, str) else list(self.normal_dir or ())
+        )
 
     def to_yaml(self) -> str:
         """The resolved settings as YAML that `--config` takes."""

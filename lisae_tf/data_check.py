@@ -75,8 +75,8 @@ def treatment(header: pictures.Header, size: tuple[int, int], channels: int) -> 
     return ", ".join(done) or "as it is"
 
 
-def _report(folder: Path, size: tuple[int, int], channels: int):
-    files = pictures.find(folder)
+def _report(folders: list[str], size: tuple[int, int], channels: int):
+    files = [path for folder in folders for path in pictures.find(Path(folder))]
     decoded = pictures.decode_all(files, size, channels, skip_bad=True)
     kinds: Counter[str] = Counter()
     treatments = {}
@@ -87,7 +87,7 @@ def _report(folder: Path, size: tuple[int, int], channels: int):
         treatments[kind] = treatment(header, size, channels)
     found = checks.check_set(decoded)
     report = SetReport(
-        str(folder), len(files), len(decoded.names), dict(kinds.most_common()), treatments,
+        ", ".join(folders), len(files), len(decoded.names), dict(kinds.most_common()), treatments,
         decoded.bad, found.constant, found.copies,
     )  # fmt: skip
     return decoded, found, report
@@ -106,16 +106,16 @@ def check(config: Config, *, skip_bad: bool = False) -> DataReport:
     config = settle_folder_channels(config)
     size, channels = tuple(config.data.size), config.data.channels
     folders = {
-        "normal": config.normal_dir,
-        "negative": config.negative_dir,
-        "anomaly": config.anomaly_dir,
+        "normal": config.normal_dirs,
+        "negative": [config.negative_dir] if config.negative_dir else [],
+        "anomaly": [config.anomaly_dir] if config.anomaly_dir else [],
     }
     decoded, sets, errors, warnings = {}, {}, [], []
     minimum = {"normal": MIN_NORMAL, "negative": MIN_NEGATIVE, "anomaly": 1}
     for name, folder in folders.items():
         if not folder:
             continue
-        decoded[name], found, report = _report(Path(folder), size, channels)
+        decoded[name], found, report = _report(folder, size, channels)
         sets[name] = report
         if report.unreadable:
             count = len(report.unreadable)

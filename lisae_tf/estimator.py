@@ -18,7 +18,7 @@ from lisae_tf.detectors import make_detector
 from lisae_tf.detectors.base import Detector
 from lisae_tf.errors import LisaeError
 from lisae_tf.feature_rows import Standardiser, synthetic_rows
-from lisae_tf.protocols import synthetic_generators
+from lisae_tf.protocols import DEFAULT_SYNTHETIC, synthetic_generators
 from lisae_tf.scoring import BATCH_SIZE
 from lisae_tf.thresholds import Threshold
 
@@ -68,7 +68,7 @@ class LISAEDetector(OutlierMixin, BaseEstimator):
         epochs: int = 15,
         shaping_epochs: int = 10,
         false_positive_rate: float = 0.05,
-        synthetic: str = "synth:cutpaste+shuffle",
+        synthetic: str = DEFAULT_SYNTHETIC,
         random_state: Any = 0,
         settings: Mapping[str, Any] | None = None,
     ):

@@ -14,6 +14,7 @@ import numpy as np
 from lisae_tf import __version__, runs
 from lisae_tf.arrays import save_arrays
 from lisae_tf.config import FOLDER, Config
+from lisae_tf.continuation import Before
 from lisae_tf.datasets import open_dataset
 from lisae_tf.detectors import make_detector
 from lisae_tf.detectors.base import Detector
@@ -86,7 +87,7 @@ class Stopwatch:
 def describe(config: Config, data_dir: Path | None) -> dict[str, object]:
     """Dataset, normal classes and negatives in words, for the record."""
     if config.dataset == FOLDER:
-        normal, negatives = [config.normal_dir], config.negative_dir or config.negatives
+        normal, negatives = config.normal_dirs, config.negative_dir or config.negatives
     else:
         names = open_dataset(config.dataset, data_dir).class_names
         task = make_task(config.protocol, config.normal_class, config.anomaly_class, names)
@@ -161,6 +162,7 @@ def run(
     callbacks: tuple = (),
     say: Callable[[str], None] = lambda line: None,
     shared: SharedPhase1 | None = None,
+    before: Before | None = None,
 ) -> Outcome:
     """Trains, calibrates and evaluates; writes the run folder unless `folder` is None.
 
@@ -171,6 +173,7 @@ def run(
         callbacks: Keras callbacks for both phases.
         say: takes one line of progress.
         shared: gives phase 1 to runs that would train the same one.
+        before: the run that this one continues.
     """
     data, test = loaded.data, loaded.test
     watch = Stopwatch()
@@ -178,7 +181,8 @@ def run(
     detector = make_detector(config)
     with watch.stage("training"):
         checkpoint = folder / CHECKPOINT if folder else None
-        detector.fit_data(data, TrainingOptions(checkpoint, callbacks, say, shared))
+        initial = before.detector.weights_to_continue() if before else None
+        detector.fit_data(data, TrainingOptions(checkpoint, callbacks, say, shared, initial))
     for row in detector.history:
         stage = f"phase{row['phase']}"
         watch.seconds[stage] = round(watch.seconds.get(stage, 0.0) + row["seconds"], 3)
@@ -193,8 +197,10 @@ def run(
             f"{detector.threshold_.guaranteed_fpr:.3f} at the lowest, not {fpr:g}"
         )
     with watch.stage("evaluation"):
-        before, after = score_test(detector, test)
-        metrics = describe(config, loaded.data_dir) | measure(detector, data, before, after)
+        phase1, after = score_test(detector, test)
+        metrics = describe(config, loaded.data_dir) | measure(detector, data, phase1, after)
+        if before:
+            metrics["continued"] = before.compare(detector, test, after.scores)
     metrics |= {
         "restart_seeds": detector.restart_seeds,
         "epochs": [sum(row["phase"] == phase for row in detector.history) for phase in (1, 2)],
@@ -203,7 +209,7 @@ def run(
         "notes": notes,
         "seconds": watch.seconds,
     }
-    outcome = Outcome(detector, metrics, test, before, after, notes)
+    outcome = Outcome(detector, metrics, test, phase1, after, notes)
     if folder:
         _write(outcome, folder, calibration_scores, watch)
     return outcome

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from lisae_tf.augmentation import augment
 from lisae_tf.autoencoder import LatentInsensitiveAutoencoder
+from lisae_tf.checkpoints import set_weights
 from lisae_tf.config import Config
 from lisae_tf.convergence import Convergence, ResumePoint
 from lisae_tf.errors import LisaeError
@@ -83,6 +84,8 @@ def feature_extraction(
             config, data.shape, seed=seed, mean_pixel=mean_pixel, build_latent=build_latent,
             encoder_bias=encoder_bias,
         )  # fmt: skip
+        if options.initial and attempt == 0:
+            set_weights(model, options.initial)
         rate = LinearWarmup(settings.learning_rate, settings.warmup_steps)
         # Relative to the mean picture's error, so that one weight suits bland and busy pictures.
         weight = settings.linsep_weight * plateau if linsep else 0.0

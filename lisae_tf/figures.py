@@ -74,7 +74,7 @@ def score_histograms(path: Path, before: Scored | None, after: Scored, alpha: fl
             scale = "log" if low > 0 else "linear"
             axis.set(xscale=scale, title=title, xlabel="score", ylabel="share of pictures")
         axes[0, -1].axvline(alpha, color="black", linestyle="--", label=f"α = {alpha:.3g}")
-        axes[0, -1].legend(frameon=False)
+        axes[0, -1].legend(frameon=False, loc="upper right")
         save(figure, path)
 
 
@@ -131,5 +131,5 @@ def training_curves(path: Path, history: Sequence[dict]) -> None:
                     )  # fmt: skip
             axis.set(title=f"phase {phase}", xlabel="epoch", ylabel="error e" if errors else "loss")
             axis.set_yscale("log" if errors else "linear")
-            axis.legend(frameon=False, fontsize=7)
+            axis.legend(frameon=False, fontsize=7, loc="lower right")
         save(figure, path)

@@ -1,5 +1,6 @@
 """The user's own folders of pictures as training data and test."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ MIN_NORMAL, MIN_NEGATIVE = 20, 10
 
 
 def _read(path: str, config: Config, skip_bad: bool) -> pictures.Decoded:
+    """One folder's pictures in the size and channels of the settings."""
     found = pictures.find(Path(path))
     size = tuple(config.data.size or FOLDER_SIZE)
     return pictures.decode_all(found, size, config.data.channels or 3, skip_bad=skip_bad)
@@ -32,7 +34,11 @@ def settle_folder_channels(config: Config) -> Config:
         except pictures.BadPicture:
             return True  # decoding names it
 
-    channels = 1 if all(map(grey, pictures.find(Path(config.normal_dir)))) else 3
+    channels = (
+        1
+        if all(map(grey, (path for d in config.normal_dirs for path in pictures.find(Path(d)))))
+        else 3
+    )
     data = config.data.model_copy(
         update={"channels": channels, "size": config.data.size or list(FOLDER_SIZE)}
     )
@@ -54,7 +60,7 @@ def _refuse_overlap(
 
 
 def _split_folder(
-    found: pictures.Decoded, config: Config, *, stream: int, with_test: bool = False
+    found: pictures.Decoded, config: Config, stream: int, *, with_test: bool = False
 ) -> tuple[Parts, np.ndarray]:
     """Parts of a folder; copies of one picture stay together."""
     _, same = np.unique(pictures.content_hashes(found.pixels), return_inverse=True)
@@ -62,6 +68,35 @@ def _split_folder(
         found.pixels, config.data, seed=config.seed, stream=stream, groups=same,
         with_test=with_test,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _NormalFolder:
+    """One folder of normal pictures and which of them are held out for what."""
+
+    found: pictures.Decoded
+    parts: Parts
+    test: np.ndarray  # indices
+
+
+def _normals(config: Config, skip_bad: bool) -> tuple[list[_NormalFolder], list[str]]:
+    """Each folder of normal pictures with parts of its own, and what is to be noted.
+
+    A folder is divided alike whatever folders follow it: what was held out stays held out when
+    more pictures become normal.
+    """
+    sides: list[_NormalFolder] = []
+    notes: list[str] = []
+    for number, folder in enumerate(config.normal_dirs):
+        found = _read(folder, config, skip_bad)
+        _refuse_few(len(found.pixels), MIN_NORMAL, "normal", folder)
+        notes += _remarks(found, "normal")
+        for earlier in sides:
+            notes += _refuse_overlap(earlier.found, "normal", found, "also normal")
+        # Stream 1 is the negatives'.
+        stream = number + (number > 0)
+        sides.append(_NormalFolder(found, *_split_folder(found, config, stream, with_test=True)))
+    return sides, notes
 
 
 def _remarks(found: pictures.Decoded, what: str) -> list[str]:
@@ -83,20 +118,24 @@ def load_folder_training(config: Config, *, skip_bad: bool) -> TrainingData:
     Raises:
         LisaeError: missing folders, unreadable or too few pictures, or overlapping folders.
     """
-    normal = _read(config.normal_dir, config, skip_bad)
-    _refuse_few(len(normal.pixels), MIN_NORMAL, "normal", config.normal_dir)
-    notes = _remarks(normal, "normal")
-    normal_parts, _ = _split_folder(normal, config, stream=0, with_test=True)
+    normals, notes = _normals(config, skip_bad)
+    normal_parts = Parts(
+        *(
+            np.concatenate([getattr(side.parts, part) for side in normals])
+            for part in ("fit", "stopping", "calibration")
+        )
+    )
     negative_parts = None
     if config.negative_dir:
         negative = _read(config.negative_dir, config, skip_bad)
         _refuse_few(len(negative.pixels), MIN_NEGATIVE, "negative", config.negative_dir)
         notes += _remarks(negative, "negative")
-        notes += _refuse_overlap(normal, "normal", negative, "negative")
-        negative_parts, _ = _split_folder(negative, config, stream=1)
+        for side in normals:
+            notes += _refuse_overlap(side.found, "normal", negative, "negative")
+        negative_parts, _ = _split_folder(negative, config, 1)
     elif config.negatives in GENERATED:
-        shape = normal.pixels.shape[1:]
-        pixels = match_polarity(draw(config.negatives, shape, config.seed), normal.pixels)
+        shape = normal_parts.fit.shape[1:]
+        pixels = match_polarity(draw(config.negatives, shape, config.seed), normal_parts.fit)
         negative_parts, _ = split_side(pixels, config.data, seed=config.seed, stream=1)
     elif names := synthetic_generators(config.negatives):
         from lisae_tf.synthetic import synthetic_negatives
@@ -116,18 +155,21 @@ def load_folder_test(config: Config, *, skip_bad: bool) -> TestData:
     Raises:
         LisaeError: anomalies that are also normal or negative pictures.
     """
-    normal = _read(config.normal_dir, config, skip_bad)
-    _, test = _split_folder(normal, config, stream=0, with_test=True)
-    pixels, labels, anomalies = normal.pixels[test], [normal.names[i] for i in test], 0
-    notes = []
+    normals, _ = _normals(config, skip_bad)
+    pixels = np.concatenate([side.found.pixels[side.test] for side in normals])
+    labels = [side.found.names[i] for side in normals for i in side.test]
+    notes, anomalies = [], 0
     if config.anomaly_dir:
         anomaly = _read(config.anomaly_dir, config, skip_bad)
         notes = _remarks(anomaly, "anomaly")
-        notes += _refuse_overlap(normal, "normal", anomaly, "anomaly")
+        for side in normals:
+            notes += _refuse_overlap(side.found, "normal", anomaly, "anomaly")
         if config.negative_dir:
             negative = _read(config.negative_dir, config, skip_bad)
             notes += _refuse_overlap(negative, "negative", anomaly, "anomaly")
         pixels = np.concatenate([pixels, anomaly.pixels])
         labels += anomaly.names
         anomalies = len(anomaly.names)
-    return TestData(pixels, np.arange(len(pixels)) >= len(pixels) - anomalies, labels, tuple(notes))
+    is_anomaly = np.arange(len(pixels)) >= len(pixels) - anomalies
+    counts = tuple(len(side.test) for side in normals)
+    return TestData(pixels, is_anomaly, labels, tuple(notes), counts)

@@ -57,6 +57,7 @@ class TestData:
     is_anomaly: np.ndarray  # bool (N,)
     labels: list[str] = field(default_factory=list)  # class or file of each
     notes: tuple[str, ...] = ()  # what the user should know
+    normal_counts: tuple[int, ...] = ()  # normal pictures of each of the user's folders, in order
 
 
 def split(

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from lisae_tf.arrays import Arrays
 from lisae_tf.autoencoder import LatentInsensitiveAutoencoder
 from lisae_tf.config import Config
 from lisae_tf.convergence import Convergence
@@ -24,6 +25,7 @@ class TrainingOptions:
     callbacks: Sequence[keras.callbacks.Callback] = ()
     say: Callable[[str], None] = lambda line: None
     shared: SharedPhase1 | None = None
+    initial: Arrays | None = None  # weights that phase 1 begins with, instead of random ones
 
 
 def build_autoencoder(

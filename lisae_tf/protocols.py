@@ -16,6 +16,8 @@ GENERATED = (STROKES,)
 # Generators that make negatives out of the normal pictures; "synth:cutpaste+shuffle" names two.
 SYNTHETIC = ("cutpaste", "shuffle", "rotate", "flip", "elastic", "frequency", "strokes")
 _SYNTH = "synth:"
+# Of pictures without any negatives.
+DEFAULT_SYNTHETIC = "synth:cutpaste+shuffle"
 
 
 @dataclass(frozen=True)

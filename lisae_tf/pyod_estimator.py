@@ -7,6 +7,7 @@ import numpy as np
 from pyod.models.base import BaseDetector
 
 from lisae_tf.estimator import LISAEDetector
+from lisae_tf.protocols import DEFAULT_SYNTHETIC
 
 
 class LISAEPyOD(BaseDetector):
@@ -34,7 +35,7 @@ class LISAEPyOD(BaseDetector):
         beta: float = 1.0,
         epochs: int = 15,
         shaping_epochs: int = 10,
-        synthetic: str = "synth:cutpaste+shuffle",
+        synthetic: str = DEFAULT_SYNTHETIC,
         random_state: Any = 0,
         settings: Mapping[str, Any] | None = None,
     ):

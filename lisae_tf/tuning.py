@@ -150,6 +150,6 @@ def draw(study: optuna.Study, kind: str, path: Path) -> None:
             axis.set_xscale("log")
             axis.set_xlabel(name)
         axes[0][0].set_ylabel("AUROC of held-out normals")
-        axes[0][0].legend(frameon=False)
+        axes[0][0].legend(frameon=False, loc="lower right")
         figure.suptitle(f"against {kind}", fontsize=9)
         plots.save(figure, path)

@@ -58,7 +58,10 @@ BAD_TRAINING = {
     "same folder": ((*FOLDERS[:3], "normal"), "holds the same picture as"),
     "same content": ((*FOLDERS[:3], "copies"), "copies/copy.png (negative) holds the same"),
     "anomalies as negatives": ((*FOLDERS, "--anomaly-dir", "negative"), "the same picture as"),
-    "no negatives": (("--normal-dir", "normal"), "take --negative-dir or --negatives strokes"),
+    "no negatives": (
+        ("--normal-dir", "normal", "--negatives", "other-half"),
+        "take --negative-dir or --negatives strokes",
+    ),
     "negatives needed": ((*FOLDERS[:2], "--negatives", "none"), "use --variant ae"),
     "dataset": (("--dataset", "mnits"), "there is no dataset called 'mnits'"),
     "class": (("--normal-class", "gravle"), "did you mean 'gravel'?"),

@@ -15,7 +15,7 @@ def command() -> None:
 
 
 @command.command("check")
-@click.option("--normal-dir", required=True, help="Folder of normal pictures.")
+@shared.normal_dir
 @shared.negative_dir
 @shared.anomaly_dir
 @shared.config_file
@@ -30,6 +30,8 @@ def check(config_file, assigned, skip_bad, json_file, **folders):
 
     Ends with exit code 1 where training would stop.
     """
+    if not folders["normal_dir"]:
+        raise LisaeError("data check needs a folder of normal pictures; name it with --normal-dir")
     config, _ = shared.settle(folders, config_file, assigned)
     from lisae_tf.data_check import check as check_data
     from lisae_tf.files import make_folder, write_json

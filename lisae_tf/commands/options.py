@@ -7,10 +7,15 @@ from typing import Any
 import click
 
 from lisae_tf.errors import LisaeError
+from lisae_tf.protocols import DEFAULT_SYNTHETIC
 
 data_dir = click.option(
     "--data-dir", type=click.Path(path_type=Path), envvar="TFDS_DATA_DIR",
     help="Folder of TensorFlow Datasets (or TFDS_DATA_DIR).",
+)  # fmt: skip
+normal_dir = click.option(
+    "--normal-dir", multiple=True,
+    help="Folder of normal pictures; may be given again for more.",
 )  # fmt: skip
 negative_dir = click.option("--negative-dir", help="Folder of other pictures that are not normal.")
 anomaly_dir = click.option(
@@ -48,7 +53,10 @@ def settle(
     from lisae_tf import config
 
     notes = []
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in options.items() if value not in (None, ())}
+    if isinstance(given.get("normal_dir"), tuple):
+        folders = list(given["normal_dir"])
+        given["normal_dir"] = folders[0] if len(folders) == 1 else folders
     if given.get("normal_dir"):
         if given.get("dataset", config.FOLDER) != config.FOLDER:
             raise LisaeError("--dataset and --normal-dir exclude each other; give one of them")
@@ -65,6 +73,14 @@ def settle(
             f"there is no configs/{named}.yaml: the first class is normal, the other half of "
             "the classes negative, everything else at its default"
         )
+    if named == config.FOLDER and not (chosen.get("negative_dir") or chosen.get("negatives")):
+        base["negatives"] = "none"
+        if chosen.get("variant", "lis") not in config.ONE_CLASS:
+            base["negatives"] = DEFAULT_SYNTHETIC
+            notes.append(
+                f"no negatives are given; --negatives {DEFAULT_SYNTHETIC} makes them of the "
+                "normal pictures"
+            )
     # Unless they are named, negatives follow the protocol.
     if "protocol" in chosen and named != config.FOLDER:
         natural = {"halves": "other-half", "next-class": "next-class"}

@@ -11,7 +11,7 @@ from lisae_tf.quiet import start_tensorflow
 
 @click.command("train")
 @click.option("--dataset", help="surfaces (default), or any TensorFlow Datasets image set.")
-@click.option("--normal-dir", help="Folder of normal pictures.")
+@shared.normal_dir
 @shared.negative_dir
 @shared.anomaly_dir
 @click.option("--normal-class", help="Normal classes, names or numbers, comma list.")
@@ -27,13 +27,17 @@ from lisae_tf.quiet import start_tensorflow
 @shared.assigned
 @click.option("--seed", type=int, help="Seed of everything random.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; runs/... by default.")
+@click.option(
+    "--continue", "continued", metavar="RUN", type=click.Path(path_type=Path),
+    help="Train this run on: the pictures of --normal-dir become normal as well.",
+)  # fmt: skip
 @click.option("--resume", is_flag=True, help="Continue an interrupted run in the same folder.")
 @click.option("--skip-bad", is_flag=True, help="Leave unreadable pictures out.")
 @click.option("--quiet", is_flag=True, help="Print the last lines only.")
 @click.option("--tensorboard", is_flag=True, help="Also write TensorBoard logs to the run folder.")
 @shared.data_dir
 def command(
-    config_file, assigned, out, resume, skip_bad, quiet, tensorboard, data_dir,
+    config_file, assigned, out, continued, resume, skip_bad, quiet, tensorboard, data_dir,
     normal_class, anomaly_class, **named,
 ):  # fmt: skip
     """Train a detector, choose its threshold and test it.
@@ -44,6 +48,13 @@ def command(
         "normal_class": shared.listed(normal_class),
         "anomaly_class": shared.listed(anomaly_class),
     }
+    if continued:
+        if config_file:
+            raise LisaeError("--continue takes the settings of its run; leave --config out")
+        from lisae_tf import continuation
+
+        named["normal_dir"] = continuation.normal_dirs(continued, named["normal_dir"])
+        config_file = continued / "config.yaml"
     config, notes = shared.settle(named, config_file, assigned)
 
     from rich.console import Console
@@ -56,13 +67,16 @@ def command(
     from lisae_tf import experiment, folders, runs
 
     config = folders.settle_folder_channels(config)
+    before = continuation.load(continued, config) if continued else None
     folder = out or runs.default_folder(run_name(config), resume=resume)
     say(config.to_yaml().rstrip())
     loaded = experiment.load(config, data_dir, skip_bad=skip_bad)
     runs.claim(folder, config.to_yaml(), resume=resume)
     callbacks = _callbacks(console, folder, quiet, tensorboard)
     try:
-        outcome = experiment.run(config, loaded, folder, callbacks=callbacks, say=say)
+        outcome = experiment.run(
+            config, loaded, folder, callbacks=callbacks, say=say, before=before
+        )
     except LisaeError:
         runs.abandon(folder)
         raise
@@ -74,7 +88,7 @@ def command(
 def run_name(config) -> str:
     """A folder name that says what the run is about."""
     if config.dataset == "folder":
-        subject = Path(config.normal_dir).resolve().name
+        subject = "-".join(Path(folder).resolve().name for folder in config.normal_dirs)
     else:
         classes = "-".join(str(c) for c in config.normal_class or [0])
         subject = f"{config.dataset}-{classes}".replace("/", "-")
@@ -121,6 +135,17 @@ def closing_lines(metrics: dict, folder: Path) -> list[str]:
                 f"held-out negatives against held-out normals: AUROC "
                 f"{metrics['auroc_negatives']:.3f} (no measure of anomalies)"
             )
+    for name, found in (metrics.get("continued") or {}).items():
+        if name == "run":
+            continue
+        auroc = ""
+        if found["auroc_before"] is not None:
+            auroc = f"; AUROC {found['auroc_before']:.3f} before, {found['auroc_after']:.3f} now"
+        lines.append(
+            f"{name.replace('_', ' ')}: {100 * found['false_positive_rate_before']:.1f} % of "
+            f"{found['n']} held-out ones called anomalous before, "
+            f"{100 * found['false_positive_rate_after']:.1f} % now{auroc}"
+        )
     lines.append(f"the run lies in {folder} (metrics.json, figures/)")
     lines.append(f"next: python cli.py score --run {folder} YOUR_PICTURES")
     return lines

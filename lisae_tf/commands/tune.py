@@ -10,7 +10,7 @@ from lisae_tf.quiet import start_tensorflow
 
 @click.command("tune")
 @click.option("--dataset", help="surfaces (default), or any TensorFlow Datasets image set.")
-@click.option("--normal-dir", help="Folder of normal pictures.")
+@shared.normal_dir
 @shared.negative_dir
 @click.option("--normal-class", help="Normal classes, names or numbers, comma list.")
 @click.option("--negatives", help="As for train.")

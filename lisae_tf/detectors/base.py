@@ -57,6 +57,10 @@ class Detector(ABC):
         """The detector as phase 1 left it; None where there are no two phases."""
         return None
 
+    def weights_to_continue(self) -> Arrays | None:
+        """What phase 1 of a continued training begins with; None where there is no such thing."""
+        return None
+
     def require_negatives(self, data: TrainingData) -> None:
         """Refuses to train without negatives where they are needed.
 

@@ -35,6 +35,9 @@ class LatentInsensitiveDetector(AutoencoderDetector):
         before._make_graph()
         return before
 
+    def weights_to_continue(self) -> Arrays:
+        return self._phase1_weights
+
     def arrays(self) -> Arrays:
         final = {f"final:{name}": array for name, array in weights_of(self.model).items()}
         return final | {f"phase1:{name}": a for name, a in self._phase1_weights.items()}

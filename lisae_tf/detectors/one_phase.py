@@ -35,6 +35,9 @@ class OnePhaseDetector(AutoencoderDetector):
         self.restart_seeds = result.restart_seeds
         self._make_graph()
 
+    def weights_to_continue(self) -> Arrays:
+        return self.arrays()
+
     def arrays(self) -> Arrays:
         return weights_of(self.model)
 

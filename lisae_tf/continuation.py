@@ -1,0 +1,114 @@
+"""A later normal class: a run trained on, on its old normal pictures and on new ones.
+
+Both phases begin with the old run's weights; what was held out of the old pictures stays held out,
+so what the old normals lost is measured on pictures that neither training saw.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lisae_tf.config import FOLDER, Config, read_settings, resolve
+from lisae_tf.errors import LisaeError
+from lisae_tf.evaluation import auroc
+from lisae_tf.parts import TestData
+from lisae_tf.runs import CONFIG
+
+if TYPE_CHECKING:  # reading a run's settings needs no TensorFlow
+    from lisae_tf.detectors.base import Detector
+
+# What the weights and the held-out parts rest on.
+_KEPT = ("variant", "seed", "data", "network")
+
+
+def _settings(run: Path) -> Config:
+    return resolve(read_settings(run / CONFIG), str(run / CONFIG))
+
+
+def normal_dirs(run: Path, added: Sequence[str]) -> tuple[str, ...]:
+    """The folders of normal pictures of the continued run: the old ones, then the new ones.
+
+    Raises:
+        LisaeError: no run on folders, no new folder, or one that is normal already.
+    """
+    old = _settings(run)
+    if old.dataset != FOLDER:
+        raise LisaeError(
+            f"--continue takes a run on folders of pictures; {run} was trained on {old.dataset}"
+        )
+    if not added:
+        raise LisaeError("--continue needs the new normal pictures; name them with --normal-dir")
+    known = {Path(folder).resolve() for folder in old.normal_dirs}
+    for folder in added:
+        if Path(folder).resolve() in known:
+            raise LisaeError(f"{folder} is normal in {run} already; name new pictures")
+    return (*old.normal_dirs, *added)
+
+
+@dataclass(frozen=True)
+class Before:
+    """The run that is continued."""
+
+    run: Path
+    detector: "Detector"
+    old_folders: int  # how many of the folders of normal pictures are its own
+
+    def compare(self, detector: "Detector", test: TestData, now: np.ndarray) -> dict[str, object]:
+        """What the old normals lost and the new ones gained, each detector by its own threshold.
+
+        Args:
+            detector: after the continued training.
+            test: its test; normal pictures in the order of their folders.
+            now: its test scores.
+
+        Returns:
+            {"run": …, "old_normals": {…}, "new_normals": {…}}: counts, mean scores,
+            false-positive rates and, with anomalies, AUROC, before and after.
+        """
+        then = self.detector.score(test.pixels)
+        owner = np.repeat(np.arange(len(test.normal_counts)), test.normal_counts)
+        is_old = owner < self.old_folders
+        found: dict[str, object] = {"run": str(self.run)}
+        for name, chosen in (("old_normals", is_old), ("new_normals", ~is_old)):
+            rows: dict[str, float | int | None] = {"n": int(chosen.sum())}
+            for when, scores, scorer in (
+                ("before", then, self.detector),
+                ("after", now, detector),
+            ):
+                normal = scores[~test.is_anomaly][chosen]
+                anomaly = scores[test.is_anomaly]
+                rows[f"mean_score_{when}"] = float(normal.mean())
+                rows[f"false_positive_rate_{when}"] = float(
+                    np.mean(normal > scorer.threshold_.alpha)
+                )
+                rows[f"auroc_{when}"] = auroc(normal, anomaly) if len(anomaly) else None
+            found[name] = rows
+        return found
+
+
+def load(run: Path, config: Config) -> Before:
+    """The run to continue with these settings.
+
+    Raises:
+        LisaeError: settings that its weights or held-out parts rest on have changed, or a detector
+            that is not trained by the two phases.
+    """
+    from lisae_tf.detectors import load_detector
+
+    detector = load_detector(run)
+    old = detector.config
+    for name in _KEPT:
+        if getattr(old, name) != getattr(config, name):
+            raise LisaeError(
+                f"--continue keeps {', '.join(_KEPT)} of {run}; {name} differs, so train anew "
+                "without --continue"
+            )
+    if detector.weights_to_continue() is None:
+        raise LisaeError(
+            f"--continue trains autoencoders on, and {old.variant} is none; train it anew on all "
+            "folders, with --normal-dir for each"
+        )
+    return Before(run, detector, len(old.normal_dirs))
