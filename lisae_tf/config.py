@@ -33,6 +33,7 @@ from lisae_tf.sections import (
     SigmoidReplicator,
     VariationalAutoencoder,
 )
+from lisae_tf.tiling import tiling_of
 
 Classes = Annotated[list[int | str], Field(min_length=1)]
 
@@ -88,6 +89,20 @@ class Config(Section):
             raise ValueError(
                 "folders of pictures and a named dataset exclude each other; give one of them"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _tiles_have_a_picture(self) -> "Config":
+        if self.data.tile is None:
+            if self.data.stride is not None:
+                raise ValueError("a stride goes with tiles; give --tile as well")
+        elif self.data.size is None:
+            raise ValueError(
+                "tiles need the size that pictures get before they are cut; give --input-size "
+                "(data.size)"
+            )
+        else:
+            tiling_of(self.data, self.data.channels or 1)
         return self
 
     @property

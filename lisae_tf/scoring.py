@@ -80,7 +80,8 @@ def set_threshold(graph: keras.Model, alpha: float) -> None:
 class Scorer:
     """Runs a scoring graph over arrays of any length."""
 
-    def __init__(self, graph: keras.Model):
+    def __init__(self, graph: keras.Model, batch_size: int = BATCH_SIZE):
+        self._batch_size = batch_size
         signature = [tf.TensorSpec(graph.input.shape, graph.input.dtype)]
         self._run = tf.function(lambda image: graph(image, training=False), signature)
 
@@ -91,6 +92,7 @@ class Scorer:
             images: uint8 (N, H, W, C), or float32 (N, m).
             output: "score", "is_anomaly" or "reconstruction".
         """
-        starts = range(0, len(images), BATCH_SIZE)
-        parts = [self._run(images[i : i + BATCH_SIZE])[output].numpy() for i in starts]
+        size = self._batch_size
+        starts = range(0, len(images), size)
+        parts = [self._run(images[i : i + size])[output].numpy() for i in starts]
         return np.concatenate(parts) if parts else np.empty(0, np.float32)

@@ -14,6 +14,10 @@ Filters = Annotated[list[Natural], Field(min_length=2, max_length=2)]
 Side = Annotated[int, Field(ge=8, le=1024)]
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class Section(BaseModel):
     """Settings that belong together; unknown names and wrong types are refused."""
 
@@ -27,6 +31,9 @@ class Data(Section):
     size: Annotated[list[Side], Field(min_length=2, max_length=2)] | None = None
     channels: Literal[1, 3] | None = None
     stopping_fraction: Fraction = 0.1
+    # Left out of the record unless set, as records are compared.
+    tile: Annotated[Side | None, Field(exclude_if=_is_none)] = None
+    stride: Annotated[Natural | None, Field(exclude_if=_is_none)] = None  # `tile` unless given
     calibration_fraction: Fraction = 0.1
     test_fraction: Fraction = 0.1
 

@@ -270,8 +270,10 @@ def test_negatives_named_in_a_file_stay_when_an_option_changes_the_protocol(toy,
 
 @pytest.mark.parametrize("in_file", [True, False])
 def test_folders_need_no_dataset_and_no_remark(in_file, tmp_path):
-    mine = write(tmp_path / "mine.yaml", "normal_dir: good\n") if in_file else None
-    settled, notes = settle({} if in_file else {"normal_dir": "good"}, mine, [])
+    folders = {"normal_dir": "good", "negative_dir": "other"}
+    lines = "".join(f"{name}: {folder}\n" for name, folder in folders.items())
+    mine = write(tmp_path / "mine.yaml", lines) if in_file else None
+    settled, notes = settle({} if in_file else folders, mine, [])
     assert (settled.dataset, settled.normal_dir, notes) == ("folder", "good", [])
 
 

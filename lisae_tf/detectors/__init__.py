@@ -2,15 +2,16 @@
 
 from pathlib import Path
 
-from lisae_tf.config import Config, read_settings, resolve
+from lisae_tf.config import Config
 from lisae_tf.detectors.anogan import AnoGANDetector, FeatureMatchingDetector
-from lisae_tf.detectors.base import CONFIG, Detector
+from lisae_tf.detectors.base import Detector
 from lisae_tf.detectors.encoders import (
     ClassifierDetector,
     DeepSADDetector,
     DeepSVDDDetector,
     HypersphereClassifierDetector,
 )
+from lisae_tf.detectors.graph import AutoencoderDetector, GraphDetector
 from lisae_tf.detectors.isolation_forest import IsolationForestDetector
 from lisae_tf.detectors.kde import KernelDensityDetector
 from lisae_tf.detectors.linear_ae import LinearDetector
@@ -20,7 +21,9 @@ from lisae_tf.detectors.lisae import LatentInsensitiveDetector
 from lisae_tf.detectors.mem_ae import MemoryDetector
 from lisae_tf.detectors.oc_svm import OneClassSVMDetector
 from lisae_tf.detectors.sig_repnn import SigmoidReplicatorDetector
+from lisae_tf.detectors.tiled import TiledAutoencoderDetector, TiledDetector
 from lisae_tf.detectors.vae import VariationalDetector
+from lisae_tf.errors import LisaeError
 
 DETECTORS: dict[str, type[Detector]] = {
     "ae": LatentInsensitiveDetector,
@@ -45,8 +48,23 @@ DETECTORS: dict[str, type[Detector]] = {
 
 
 def make_detector(config: Config) -> Detector:
-    """An untrained detector of `config.variant`."""
-    return DETECTORS[config.variant](config)
+    """An untrained detector of `config.variant`, on tiles where `config.data.tile` is set.
+
+    Raises:
+        LisaeError: tiles for a detector that has no graph.
+    """
+    detector = DETECTORS[config.variant](config)
+    if config.data.tile is None:
+        return detector
+    if not isinstance(detector, GraphDetector):
+        raise LisaeError(
+            f"tiles are scored and pooled in a graph, and {config.variant} has none; leave "
+            "data.tile out or use another variant"
+        )
+    kind = TiledDetector
+    if isinstance(detector, AutoencoderDetector):
+        kind = TiledAutoencoderDetector
+    return kind(config, detector)
 
 
 def load_detector(folder: Path) -> Detector:
@@ -55,5 +73,4 @@ def load_detector(folder: Path) -> Detector:
     Raises:
         LisaeError: missing, altered or foreign files.
     """
-    config = resolve(read_settings(folder / CONFIG), str(folder / CONFIG))
-    return DETECTORS[config.variant].load(folder)
+    return Detector.load(folder, make_detector)

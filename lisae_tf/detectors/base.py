@@ -1,6 +1,7 @@
 """The one interface of every anomaly detector: fit, score, threshold, save, load."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -156,8 +157,12 @@ class Detector(ABC):
         )
 
     @classmethod
-    def load(cls, folder: Path) -> "Detector":
+    def load(cls, folder: Path, make: Callable[[Config], "Detector"] | None = None) -> "Detector":
         """What `save` wrote; hashes are checked before anything is parsed.
+
+        Args:
+            folder: where it was saved.
+            make: an untrained detector of these settings; the class itself unless given.
 
         Raises:
             LisaeError: missing, altered or foreign files.
@@ -180,7 +185,7 @@ class Detector(ABC):
             path = folder / name
             if not path.is_file() or sha256(path) != digest:
                 raise LisaeError(f"{path} is missing or has been altered; restore it")
-        detector = cls(resolve(read_settings(folder / CONFIG), str(folder / CONFIG)))
+        detector = (make or cls)(resolve(read_settings(folder / CONFIG), str(folder / CONFIG)))
         detector.shape = shape
         detector.restore(load_arrays(folder / WEIGHTS)[0])
         if threshold:

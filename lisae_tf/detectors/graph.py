@@ -26,7 +26,10 @@ class GraphDetector(Detector):
 
     def _make_graph(self) -> None:
         self.graph = scoring_graph(self.inference())
-        self._scorer = Scorer(self.graph)
+        self._scorer = self._runner(self.graph)
+
+    def _runner(self, graph: keras.Model) -> Scorer:
+        return Scorer(graph)
 
     def _score(self, images: np.ndarray) -> np.ndarray:
         return self._scorer(images)
@@ -51,4 +54,4 @@ class AutoencoderDetector(GraphDetector):
     def reconstruct(self, images: np.ndarray) -> np.ndarray:
         """x̂ of each picture: uint8 (N, H, W, C) -> float32 (N, H, W, C)."""
         graph = scoring_graph(self.inference(), reconstruction=True)
-        return Scorer(graph)(images, "reconstruction")
+        return self._runner(graph)(images, "reconstruction")

@@ -1,0 +1,225 @@
+"""Large pictures in overlapping tiles, from the geometry to the exported graph."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from training_fixtures import TINY, surface
+
+from lisae_tf.config import merge, resolve
+from lisae_tf.detectors import load_detector, make_detector
+from lisae_tf.errors import LisaeError
+from lisae_tf.parts import Parts, TrainingData
+from lisae_tf.runtimes import open_model
+from lisae_tf.tiled_graph import Cut, Highest, Mend
+from lisae_tf.tiling import Tiling
+
+
+@st.composite
+def tilings(draw):
+    tile = draw(st.integers(1, 6))
+    stride = draw(st.integers(1, tile))
+    height, width = (tile + stride * draw(st.integers(0, 3)) for _ in range(2))
+    return Tiling((height, width, draw(st.sampled_from([1, 3]))), tile, stride)
+
+
+@given(tilings())
+def test_tiles_are_where_they_should_be_and_come_back_as_the_picture(tiling):
+    images = np.random.default_rng(0).random((2, *tiling.shape), np.float32)
+    tiles = tiling.cut(images)
+    assert tiles.shape == (2 * tiling.count, *tiling.tile_shape)
+    expected = [
+        image[y : y + tiling.tile, x : x + tiling.tile]
+        for image in images
+        for y in range(0, tiling.shape[0] - tiling.tile + 1, tiling.stride)
+        for x in range(0, tiling.shape[1] - tiling.tile + 1, tiling.stride)
+    ]
+    np.testing.assert_array_equal(tiles, np.stack(expected))
+    np.testing.assert_array_equal(Cut(tiling)(images), tiles)
+    np.testing.assert_allclose(Mend(tiling)(tiles), images, rtol=1e-6)
+
+
+def test_where_tiles_overlap_the_reconstruction_is_their_mean():
+    tiling = Tiling((4, 6, 1), 4, 2)
+    tiles = np.stack([np.full((4, 4, 1), value, np.float32) for value in (1, 3)])
+    whole = np.asarray(Mend(tiling)(tiles))[0, 0, :, 0]
+    np.testing.assert_array_equal(whole, [1, 1, 2, 2, 3, 3])
+
+
+def test_the_score_is_the_highest_of_each_picture():
+    scores = np.float32([1, 5, 2, 9, 0, 3])
+    np.testing.assert_array_equal(Highest(Tiling((4, 8, 1), 4, 2))(scores), [5, 9])
+
+
+@pytest.mark.parametrize(
+    ("shape", "tile", "stride", "words"),
+    [
+        ((64, 64, 1), 32, 33, "leaves gaps"),
+        ((64, 60, 1), 32, 16, "do not fill a width of 60; give 48 or 64"),
+        ((16, 64, 1), 32, 16, "do not fill a height of 16; give 32 or 48"),
+    ],
+)
+def test_tiles_that_do_not_fit_are_refused_with_sizes_that_do(shape, tile, stride, words):
+    with pytest.raises(LisaeError, match=words):
+        Tiling(shape, tile, stride)
+
+
+def config(variant="lis", **data):
+    data = {"size": [32, 48], "channels": 1, "tile": 16, "stride": 8} | data
+    return resolve(merge(TINY, {"variant": variant, "data": data}))
+
+
+def mosaic(name, count):
+    """Pictures of 32x48 pixels of one surface, uint8 (count, 32, 48, 1)."""
+    patches = surface(name, 2 * count)
+    return np.concatenate([patches[:count], patches[count:, :, :16]], axis=2)
+
+
+def data():
+    def parts(name):
+        pixels = mosaic(name, 60)
+        return Parts(pixels[:40], pixels[40:50], pixels[50:])
+
+    return TrainingData(parts("gravel"), parts("coins"))
+
+
+@pytest.fixture(scope="module", params=["lis", "linsep-fused", "bce"])
+def detector(request):
+    from lisae_tf.phase import TrainingOptions
+    from lisae_tf.thresholds import choose_threshold
+
+    found = make_detector(config(request.param))
+    found.fit_data(data(), TrainingOptions())
+    found.set_threshold(choose_threshold(found.score(data().normal.calibration), 0.1))
+    return found
+
+
+def test_a_picture_scores_as_the_worst_of_its_tiles(detector):
+    pictures = mosaic("moon", 5)
+    tiles = Tiling((32, 48, 1), 16, 8).cut(pictures)
+    alone = detector._inner.score(tiles).reshape(5, -1)
+    assert alone.shape == (5, 15)
+    np.testing.assert_allclose(detector.score(pictures), alone.max(axis=1), rtol=1e-5)
+    before = detector.phase1_detector()
+    if before is not None:
+        assert not np.array_equal(before.score(pictures), detector.score(pictures))
+
+
+def test_a_small_flaw_is_found_wherever_it_is(detector):
+    good = mosaic("gravel", 1)
+    usual = detector.score(good)[0]
+    for y, x in ((0, 0), (8, 20), (22, 38)):
+        flawed = good.copy()
+        flawed[0, y : y + 10, x : x + 10] = np.indices((10, 10)).sum(axis=0)[..., None] % 2 * 255
+        assert detector.score(flawed)[0] > usual
+
+
+def test_it_is_saved_and_loaded_with_its_tiles(detector, tmp_path):
+    detector.save(tmp_path)
+    loaded = load_detector(tmp_path)
+    assert loaded.shape == (32, 48, 1)
+    np.testing.assert_array_equal(
+        loaded.score(mosaic("moon", 7)), detector.score(mosaic("moon", 7))
+    )
+
+
+def test_the_map_has_the_pictures_size_and_is_highest_at_the_flaw():
+    from lisae_tf.phase import TrainingOptions
+
+    found = make_detector(config("ae"))
+    found.fit_data(TrainingData(data().normal, None), TrainingOptions())
+    flawed = mosaic("gravel", 1)
+    flawed[0, 20:28, 30:38] = 255 * (np.indices((8, 8)).sum(axis=0)[..., None] % 2)
+    error = np.square(found.reconstruct(flawed) - flawed / 255)[0, :, :, 0]
+    assert error.shape == (32, 48)
+    assert error[20:28, 30:38].mean() > 3 * np.median(error)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"data": {"tile": 16}}, "give --input-size"),
+        ({"data": {"stride": 16}}, "give --tile"),
+        ({"data": {"tile": 16, "size": [32, 32]}, "variant": "kde"}, "kde has none"),
+        ({"data": {"tile": 4, "size": [32, 32]}}, "data.tile"),
+    ],
+)
+def test_settings_that_cannot_be_tiled_are_refused(settings, words):
+    with pytest.raises(LisaeError, match=words):
+        make_detector(resolve(settings))
+
+
+def test_settings_without_tiles_are_recorded_as_before():
+    assert "tile" not in resolve({}).model_dump()["data"]
+    assert resolve({}).digest() == resolve({"data": {"tile": None}}).digest()
+    tiled = config()
+    assert resolve(tiled.model_dump()) == tiled
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, cli):
+    """A working folder with pictures of mixed sizes and the tiled run `run`."""
+    base = tmp_path_factory.mktemp("tiled")
+    for name in ("gravel", "coins", "moon"):
+        (base / name).mkdir()
+        for index, picture in enumerate(mosaic(name, 60)):
+            size = (48, 32) if index % 2 else (96, 64)
+            Image.fromarray(picture[..., 0]).resize(size).save(base / name / f"{index:03d}.png")
+    folders = {"normal": "gravel", "negative": "coins", "anomaly": "moon"}
+    sides = [f"--{side}-dir={base / name}" for side, name in folders.items()]
+    small = ("network.latent=8", "network.filters=[4, 8]", "feature_extraction.epochs=3",
+             "feature_extraction.collapse_fraction=0", "latent_shaping.epochs=2")  # fmt: skip
+    sets = [part for setting in small for part in ("--set", setting)]
+    result = cli(
+        "train", *sides, *sets, "--tile", 16, "--stride", 8, "--input-size", "32,48",
+        "--out", base / "run", "--quiet",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    return base
+
+
+@pytest.mark.parametrize("form", ["onnx", "tflite", "savedmodel"])
+def test_tiling_is_part_of_the_exported_graph(form, run, cli, tmp_path):
+    result = cli("export", "--run", run / "run", "--format", form, "--out", tmp_path)
+    assert result.exit_code == 0, result.stderr
+    parity = next(tmp_path.rglob("parity.json"))
+    assert json.loads(parity.read_text())["passed"]
+    files = {"onnx": "*.onnx", "tflite": "*.tflite", "savedmodel": "saved_model.pb"}
+    found = next(tmp_path.rglob(files[form]))
+    model = open_model(found.parent if form == "savedmodel" else found)
+    pictures = mosaic("moon", 9)
+    detector = load_detector(run / "run")
+    np.testing.assert_allclose(model.score(pictures), detector.score(pictures), rtol=1e-4)
+    assert model.reconstruct(pictures).shape == pictures.shape
+
+
+def test_score_takes_pictures_of_any_size_and_draws_maps(run, cli, tmp_path):
+    result = cli(
+        "score", "--run", run / "run", run / "moon", "--maps", tmp_path, "--format", "jsonl"
+    )
+    assert result.exit_code == 0, result.stderr
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(rows) == 60
+    assert all(Path(row["map"]).is_file() for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--tile", 16), "give --input-size"),
+        (("--tile", 16, "--input-size", "32,big"), "write height,width"),
+        (("--tile", 16, "--stride", 8, "--input-size", "36,48"), "do not fill a height of 36"),
+    ],
+)
+def test_wrong_options_are_one_sentence_and_no_run(options, words, run, cli, monkeypatch):
+    monkeypatch.chdir(run)
+    before = sorted(path.name for path in run.iterdir())
+    result = cli("train", "--normal-dir", "gravel", "--negative-dir", "coins", *options)
+    assert result.exit_code == 1
+    assert words in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert sorted(path.name for path in run.iterdir()) == before
