@@ -109,6 +109,13 @@ class Results:
         return found
 
     @cached_property
+    def synthetic(self) -> dict[tuple[str, str], Summed]:
+        """Made negatives by (row, column); empty where no cell has any."""
+        found = {key: self.figure(figure) for key, figure in tables.synthetic("lis").items()}
+        made = (summed for (row, _), summed in found.items() if row in tables.MADE)
+        return found if any(summed.by_seed for summed in made) else {}
+
+    @cached_property
     def appendix(self) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
         """Variant, positive, negative set, outlier class -> mean AUROC over seeds."""
         paper_name = {name: paper for paper, name in tables.CIFAR10.items()}
@@ -148,6 +155,10 @@ class Results:
                 if summed.mean is not None:
                     rows.setdefault(row, {})[column] = summed.to_json()
             summary[name] = rows
+        for (row, column), summed in self.synthetic.items():
+            if summed.mean is not None:
+                rows = summary.setdefault("synthetic", {})
+                rows.setdefault(row, {})[column] = summed.to_json()
         return summary | {"appendix_a_cifar10": self.appendix}
 
     def versions(self) -> Counter:

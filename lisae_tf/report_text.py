@@ -51,6 +51,7 @@ def render(results: "Results", figures: Mapping[str, str]) -> str:
     sections = [_table(name, figures) for name, figures in results.by_table.items()]
     sections += [
         _rivals(results),
+        _synthetic(results.synthetic),
         report_appendix.render(results.appendix),
         _contradictions(),
         _latents(results),
@@ -179,6 +180,33 @@ def _rivals_of_table3(results: "Results") -> Iterator[str]:
                     by_place.setdefault(key, {})[system] = summed.mean
     for (row, column), found in by_place.items():
         yield from _versus(f"table 3, {column} with {row}", *_sides(found))
+
+
+def _synthetic(figures: Mapping[tuple[str, str], "Summed"]) -> str:
+    """What negatives made of the normal pictures alone are worth."""
+    if not figures:
+        return ""
+    rows = list(dict.fromkeys(row for row, _ in figures))
+    columns = list(dict.fromkeys(column for _, column in figures))
+    lines, better = [], []
+    for row in rows:
+        line = [row]
+        for column in columns:
+            gap = difference(figures[row, column].mean, figures["AE", column].mean)
+            line.append(f"{_ours(figures[row, column])} {gap if row != 'AE' else ''}".strip())
+        lines.append(line)
+        above = [
+            (figures[row, column].mean or 0) > (figures["AE", column].mean or 1)
+            for column in columns
+        ]
+        if row in tables.MADE and all(above):
+            better.append(row)
+    said = "better than AE in every column: " + (", ".join(better) or "none so far")
+    return (
+        "## Negatives made of the normal pictures\n\nLIS-AE with `--negatives synth:NAME`, no "
+        "other pictures seen in training; the difference is to AE, which is phase 1 of the same "
+        f"trainings. Of the generators, {said}.\n\n{markdown(['', *columns], lines)}"
+    )
 
 
 def _contradictions() -> str:

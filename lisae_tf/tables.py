@@ -6,6 +6,7 @@ are ours.
 
 from collections.abc import Callable
 
+from lisae_tf.protocols import SYNTHETIC
 from lisae_tf.trainings import Column, Figure, Row, Tasks
 
 # Every system of tables 1 and 2. One line each; "none" for those that use no negatives.
@@ -138,10 +139,22 @@ def appendix_a(variant: str) -> Figures:
     return figures
 
 
+# Ours: negatives made of the normal pictures, by one generator or several in equal shares.
+MADE = (*SYNTHETIC, "cutpaste+shuffle")
+
+
+def synthetic(variant: str) -> Figures:
+    """The five columns of tables 1 and 2 with made negatives, between phase 1 and real ones."""
+    rows = {"AE": Row("lis", phase1=True)}
+    rows |= {name: Row("lis", f"synth:{name}") for name in MADE}
+    return _systems(tuple(COLUMNS), rows | {"real negatives": Row("lis")})
+
+
 TABLES: dict[str, Callable[[str], Figures]] = {
     "table1": table1,
     "table2": table2,
     "table3": table3,
     "appendix-a": appendix_a,
+    "synthetic": synthetic,
 }
 APPENDIX_VARIANTS = {"LIS-AE": "lis", "LinSep-LIS-AE": "linsep"}

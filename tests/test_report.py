@@ -96,6 +96,27 @@ def test_a_classifier_ahead_of_ours_is_named(tmp_path, monkeypatch):
     assert "table 3, cifar10 with CIFAR-10" in text
 
 
+def test_a_generator_above_the_autoencoder_everywhere_is_named(tmp_path):
+    figures = tables.synthetic("lis")
+    for (row, column), figure in figures.items():
+        if row == "real negatives":
+            store(figure, tmp_path, auroc=0.9)  # and AE, its phase 1: 0.8
+        elif row == "elastic":
+            store(figure, tmp_path, auroc=0.85)
+        elif row == "flip":
+            store(figure, tmp_path, auroc=0.7 if column == "svhn" else 0.89)
+    written(tmp_path)
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "better than AE in every column: elastic." in text
+    assert "| elastic | 0.8500 ▲ +0.0500 |" in text
+    assert read_json(tmp_path / "summary.json")["synthetic"]["flip"]["svhn"]["mean"] == 0.7
+
+
+def test_without_made_negatives_there_is_no_section_on_them(stored):
+    written(stored)
+    assert "Negatives made of" not in (stored / "RESULTS.md").read_text()
+
+
 def test_the_report_says_what_the_data_is_and_which_averages_contradict(stored):
     written(stored)
     text = (stored / "RESULTS.md").read_text()
