@@ -110,6 +110,17 @@ def test_old_normals_are_measured_before_and_after(continued):
     assert "new normals: " in said
 
 
+def test_the_report_shows_it(continued, cli):
+    base, _ = continued
+    result = cli("report", "--run", base / "new")
+    assert result.exit_code == 0, result.stderr
+    page = (base / "new" / "report.html").read_text()
+    assert "What the old normal pictures lost" in page
+    assert "This run continues old." in page
+    assert cli("report", "--run", base / "old").exit_code == 0
+    assert "old normal pictures" not in (base / "old" / "report.html").read_text()
+
+
 def test_it_begins_with_the_old_weights(continued, monkeypatch):
     base, _ = continued
     monkeypatch.chdir(base)

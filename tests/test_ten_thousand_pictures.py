@@ -1,0 +1,112 @@
+"""A large mixed folder with damaged files in it; minutes rather than seconds ('make slow').
+
+What the last run measured lies in results/slow with its date and version.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.slow
+
+COUNT, EVERY = 10_000, 100  # pictures, and of how many one is damaged
+CLI = Path(__file__).parents[1] / "cli.py"
+# Prints the command's exit code and its peak memory in KiB on standard error's last line.
+MEASURED = """
+import resource, subprocess, sys
+done = subprocess.run(sys.argv[1:])
+peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+print(done.returncode, peak, file=sys.stderr)
+"""
+KINDS = (("L", ".png"), ("L", ".jpg"), ("RGB", ".png"), ("RGB", ".jpeg"), ("RGBA", ".png"),
+         ("RGB", ".bmp"), ("P", ".png"), ("I;16", ".png"))  # fmt: skip
+
+
+def command(*arguments):
+    """Runs the command line; its exit code, output, errors and peak memory in MiB."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, sys.executable, CLI, *map(str, arguments)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    *errors, last = done.stderr.splitlines()
+    code, peak = map(int, last.split())
+    return code, done.stdout, "\n".join(errors), peak / 1024
+
+
+def picture(generator, kind):
+    height, width = generator.integers(48, 200, 2)
+    texture = generator.normal(128, 40, (height // 8 + 1, width // 8 + 1))
+    grey = Image.fromarray(np.clip(texture, 0, 255).astype(np.uint8)).resize((width, height))
+    if kind == "I;16":
+        return Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    return grey.convert(kind)
+
+
+def damage(path, generator):
+    """Cuts the file short, or overwrites its beginning."""
+    content = path.read_bytes()
+    if generator.random() < 0.5:
+        path.write_bytes(content[: len(content) // 3])
+    else:
+        path.write_bytes(b"\0" * 64 + content[64:])
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    base = tmp_path_factory.mktemp("many")
+    generator = np.random.default_rng(0)
+    for name, count in (("normal", COUNT), ("negative", 500)):
+        (base / name).mkdir()
+        for index in range(count):
+            kind, suffix = KINDS[index % len(KINDS)]
+            picture(generator, kind).save(base / name / f"{index:05d}{suffix}")
+    damaged = sorted((base / "normal").iterdir())[::EVERY]
+    for path in damaged:
+        damage(path, generator)
+    return base, damaged
+
+
+def test_ten_thousand_mixed_pictures(folders, measured):
+    base, damaged = folders
+    sides = ("--normal-dir", base / "normal", "--negative-dir", base / "negative")
+    code, _, errors, check_peak = command("data", "check", *sides, "--json", base / "found.json")
+    assert code == 1
+    assert f"{len(damaged)} normal files of {COUNT} cannot be read" in errors
+    found = json.loads((base / "found.json").read_text())["sets"]["normal"]
+    assert sorted(found["unreadable"]) == sorted(map(str, damaged))
+    assert found["usable"] == COUNT - len(damaged)
+
+    small = ("network.filters=[4,4]", "network.latent=8", "feature_extraction.epochs=1",
+             "feature_extraction.collapse_fraction=0", "latent_shaping.epochs=1")  # fmt: skip
+    sets = [part for setting in small for part in ("--set", setting)]
+    train = ("train", *sides, *sets, "--quiet")
+    code, _, errors, _ = command(*train, "--out", base / "refused")
+    assert code == 1
+    assert str(damaged[0]) in errors
+    assert not (base / "refused").exists()
+    code, said, errors, train_peak = command(*train, "--skip-bad", "--out", base / "run")
+    assert code == 0, errors
+    assert all(str(path) in said for path in damaged)
+
+    # Pictures are decoded at the model's size, one batch at a time.
+    code, scores, errors, score_peak = command(
+        "score", "--run", base / "run", base / "normal", "--skip-bad"
+    )
+    assert code == 0
+    assert scores.count("\n") == COUNT - len(damaged) + 1
+    assert errors.count("left out: ") == len(damaged)
+    decoded = COUNT * 64 * 64 * 3 / 2**20
+    measured(
+        pictures=COUNT, damaged=len(damaged), decoded_mib=round(decoded),
+        check_peak_mib=round(check_peak), train_peak_mib=round(train_peak),
+        score_peak_mib=round(score_peak),
+    )  # fmt: skip
+    # TensorFlow by itself takes about 600 MiB.
+    assert check_peak < 3 * decoded + 300
+    assert train_peak < 5 * decoded + 1000
+    assert score_peak < 1200
