@@ -44,9 +44,10 @@ class _Worker:
         self.connection.send(group)
 
     def end(self) -> None:
-        self.connection.close()
+        # In this order: a closed connection would have the worker print that it lost it.
         self.process.terminate()
         self.process.join()
+        self.connection.close()
 
 
 def _start(data_dir: Path | None, threads: int) -> _Worker:
