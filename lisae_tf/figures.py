@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib import ticker
 from sklearn import metrics
 
 from lisae_tf.evaluation import Scored, accuracy_trade_off
@@ -71,10 +72,20 @@ def score_histograms(path: Path, before: Scored | None, after: Scored, alpha: fl
                         scores, bins, color=colour, alpha=0.6, label=name,
                         weights=np.full(len(scores), 1 / len(scores)),
                     )  # fmt: skip
-            scale = "log" if low > 0 else "linear"
-            axis.set(xscale=scale, title=title, xlabel="score", ylabel="share of pictures")
+            axis.set(xlabel="score", ylabel="share of pictures")
+            axis.set_title(title, loc="left")
+            if low > 0:
+                axis.set_xscale("log")
+                # Less than a decade or so would have no labels, or all of them on one another.
+                steps = (1, 2, 5) if high < 50 * low else (1,)
+                axis.xaxis.set_major_locator(ticker.LogLocator(subs=steps))
+                axis.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+                axis.xaxis.set_minor_formatter(ticker.NullFormatter())
         axes[0, -1].axvline(alpha, color="black", linestyle="--", label=f"α = {alpha:.3g}")
-        axes[0, -1].legend(frameon=False, loc="upper right")
+        axes[0, -1].legend(
+            frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, fontsize=7,
+            borderaxespad=0, columnspacing=1, handlelength=1.5,
+        )  # fmt: skip
         save(figure, path)
 
 

@@ -70,10 +70,12 @@ def compare(
     Raises:
         LisaeError: too few scores on either side.
     """
+    more = {"calibration": "calibrate with more --normal-dir pictures", "window": "score more"}
     for name, scores in (("calibration", calibration), ("window", window)):
         if len(scores) < MIN_SCORES:
             raise LisaeError(
-                f"the {name} has {len(scores)} scores; a comparison needs at least {MIN_SCORES}"
+                f"the {name} has {len(scores)} scores; a comparison needs at least {MIN_SCORES}: "
+                f"{more[name]}"
             )
     test = stats.ks_2samp(calibration, window, method="auto")
     return Drift(

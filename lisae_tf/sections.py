@@ -50,7 +50,7 @@ class FeatureExtraction(Section):
     """Phase 1."""
 
     epochs: Natural = 15
-    batch_size: Natural = 128
+    batch_size: Natural = 32
     learning_rate: Positive = 1e-3
     warmup_steps: Annotated[int, Field(ge=0)] = 300
     patience: Natural = 5
@@ -63,7 +63,7 @@ class LatentShaping(Section):
     """Phase 2 (equation 4)."""
 
     epochs: Natural = 10
-    batch_size: Natural = 128
+    batch_size: Natural = 32
     learning_rate: Positive = 1e-3
     patience: Natural = 5
     gamma: Positive = 0.1

@@ -223,7 +223,7 @@ def test_each_layer_wins_over_those_below(highest, toy, tmp_path):
 def test_sections_are_merged_key_by_key(toy, tmp_path):
     mine = write(tmp_path / "mine.yaml", "latent_shaping: {gamma: 0.4}\n")
     shaping = settle({"dataset": "toy"}, mine, ["latent_shaping.beta=2"])[0].latent_shaping
-    assert (shaping.epochs, shaping.gamma, shaping.beta, shaping.batch_size) == (4, 0.4, 2, 128)
+    assert (shaping.epochs, shaping.gamma, shaping.beta, shaping.batch_size) == (4, 0.4, 2, 32)
 
 
 @pytest.mark.parametrize("where", ["file", "option", "set"])
