@@ -30,7 +30,7 @@ def settings(variant, seed=0):
     """The tiny settings; an encoder without a decoder says nothing before it is trained."""
     over = {"variant": variant, "seed": seed}
     if issubclass(DETECTORS[variant], EncoderDetector):
-        over["feature_extraction"] = {"epochs": 6, "batch_size": 16, "learning_rate": 5e-3}
+        over["feature_extraction"] = {"epochs": 2, "batch_size": 16, "learning_rate": 5e-3}
     return tiny_config(**over)
 
 

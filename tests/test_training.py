@@ -70,7 +70,7 @@ def test_the_fast_path_learns_what_the_slow_path_learns():
     fast, slow = (r.model.latent.get_weights() for r in results)
     before = list(results[0].phase1_weights.values())
     for a, b in zip(fast, slow, strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-5)
+        np.testing.assert_allclose(a, b, atol=2e-4)
     assert not any(np.array_equal(fast[0], w) for w in before if w.shape == fast[0].shape)
 
 
