@@ -107,9 +107,10 @@ class LISAEDetector(OutlierMixin, BaseEstimator):
                 f"n_samples={len(X)} normal samples cannot be held apart for training, stopping "
                 "and calibration; give at least 4"
             )
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        if isinstance(self.random_state, int | np.integer):
-            seed = int(self.random_state)
+        seed = self.random_state
+        if not isinstance(seed, int | np.integer):
+            seed = check_random_state(seed).randint(2**31 - 1)
+        seed = int(seed)
         config = self._config(X, seed)
         self._standardise = None
         if X.ndim == 2:

@@ -79,24 +79,20 @@ class _NormalFolder:
     test: np.ndarray  # indices
 
 
-def _normals(config: Config, skip_bad: bool) -> tuple[list[_NormalFolder], list[str]]:
-    """Each folder of normal pictures with parts of its own, and what is to be noted.
+def _normals(config: Config, skip_bad: bool) -> list[_NormalFolder]:
+    """Each folder of normal pictures with parts of its own.
 
     A folder is divided alike whatever folders follow it: what was held out stays held out when
     more pictures become normal.
     """
     sides: list[_NormalFolder] = []
-    notes: list[str] = []
     for number, folder in enumerate(config.normal_dirs):
         found = _read(folder, config, skip_bad)
         _refuse_few(len(found.pixels), MIN_NORMAL, "normal", folder)
-        notes += _remarks(found, "normal")
-        for earlier in sides:
-            notes += _refuse_overlap(earlier.found, "normal", found, "also normal")
         # Stream 1 is the negatives'.
         stream = number + (number > 0)
         sides.append(_NormalFolder(found, *_split_folder(found, config, stream, with_test=True)))
-    return sides, notes
+    return sides
 
 
 def _remarks(found: pictures.Decoded, what: str) -> list[str]:
@@ -118,7 +114,11 @@ def load_folder_training(config: Config, *, skip_bad: bool) -> TrainingData:
     Raises:
         LisaeError: missing folders, unreadable or too few pictures, or overlapping folders.
     """
-    normals, notes = _normals(config, skip_bad)
+    normals = _normals(config, skip_bad)
+    notes = [remark for side in normals for remark in _remarks(side.found, "normal")]
+    for k, side in enumerate(normals):
+        for earlier in normals[:k]:
+            notes += _refuse_overlap(earlier.found, "normal", side.found, "also normal")
     normal_parts = Parts(
         *(
             np.concatenate([getattr(side.parts, part) for side in normals])
@@ -155,7 +155,7 @@ def load_folder_test(config: Config, *, skip_bad: bool) -> TestData:
     Raises:
         LisaeError: anomalies that are also normal or negative pictures.
     """
-    normals, _ = _normals(config, skip_bad)
+    normals = _normals(config, skip_bad)
     pixels = np.concatenate([side.found.pixels[side.test] for side in normals])
     labels = [side.found.names[i] for side in normals for i in side.test]
     notes, anomalies = [], 0

@@ -30,10 +30,10 @@ class Data(Section):
     mirror: bool = False  # train on each picture mirrored left to right as well
     size: Annotated[list[Side], Field(min_length=2, max_length=2)] | None = None
     channels: Literal[1, 3] | None = None
-    stopping_fraction: Fraction = 0.1
-    # Left out of the record unless set, as records are compared.
+    # Left out of the record unless set: results from before there were tiles stay comparable.
     tile: Annotated[Side | None, Field(exclude_if=_is_none)] = None
     stride: Annotated[Natural | None, Field(exclude_if=_is_none)] = None  # `tile` unless given
+    stopping_fraction: Fraction = 0.1
     calibration_fraction: Fraction = 0.1
     test_fraction: Fraction = 0.1
 

@@ -227,7 +227,7 @@ def test_pyod():
     train, near, far = ring(300), ring(50, seed=1), ring(50, seed=2, radius=1.0)
     truth = np.repeat([0, 1], 50)
     found = {}
-    for detector in (LISAEPyOD("kde", contamination=0.05), IForest(random_state=0)):
+    for detector in (LISAEPyOD(LISAEDetector("kde"), contamination=0.05), IForest(random_state=0)):
         detector.fit(train)
         assert detector.decision_scores_.shape == (300,)
         scores = detector.decision_function(np.concatenate([near, far]))
@@ -235,15 +235,16 @@ def test_pyod():
         assert set(detector.predict(far)) <= {0, 1}
     assert detector.labels_.sum() > 0
     assert found["LISAEPyOD"] > 0.99
-    ours = LISAEPyOD("kde", contamination=0.05).fit(train)
+    ours = LISAEPyOD(LISAEDetector("kde"), contamination=0.05).fit(train)
     assert ours.labels_.sum() == 15  # 5 % of 300
     np.testing.assert_array_equal(
         ours.decision_function(near), -ours.estimator_.score_samples(near)
     )
     assert ours.predict_proba(near).shape == (50, 2)
-    assert LISAEPyOD().get_params().keys() == {"contamination"} | {
-        name for name in LISAEDetector().get_params() if name != "false_positive_rate"
-    }
+    # Settings within are reached as in a Pipeline, and the one that was given is not fitted.
+    ours.set_params(estimator__false_positive_rate=0.2)
+    assert ours.estimator.false_positive_rate == 0.2
+    assert not hasattr(ours.estimator, "detector_")
 
 
 def test_standardised_rows_have_mean_0_and_spread_1():

@@ -65,12 +65,13 @@ def test_another_seed_trains_to_other_weights(undisturbed):
 def test_the_fast_path_learns_what_the_slow_path_learns():
     results = []
     for cached in (True, False):
-        config = tiny_config(latent_shaping={"cache_features": cached})
+        # One epoch: sums in another order drift apart with the number of steps.
+        config = tiny_config(latent_shaping={"cache_features": cached, "epochs": 1})
         results.append(train(config, tiny_data(), TrainingOptions()))
     fast, slow = (r.model.latent.get_weights() for r in results)
     before = list(results[0].phase1_weights.values())
     for a, b in zip(fast, slow, strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-4)
+        np.testing.assert_allclose(a, b, atol=2e-5)
     assert not any(np.array_equal(fast[0], w) for w in before if w.shape == fast[0].shape)
 
 

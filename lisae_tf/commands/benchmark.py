@@ -69,12 +69,11 @@ def _table(name: str, rows, columns, variants, seeds, jobs, quick, out, data_dir
     """Train what the table needs and is not stored yet; `benchmark report` shows it."""
     from lisae_tf import grid, tables
 
-    by_row = name in ("table1", "table2", "synthetic")
-    if by_row and variants:
+    if variants and name not in ("table3", "appendix-a"):
         raise LisaeError(f"{name} takes --rows; --variants is for table3 and appendix-a")
     usual = ["lis", "linsep"] if name == "appendix-a" else ["lis"]
     wanted = shared.listed(rows)
-    if quick and name != "synthetic" and by_row and wanted is None:
+    if quick and name in ("table1", "table2") and wanted is None:
         wanted = list(tables.HEADLINE)
     root, cells, failures = _root(out, quick), {}, {}
     for variant in shared.listed(variants) or usual:

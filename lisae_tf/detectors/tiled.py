@@ -67,8 +67,6 @@ class TiledDetector(GraphDetector):
 class TiledAutoencoderDetector(TiledDetector, AutoencoderDetector):
     """The same for what reconstructs; overlapping reconstructions are averaged."""
 
-    inference = TiledDetector.inference
-
     def networks(self):
         """Of a tile."""
         return self._inner.networks()
