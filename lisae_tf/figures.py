@@ -73,7 +73,7 @@ def score_histograms(path: Path, before: Scored | None, after: Scored, alpha: fl
                         weights=np.full(len(scores), 1 / len(scores)),
                     )  # fmt: skip
             axis.set(xlabel="score", ylabel="share of pictures")
-            axis.set_title(title, loc="left")
+            axis.set_title(title, loc="left", pad=16)  # above the legend
             if low > 0:
                 axis.set_xscale("log")
                 # Less than a decade or so would have no labels, or all of them on one another.
