@@ -27,10 +27,11 @@ pytestmark = pytest.mark.parametrize("variant", DETECTORS)
 
 
 def settings(variant, seed=0):
-    """The tiny settings; an encoder without a decoder says nothing before it is trained."""
+    """The tiny settings; an encoder without a decoder says nothing before it has learnt."""
     over = {"variant": variant, "seed": seed}
     if issubclass(DETECTORS[variant], EncoderDetector):
         over["feature_extraction"] = {"epochs": 2, "batch_size": 16, "learning_rate": 5e-3}
+        over["hypersphere"] = {"epochs": 4, "learning_rate": 3e-3}
     return tiny_config(**over)
 
 
