@@ -10,6 +10,7 @@ from pathlib import Path
 from lisae_tf import checks, pictures
 from lisae_tf.config import Config
 from lisae_tf.folders import MIN_NEGATIVE, MIN_NORMAL, settle_folder_channels
+from lisae_tf.tiling import tiling_of
 
 STRETCHED = 1.1  # sides scaled more unequally than this are mentioned
 
@@ -43,6 +44,7 @@ class DataReport:
 
     size: tuple[int, int]  # height, width that pictures are brought to
     channels: int
+    tiles: dict | None  # side of a tile, stride, and grid (rows, columns) in a picture
     sets: dict[str, SetReport]  # by normal, negative, anomaly
     leaks: list[LeakReport]
     errors: list[str]  # training would stop at these
@@ -91,6 +93,13 @@ def _report(folders: list[str], size: tuple[int, int], channels: int):
         decoded.bad, found.constant, found.copies,
     )  # fmt: skip
     return decoded, found, report
+
+
+def _tiles(config: Config) -> dict | None:
+    if config.data.tile is None:
+        return None
+    tiling = tiling_of(config.data, config.data.channels)
+    return {"side": tiling.tile, "stride": tiling.stride, "grid": tiling.grid}
 
 
 def check(config: Config, *, skip_bad: bool = False) -> DataReport:
@@ -147,4 +156,4 @@ def check(config: Config, *, skip_bad: bool = False) -> DataReport:
             warnings += checks.leak_remarks(pairs, one, other)
     if config.negative_dir is None and config.negatives == "none":
         warnings.append("there are no negatives; the variants ae, kde and their like need none")
-    return DataReport(size, channels, sets, leaks, errors, warnings)
+    return DataReport(size, channels, _tiles(config), sets, leaks, errors, warnings)

@@ -14,7 +14,16 @@ from lisae_tf.errors import LisaeError
 STROKES = "strokes"
 GENERATED = (STROKES,)
 # Generators that make negatives out of the normal pictures; "synth:cutpaste+shuffle" names two.
-SYNTHETIC = ("cutpaste", "shuffle", "rotate", "flip", "elastic", "frequency", "strokes")
+SYNTHETIC = (
+    "cutpaste",
+    "shuffle",
+    "rotate",
+    "flip",
+    "elastic",
+    "frequency",
+    "strokes",
+    "interpolation",
+)
 _SYNTH = "synth:"
 # Of pictures without any negatives.
 DEFAULT_SYNTHETIC = "synth:cutpaste+shuffle"

@@ -155,6 +155,24 @@ def strokes(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return images * (1 - cover) + ink * cover
 
 
+def interpolation(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Between two normal pictures in a latent space, each latent unit at a point of its own.
+
+    The latent space is the linear one: the principal components of the batch. No network is
+    trained yet when negatives are made, and LinSep needs them in phase 1 already.
+    """
+    shape, count = tf.shape(images), tf.shape(images)[0]
+    pixels = tf.reshape(images / 255, (count, -1))
+    mean = tf.reduce_mean(pixels, axis=0)
+    centred = pixels - mean
+    # Codes (N, N), a row for each picture, up to the scale of each component.
+    codes = tf.linalg.eigh(tf.matmul(centred, centred, transpose_b=True))[1]
+    components = tf.matmul(codes, centred, transpose_a=True)
+    share = tf.random.stateless_uniform(tf.shape(codes), seed)
+    between = share * codes + (1 - share) * tf.roll(codes, 1, axis=0)
+    return tf.reshape(255 * (mean + tf.matmul(between, components)), shape)
+
+
 # By the names of `protocols.SYNTHETIC`.
 GENERATORS: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
     "cutpaste": cutpaste,
@@ -164,6 +182,7 @@ GENERATORS: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
     "elastic": elastic,
     "frequency": frequency,
     "strokes": strokes,
+    "interpolation": interpolation,
 }
 
 

@@ -115,6 +115,21 @@ def test_good_folders_pass_and_the_json_says_the_same(folders, tmp_path):
     assert report["errors"] == report["warnings"] == report["leaks"] == []
 
 
+def test_tiles_are_announced_and_impossible_ones_refused(folders, tmp_path):
+    given = [*options(folders), "--tile", 32, "--stride", 16, "--input-size", "64,96"]
+    result = dry_run(*given, "--json", tmp_path / "check.json")
+    assert result.exit_code == 0, result.output
+    assert "training sees 96x64 RGB pictures, each as 15 tiles of 32 pixels (3 rows)" in (
+        result.output
+    )
+    report = json.loads((tmp_path / "check.json").read_text())
+    assert report["tiles"] == {"side": 32, "stride": 16, "grid": [3, 5]}
+    assert report["sets"]["normal"]["treatment"]["64x64 RGB"].startswith("resized to 96x64")
+    refused = dry_run(*options(folders), "--tile", 40, "--input-size", "64,64")
+    assert refused.exit_code == 1
+    assert "do not fill a height of 64" in refused.output
+
+
 def test_everything_wrong_is_named_at_once(folders):
     normal, negative = folders["--normal-dir"], folders["--negative-dir"]
     (normal / "damaged.png").write_bytes((normal / "000.png").read_bytes()[:200])

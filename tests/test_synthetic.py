@@ -74,6 +74,23 @@ def test_random_phases_keep_the_amplitudes():
     np.testing.assert_allclose(amplitude[1], amplitude[0], rtol=1e-3, atol=1e-2)
 
 
+def test_interpolation_stays_in_the_latent_space_but_off_the_line_between_two_pictures():
+    images = np.random.default_rng(0).uniform(0, 255, (5, 6, 6, 1)).astype(np.float32)
+    made = GENERATORS["interpolation"](tf.constant(images), SEED).numpy().reshape(5, -1)
+    flat = images.reshape(5, -1)
+
+    def distance(points: np.ndarray, origin: np.ndarray, directions: np.ndarray) -> np.ndarray:
+        axes = np.linalg.qr(directions.T)[0]
+        rest = points - origin
+        return np.linalg.norm(rest - rest @ axes @ axes.T, axis=1)
+
+    # The space of five pictures has four components around their mean.
+    assert distance(made, flat.mean(0), flat[1:] - flat[0]).max() < 0.01
+    for k in range(5):
+        line = distance(made[k : k + 1], flat[k], (flat[k - 1] - flat[k])[None])
+        assert line[0] > 10
+
+
 def test_several_generators_share_the_pictures():
     images = smooth(6, (24, 24, 3))
     made = combined(["flip", "strokes"])(tf.constant(images), SEED).numpy()

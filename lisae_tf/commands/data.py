@@ -18,6 +18,7 @@ def command() -> None:
 @shared.normal_dir
 @shared.negative_dir
 @shared.anomaly_dir
+@shared.tiles
 @shared.config_file
 @shared.assigned
 @click.option("--skip-bad", is_flag=True, help="Check as for train --skip-bad.")
@@ -25,13 +26,14 @@ def command() -> None:
     "--json", "json_file", type=click.Path(path_type=Path),
     help="Write everything found to this file; - prints it instead of the table.",
 )  # fmt: skip
-def check(config_file, assigned, skip_bad, json_file, **folders):
+def check(tile, stride, input_size, config_file, assigned, skip_bad, json_file, **folders):
     """Count, compare and read everything once: sizes, unreadable files, copies, leaks.
 
     Ends with exit code 1 where training would stop.
     """
     if not folders["normal_dir"]:
         raise LisaeError("data check needs a folder of normal pictures; name it with --normal-dir")
+    folders["data"] = shared.tile_settings(tile, stride, input_size)
     config, _ = shared.settle(folders, config_file, assigned)
     from lisae_tf.data_check import check as check_data
     from lisae_tf.files import make_folder, write_json
@@ -62,7 +64,11 @@ def _show(report) -> None:
     console = Console(highlight=False, soft_wrap=True)
     height, width = report.size
     colour = "grey" if report.channels == 1 else "RGB"
-    console.print(f"training sees {width}x{height} {colour} pictures", markup=False)
+    line = f"training sees {width}x{height} {colour} pictures"
+    if report.tiles:
+        down, across = report.tiles["grid"]
+        line += f", each as {down * across} tiles of {report.tiles['side']} pixels ({down} rows)"
+    console.print(line, markup=False)
     table = Table()
     for head in ("set", "files", "usable", "kind", "number", "what is done to it"):
         table.add_column(head, justify="right" if head in ("files", "usable", "number") else "left")

@@ -29,10 +29,42 @@ assigned = click.option(
 )
 run = click.option("--run", metavar="RUN", help="Run folder; the last completed run by default.")
 
+_TILES = (
+    click.option("--tile", type=int, help="Cut pictures into square tiles of so many pixels."),
+    click.option("--stride", type=int, help="Pixels from tile to tile; --tile by default."),
+    click.option(
+        "--input-size", help="Height,width that pictures get before they are cut, as 256,256."
+    ),
+)
+
 model = click.option(
     "--model", type=click.Path(path_type=Path),
     help="An exported model instead: an .onnx or .tflite file, or the folder of a SavedModel.",
 )  # fmt: skip
+
+
+def tiles(command):
+    """The options --tile, --stride and --input-size."""
+    for option in reversed(_TILES):
+        command = option(command)
+    return command
+
+
+def tile_settings(
+    tile: int | None, stride: int | None, input_size: str | None
+) -> dict[str, Any] | None:
+    """The options about tiles as settings in `data`.
+
+    Raises:
+        LisaeError: an input size that is no height and width.
+    """
+    given: dict[str, Any] = {"tile": tile, "stride": stride}
+    if input_size is not None:
+        sides = input_size.replace("x", ",").split(",")
+        if len(sides) not in (1, 2) or not all(side.strip().isdecimal() for side in sides):
+            raise LisaeError(f"--input-size {input_size}: write height,width, as in 256,256")
+        given["size"] = [int(sides[0]), int(sides[-1])]
+    return {name: value for name, value in given.items() if value is not None} or None
 
 
 def listed(value: str | None) -> list[str] | None:

@@ -23,11 +23,7 @@ from lisae_tf.quiet import start_tensorflow
     "supervised, none, a dataset NAME, or NAME:3,4.",
 )
 @click.option("--variant", help="Detector, as in lis, linsep, ae or kde; a wrong name lists all.")
-@click.option("--tile", type=int, help="Cut pictures into square tiles of so many pixels.")
-@click.option("--stride", type=int, help="Pixels from tile to tile; --tile by default.")
-@click.option(
-    "--input-size", help="Height,width that pictures get before they are cut, as 256,256."
-)
+@shared.tiles
 @shared.config_file
 @shared.assigned
 @click.option("--seed", type=int, help="Seed of everything random.")
@@ -53,7 +49,7 @@ def command(
         "normal_class": shared.listed(normal_class),
         "anomaly_class": shared.listed(anomaly_class),
     }
-    named["data"] = _data(tile, stride, input_size)
+    named["data"] = shared.tile_settings(tile, stride, input_size)
     if continued:
         if config_file:
             raise LisaeError("--continue takes the settings of its run; leave --config out")
@@ -89,17 +85,6 @@ def command(
     runs.remember(folder)
     for line in closing_lines(outcome.metrics, folder):
         console.print(line)
-
-
-def _data(tile: int | None, stride: int | None, input_size: str | None) -> dict | None:
-    """The options about tiles as settings."""
-    given = {"tile": tile, "stride": stride}
-    if input_size is not None:
-        sides = input_size.replace("x", ",").split(",")
-        if len(sides) not in (1, 2) or not all(side.strip().isdecimal() for side in sides):
-            raise LisaeError(f"--input-size {input_size}: write height,width, as in 256,256")
-        given["size"] = [int(sides[0]), int(sides[-1])]
-    return {name: value for name, value in given.items() if value is not None} or None
 
 
 def run_name(config) -> str:
