@@ -1,0 +1,103 @@
+"""Time and memory of training as pictures and network grow; each training in its own process."""
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.measure import Row, figures_row
+from benchmarks.subjects import subject
+from lisae_tf.config import merge, resolve
+from lisae_tf.files import read_json, write_json
+
+ROOT = Path(__file__).parents[1]
+DATA = Path(__file__).with_name("growth.json")
+FIGURE = Path(__file__).with_name("growth.png")
+PICTURES, FACTORS, WIDTHS = 2000, (1, 2, 4, 8), (1, 2, 4)
+ALL, FEW = 50_000, 1000
+
+
+def train(pictures: int, width: int, data_dir: Path | None) -> dict:
+    """Both phases on CIFAR-10, half of the pictures normal and half negative, in this process.
+
+    Returns:
+        Seconds of each phase and the peak resident memory in MiB.
+    """
+    from lisae_tf.detectors import make_detector
+
+    item = subject("cifar10", data_dir, pictures // 2)
+    filters = {"filters": [width * 16, width * 32], "decoder_filters": [width * 16, width * 32]}
+    over = {
+        "data": {"mirror": False},
+        "network": filters,
+        "feature_extraction": {"epochs": 1, "collapse_fraction": 0.0},
+        "latent_shaping": {"epochs": 2},
+    }
+    config = resolve(merge(item.config.model_dump(), over))
+    normal, negative = item.normal.copy(), item.negative.copy()
+    del item
+    history = make_detector(config).fit(normal, negative).history
+    seconds = {f"phase{k}": sum(r["seconds"] for r in history if r["phase"] == k) for k in (1, 2)}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"pictures": pictures, "width": width, "peak_mib": peak, **seconds}
+
+
+def apart(pictures: int, width: int, data_dir: Path | None) -> dict:
+    """`train` in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks", "child", str(pictures), str(width)]
+    command += ["--data-dir", str(data_dir)] if data_dir else []
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def peak_memory(data_dir: Path | None, quick: bool) -> list[Row]:
+    """Training on 50,000 pictures beside three times the decoded set and the framework's own."""
+    count = FEW * 2 if quick else ALL
+    framework = apart(FEW, 1, data_dir)["peak_mib"]
+    ours = apart(count, 1, data_dir)["peak_mib"]
+    decoded = count * int(np.prod((32, 32, 3))) / 2**20
+    return [
+        figures_row(
+            f"peak memory, training on {count} CIFAR-10 pictures: limit", [ours],
+            [3 * decoded + framework], target=1.0, unit="MiB",
+            note=f"limit: 3 x {decoded:.0f} MiB of pixels + {framework:.0f} MiB of a training on "
+            f"{FEW}",
+        )
+    ]  # fmt: skip
+
+
+def measure(data_dir: Path | None, quick: bool, path: Path = DATA) -> None:
+    """Trains at every size and writes the figures and their plot."""
+    pictures = FEW if quick else PICTURES
+    sizes = [(pictures * factor, 1) for factor in FACTORS[: 2 if quick else None]]
+    sizes += [(pictures, width) for width in WIDTHS[1 : 2 if quick else None]]
+    write_json(path, {"rows": [apart(*size, data_dir) for size in sizes]})
+    draw(path, path.with_suffix(".png"))
+
+
+def draw(path: Path = DATA, figure: Path = FIGURE) -> None:
+    """The plot of a file of figures."""
+    from lisae_tf.plots import plt, save
+
+    rows = read_json(path)["rows"]
+    first = min(rows, key=lambda row: (row["width"], row["pictures"]))
+    series = {
+        "pictures": [row for row in rows if row["width"] == first["width"]],
+        "width": [row for row in rows if row["pictures"] == first["pictures"]],
+    }
+    plot, axes = plt.subplots(2, 2, figsize=(8, 6), layout="constrained", sharex="col")
+    for column, (name, points) in enumerate(series.items()):
+        x = [row[name] for row in points]
+        for phase in ("phase1", "phase2"):
+            axes[0, column].plot(x, [row[phase] for row in points], "o-", label=phase)
+        axes[1, column].plot(x, [row["peak_mib"] for row in points], "o-")
+        axes[1, column].set_xlabel({"pictures": "pictures", "width": "times 16, 32 filters"}[name])
+        axes[0, column].set_ylim(bottom=0)
+        axes[1, column].set_ylim(bottom=0)
+    axes[0, 0].set_ylabel("seconds")
+    axes[1, 0].set_ylabel("peak memory, MiB")
+    axes[0, 0].legend()
+    save(plot, figure)

@@ -1,0 +1,165 @@
+"""Scoring beside `predict`, PyTorch and PyOD: arrays, folders, one picture, start-up, int8."""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.measure import Row, compare, figures_row
+from benchmarks.subjects import FLOPS, Subject, multiplications, peak_flops, subject
+from export import export_run
+from lisae_tf import experiment
+from lisae_tf.commands.score import scored_rows
+from lisae_tf.config import merge, resolve
+from lisae_tf.detectors.base import Detector
+from lisae_tf.runtimes import open_model
+
+ROOT = Path(__file__).parents[1]
+SHORT = {
+    "data": {"mirror": False},
+    "feature_extraction": {"epochs": 2, "collapse_fraction": 0.0},
+    "latent_shaping": {"epochs": 2},
+}
+BATCH = 500
+
+
+def trained(item: Subject, data_dir: Path | None, folder: Path) -> Detector:
+    """A briefly trained detector and its run folder; speed does not depend on the weights."""
+    config = resolve(merge(item.config.model_dump(), SHORT))
+    return experiment.run(config, experiment.load(config, data_dir), folder).detector
+
+
+def arrays(item: Subject, detector: Detector, images: np.ndarray, repeats: int) -> list[Row]:
+    """Pictures that are decoded already."""
+    from pyod.models.auto_encoder import AutoEncoder
+
+    from benchmarks.peers import TorchAutoencoder, plain_scorer, torch_scores
+
+    networks = detector.networks()
+    plain, peer = plain_scorer(*networks), TorchAutoencoder(*networks)
+    flat = images.reshape(len(images), -1).astype(np.float32) / 255
+    rival = AutoEncoder(epoch_num=1, batch_size=256, verbose=0).fit(flat[:512])
+    flops = FLOPS * multiplications(*networks)
+    rows = []
+    for name, theirs, target in (
+        ("keras predict", lambda: plain.predict(images, BATCH, verbose=0),
+         1.5 if item.dataset == "mnist" else 1.2),
+        ("PyTorch", lambda: torch_scores(peer, images, BATCH), 1.2),
+        ("PyOD AutoEncoder", lambda: rival.decision_function(flat), 1.0),
+    ):  # fmt: skip
+        row = compare(
+            f"scoring arrays, {item.label}: {name}", lambda: detector.score(images), theirs,
+            target=target, repeats=repeats, work=len(images), unit="pictures/s",
+            note="its own dense network" if name.startswith("PyOD") else f"batch {BATCH}",
+        )  # fmt: skip
+        rows.append(Row(**(vars(row) | {"peak": round(row.ours * flops / peak_flops(), 3)})))
+    return rows
+
+
+def folder_of_files(
+    item: Subject, detector: Detector, model: Path, images: np.ndarray, repeats: int
+) -> list[Row]:
+    """PNG files, decoded and scored."""
+    from benchmarks.peers import plain_scorer
+
+    plain = plain_scorer(*detector.networks())
+    exported = open_model(model)
+    with tempfile.TemporaryDirectory() as name:
+        for k, image in enumerate(images):
+            Image.fromarray(image.squeeze()).save(Path(name) / f"{k:06d}.png")
+        files = sorted(Path(name).iterdir())
+
+        def loop() -> None:
+            for start in range(0, len(files), 32):
+                pixels = [np.asarray(Image.open(file)) for file in files[start : start + 32]]
+                plain.predict(np.stack(pixels).reshape(-1, *item.shape), verbose=0)
+
+        row = compare(
+            f"scoring a folder of PNGs, {item.label}: Pillow and predict",
+            lambda: list(scored_rows(exported, exported.threshold, (Path(name),), False)),
+            loop, target=4.0, repeats=repeats, work=len(images), unit="pictures/s",
+            note="theirs: a loop over batches of 32; ours: `score --model model.onnx`",
+        )  # fmt: skip
+        return [row]
+
+
+def one_picture(item: Subject, detector: Detector, model: Path, repeats: int) -> list[Row]:
+    """A single decoded picture, everything warm."""
+    from benchmarks.peers import TorchAutoencoder, plain_scorer, torch_scores
+
+    networks, image = detector.networks(), item.normal[:1]
+    plain, peer, exported = plain_scorer(*networks), TorchAutoencoder(*networks), open_model(model)
+    return [
+        compare(
+            f"one picture, {item.label}: {name}", lambda: exported.score(image), theirs,
+            target=target, repeats=repeats, note="ours: the ONNX export",
+        )
+        for name, theirs, target in (
+            ("keras predict", lambda: plain.predict(image, verbose=0), 100.0),
+            ("PyTorch", lambda: torch_scores(peer, image, 1), 1.0),
+        )
+    ]  # fmt: skip
+
+
+def cold_start(item: Subject, model: Path, repeats: int) -> list[Row]:
+    """Whole processes: one file scored, and TensorFlow imported."""
+    with tempfile.TemporaryDirectory() as name:
+        picture = Path(name) / "picture.png"
+        Image.fromarray(item.normal[0].squeeze()).save(picture)
+        score = [sys.executable, str(ROOT / "cli.py"), "score", "--model", str(model), str(picture)]
+
+        def process(*command: str) -> None:
+            subprocess.run(command, check=True, capture_output=True)
+
+        row = compare(
+            f"cold start of score through ONNX, {item.label}: importing TensorFlow",
+            lambda: process(*score),
+            lambda: process(sys.executable, "-c", "import tensorflow"),
+            target=5.0, repeats=repeats,
+        )  # fmt: skip
+        return [row]
+
+
+def int8(
+    item: Subject, run: Path, out: Path, images: np.ndarray, data_dir: Path | None, repeats: int
+) -> list[Row]:
+    """The quantised TFLite file beside the float32 one."""
+    small, whole = (
+        export_run(run, ["tflite"], out, quantize=quantize, data_dir=data_dir)[0].path
+        for quantize in ("int8", None)
+    )
+    ours, theirs = open_model(small), open_model(whole)
+    speed = compare(
+        f"int8 TFLite, {item.label}: speed of float32 TFLite",
+        lambda: ours.score(images), lambda: theirs.score(images),
+        target=1.0, repeats=repeats, work=len(images), unit="pictures/s", note="one thread each",
+    )  # fmt: skip
+    sizes = [[file.stat().st_size / 1024] for file in (small, whole)]
+    return [
+        speed,
+        figures_row(f"int8 TFLite, {item.label}: size of float32 TFLite", *sizes, target=2.5,
+                    unit="KiB"),
+    ]  # fmt: skip
+
+
+def run(data_dir: Path | None, quick: bool) -> list[Row]:
+    """Every comparison of this file."""
+    rows: list[Row] = []
+    for dataset in ("mnist", "cifar10"):
+        item = subject(dataset, data_dir, 10_000)
+        images = item.normal[: 200 if quick else 10_000]
+        with tempfile.TemporaryDirectory() as name:
+            detector = trained(item, data_dir, Path(name) / "run")
+            out = Path(name) / "models"
+            model = export_run(Path(name) / "run", ["onnx"], out, data_dir=data_dir)[0].path
+            rows += arrays(item, detector, images, 1 if quick else 7)
+            rows += folder_of_files(item, detector, model, images[:4000], 1 if quick else 3)
+            rows += one_picture(item, detector, model, 2 if quick else 200)
+            rows += cold_start(item, model, 1 if quick else 5)
+            if dataset == "cifar10":
+                few = images[:2000]
+                rows += int8(item, Path(name) / "run", out, few, data_dir, 1 if quick else 7)
+    return rows

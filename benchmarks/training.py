@@ -1,0 +1,194 @@
+"""Both phases and a whole task, beside PyTorch, our own slow path and plain Keras."""
+
+import tempfile
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from sklearn.metrics import roc_auc_score
+
+from benchmarks.measure import Row, compare, figures_row
+from benchmarks.subjects import FLOPS, TRAINING, Subject, multiplications, peak_flops, subject
+from lisae_tf import experiment
+from lisae_tf.autoencoder import LatentInsensitiveAutoencoder
+from lisae_tf.config import merge, resolve
+from lisae_tf.features import encode
+from lisae_tf.phase import build_autoencoder
+from lisae_tf.pipelines import steps_at_once, steps_per_epoch, training_batches
+
+
+def built(item: Subject, seed: int = 0) -> LatentInsensitiveAutoencoder:
+    """The dataset's network, untrained."""
+    return build_autoencoder(item.config, item.shape, seed=seed)
+
+
+def _fit(model: keras.Model, normal: dict, negative: dict | None, size: int, epochs: int) -> None:
+    """As `fit_phase` does, without held-out pictures, which the other side does not look at."""
+    steps = steps_per_epoch(normal, size)
+    model.steps_per_execution = steps_at_once(steps)
+    phase = 2 if negative else 1
+    stream = training_batches(
+        normal, negative, batch_size=size, epochs=(0, epochs), seed=0, phase=phase
+    )
+    model.fit(stream, steps_per_epoch=steps, epochs=epochs, shuffle=False, verbose=0)
+
+
+def phase_1(item: Subject, repeats: int) -> list[Row]:
+    """Pictures a second, one epoch a turn."""
+    from benchmarks.peers import TorchAutoencoder, torch_phase_1
+
+    settings = item.config.feature_extraction
+    model, other = built(item), built(item)
+    model.enter_feature_extraction(keras.optimizers.Adam(settings.learning_rate))
+    normal = {"normal": item.normal}
+    steps = steps_per_epoch(normal, settings.batch_size)
+    trained = item.normal[: steps * settings.batch_size]
+    peer = TorchAutoencoder(other.encoder, other.latent, other.decoder)
+    row = compare(
+        f"phase 1, {item.label}: PyTorch",
+        lambda: _fit(model, normal, None, settings.batch_size, 1),
+        torch_phase_1(peer, trained, settings.batch_size, settings.learning_rate),
+        target=1.0, repeats=repeats, work=len(trained), unit="pictures/s",
+        note=f"batch {settings.batch_size}, same network, channels-last",
+    )  # fmt: skip
+    macs = multiplications(model.encoder, model.latent, model.decoder)
+    return [_of_peak(row, FLOPS * TRAINING * macs)]
+
+
+def _of_peak(row: Row, flops: float) -> Row:
+    return Row(**(vars(row) | {"peak": round(row.ours * flops / peak_flops(), 3)}))
+
+
+def phase_2(item: Subject, repeats: int, epochs: int) -> list[Row]:
+    """Normal and negative pictures a second, a whole phase a turn, encoding included."""
+    from benchmarks.peers import TorchAutoencoder, torch_phase_2
+
+    settings = item.config.latent_shaping.model_copy(update={"hinge": "hinge"})
+    fast, slow, other = built(item), built(item), built(item)
+    for model in (fast, slow):
+        model.enter_latent_shaping(
+            keras.optimizers.Adam(settings.learning_rate), gamma=settings.gamma, beta=settings.beta
+        )
+    sides = {"normal": item.normal, "negative": item.negative}
+    budget = settings.memory_budget_mb * 2**20
+
+    def with_features() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            cached = [
+                {name: images, f"{name}_features": encode(fast, images, budget, Path(folder))}
+                for name, images in sides.items()
+            ]
+            _fit(fast, *cached, settings.batch_size, epochs)
+
+    def without() -> None:
+        _fit(slow, *({name: images} for name, images in sides.items()), settings.batch_size, epochs)
+
+    peer = TorchAutoencoder(other.encoder, other.latent, other.decoder)
+    steps = steps_per_epoch({"normal": item.normal}, settings.batch_size)
+    cut = steps * settings.batch_size
+    plain = torch_phase_2(peer, item.normal[:cut], item.negative[:cut], settings, epochs)
+    options = {
+        "target": 2.0, "repeats": repeats, "work": 2 * epochs * cut, "unit": "pictures/s",
+        "note": f"batch {settings.batch_size} of each side, {epochs} epochs",
+    }  # fmt: skip
+    own = compare(f"phase 2, {item.label}: without cached features", with_features, without,
+                  **options)  # fmt: skip
+    rival = compare(f"phase 2, {item.label}: PyTorch", with_features, plain, **options)
+    # Forward through latent layer and decoder, and back through the decoder to the latent weights.
+    macs = multiplications(fast.latent, fast.decoder) * 2 + multiplications(fast.latent)
+    return [_of_peak(row, FLOPS * macs) for row in (own, rival)]
+
+
+class PlainLatentShaping(keras.Model):
+    """Equation 4 as one would write it in Keras: two passes through the whole network a step."""
+
+    def __init__(self, model: LatentInsensitiveAutoencoder, gamma: float, beta: float):
+        super().__init__()
+        self.whole = model
+        self.gamma, self.beta = gamma, beta
+        model.encoder.trainable = model.decoder.trainable = False
+
+    def train_step(self, data):
+        errors = []
+        with tf.GradientTape() as tape:
+            for images in data[0] if isinstance(data[0], tuple) else data:
+                x = tf.cast(images, tf.float32) / 255
+                x_hat = self.whole.decoder(self.whole.latent(self.whole.encoder(x)))
+                errors.append(tf.reduce_mean(tf.square(x_hat - x), axis=(1, 2, 3)))
+            pushed = tf.nn.relu(self.gamma - errors[1])
+            loss = tf.reduce_mean(errors[0]) + self.beta * tf.reduce_mean(pushed)
+        weights = self.whole.latent.trainable_weights
+        self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+        return {"loss": loss}
+
+
+def _plain_task(config, loaded: experiment.Loaded) -> float:
+    """The same data, network, batches and epochs in plain Keras; gives the AUROC."""
+    from benchmarks.peers import plain_keras, plain_scorer
+
+    first, second = config.feature_extraction, config.latent_shaping
+    normal, negative = loaded.data.normal.fit, loaded.data.negative.fit
+    mean = float(normal.mean() / 255)
+    model = build_autoencoder(config, loaded.data.shape, seed=config.seed, mean_pixel=mean)
+    networks = (model.encoder, model.latent, model.decoder)
+    autoencoder = plain_keras(*networks)
+    autoencoder.compile(keras.optimizers.Adam(first.learning_rate), "mse")
+    pixels = normal.astype(np.float32) / 255
+    held_out = loaded.data.normal.stopping
+    autoencoder.fit(
+        normal, pixels, first.batch_size, first.epochs, verbose=0,
+        validation_data=(held_out, held_out.astype(np.float32) / 255),
+    )  # fmt: skip
+    shaping = PlainLatentShaping(model, second.gamma, second.beta)
+    shaping.compile(keras.optimizers.Adam(second.learning_rate))
+    generator = np.random.default_rng(config.seed)
+    for _ in range(second.epochs):
+        drawn = negative[generator.integers(0, len(negative), len(normal))]
+        shaping.fit((normal, drawn), batch_size=second.batch_size, epochs=1, verbose=0)
+    scores = plain_scorer(*networks).predict(loaded.test.pixels, verbose=0)
+    return roc_auc_score(loaded.test.is_anomaly, scores)
+
+
+def whole_task(item: Subject, data_dir: Path | None, repeats: int, over: dict) -> list[Row]:
+    """Start to AUROC, imports and decoding apart; a task is too long for a turn that is lost."""
+    config = resolve(merge(item.config.model_dump(), over))
+    loaded = experiment.load(config, data_dir)
+    seconds: tuple[list[float], list[float]] = ([], [])
+    figures: tuple[list[float], list[float]] = ([], [])
+    for _ in range(repeats):
+        for side, work in enumerate((
+            lambda: experiment.run(config, loaded).metrics["auroc"],
+            lambda: _plain_task(config, loaded),
+        )):  # fmt: skip
+            begin = time.perf_counter()
+            figures[side].append(work())
+            seconds[side].append(time.perf_counter() - begin)
+    note = (
+        f"AUROC {np.median(figures[0]):.4f} against {np.median(figures[1]):.4f}; same epochs and "
+        "batches; plain Keras has the negatives unaugmented, and no warm-up, check or figures"
+    )
+    name = f"a whole task, {item.label}: plain Keras fit"
+    return [figures_row(name, *seconds, target=3.0, unit="s", note=note)]
+
+
+def run(data_dir: Path | None, quick: bool) -> list[Row]:
+    """Every comparison of this file."""
+    rows = []
+    for dataset in ("mnist", "cifar10"):
+        item = subject(dataset, data_dir, 256 if quick else 4096)
+        rows += phase_1(item, 1 if quick else 7)
+        item = subject(dataset, data_dir, 256 if quick else 2048)
+        epochs = 2 if quick else item.config.latent_shaping.epochs
+        rows += phase_2(item, 1 if quick else 5, epochs)
+    return rows
+
+
+def run_task(data_dir: Path | None, quick: bool) -> list[Row]:
+    """A whole MNIST task."""
+    over = {}
+    if quick:
+        one = {"epochs": 1}
+        over = {"feature_extraction": one | {"collapse_fraction": 0.0}, "latent_shaping": one}
+    return whole_task(subject("mnist", data_dir, 10), data_dir, 1 if quick else 3, over)

@@ -1,0 +1,98 @@
+"""The comparisons with other software: same work on both sides, and a file of honest ratios."""
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from benchmarks import measure
+from benchmarks.__main__ import main
+from lisae_tf.config import resolve
+from lisae_tf.phase import build_autoencoder
+
+
+def row(ours, theirs, unit):
+    return measure.figures_row("a", ours, theirs, target=1.0, unit=unit)
+
+
+def test_a_ratio_above_1_is_better_whatever_the_unit():
+    assert row([30.0, 20.0, 10.0], [10.0], "pictures/s").ratio == pytest.approx(2)
+    assert row([2.0], [10.0], "s").ratio == pytest.approx(5)
+    assert row([200.0], [100.0], "MiB").ratio == pytest.approx(0.5)
+
+
+def test_sides_take_turns_and_the_first_turn_does_not_count():
+    calls = []
+    seconds = measure.in_turns(lambda: calls.append("o"), lambda: calls.append("t"), 2)
+    assert "".join(calls) == "ototot"
+    assert [len(side) for side in seconds] == [2, 2]
+
+
+def test_a_row_replaces_the_one_of_its_name_only(tmp_path):
+    path = tmp_path / "results.json"
+    measure.store([row([1.0], [2.0], "s")], path)
+    other = measure.figures_row("b", [1.0], [1.0], target=2.0, unit="s")
+    measure.store([other], path)
+    measure.store([row([1.0], [3.0], "s")], path)
+    kept = {r["name"]: r for r in measure.stored(path)}
+    assert list(kept) == ["a", "b"]
+    assert kept["a"]["ratio"] == 3 and kept["b"]["target"] == 2
+
+
+@pytest.mark.parametrize(("shape", "filters"), [((28, 28, 1), [4, 8]), ((32, 32, 3), [8, 4])])
+def test_the_other_sides_have_the_same_network(shape, filters):
+    pytest.importorskip("torch", reason="comparisons need PyTorch")
+    from benchmarks.peers import TorchAutoencoder, plain_scorer, torch_scores
+
+    config = resolve({"network": {"latent": 5, "filters": filters, "decoder_filters": [6, 10]}})
+    model = build_autoencoder(config, shape, seed=3)
+    generator = np.random.default_rng(0)
+    for network in (model.encoder, model.latent, model.decoder):
+        for weight in network.weights:
+            weight.assign(generator.normal(0, 0.3, weight.shape))
+    images = generator.integers(0, 256, (7, *shape), np.uint8)
+    ours = model.errors_of(images).numpy()
+    assert np.ptp(ours) > 0
+    networks = (model.encoder, model.latent, model.decoder)
+    np.testing.assert_allclose(torch_scores(TorchAutoencoder(*networks), images, 3), ours, 1e-4)
+    np.testing.assert_allclose(plain_scorer(*networks).predict(images, verbose=0), ours, 1e-4)
+
+
+def test_multiplications_of_a_known_network():
+    import keras
+
+    from benchmarks.subjects import multiplications
+
+    network = keras.Sequential([
+        keras.Input((8, 8, 3)),
+        keras.layers.Conv2D(4, 3, 2, padding="same"),  # 4 * 4 places
+        keras.layers.Conv2DTranspose(2, 3, 2, padding="same"),  # on 4 * 4 places
+        keras.layers.Flatten(),
+        keras.layers.Dense(10),
+    ])  # fmt: skip
+    assert multiplications(network) == 16 * 9 * 3 * 4 + 16 * 9 * 4 * 2 + 8 * 8 * 2 * 10
+
+
+def test_the_page_marks_what_meets_its_target(tmp_path):
+    from benchmarks import render
+
+    rows = [
+        measure.figures_row(n, [1.0], [t], target=2.0, unit="s") for n, t in (("a", 3), ("b", 1))
+    ]
+    measure.store(rows, tmp_path / "results.json")
+    page = render.write(tmp_path / "README.md", tmp_path / "results.json").read_text()
+    lines = {line.split(" |")[0]: line for line in page.splitlines() if line.startswith("| ")}
+    assert "**3.00**" in lines["| a"] and "**" not in lines["| b"]
+
+
+@pytest.mark.slow
+def test_training_and_its_rivals_run_and_store_nothing(tfds_dir, monkeypatch):
+    pytest.importorskip("torch", reason="comparisons need PyTorch")
+    monkeypatch.setattr(measure, "store", lambda rows: pytest.fail("quick figures were stored"))
+    result = CliRunner().invoke(
+        main, ["training", "--quick", "--data-dir", str(tfds_dir("mnist", "cifar10"))]
+    )
+    assert result.exit_code == 0, result.output
+    named = [line.split(":")[0] for line in result.output.splitlines() if "target" in line]
+    assert named == [
+        f"phase {k}, {shape}" for shape in ("28×28×1", "32×32×3") for k in (1, 2, 2)
+    ]  # fmt: skip
