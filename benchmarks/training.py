@@ -179,9 +179,9 @@ def run(data_dir: Path | None, quick: bool) -> list[Row]:
     for dataset in ("mnist", "cifar10"):
         item = subject(dataset, data_dir, 256 if quick else 4096)
         rows += phase_1(item, 1 if quick else 7)
-        item = subject(dataset, data_dir, 256 if quick else 2048)
+        item = subject(dataset, data_dir, 256 if quick else 1600)
         epochs = 2 if quick else item.config.latent_shaping.epochs
-        rows += phase_2(item, 1 if quick else 5, epochs)
+        rows += phase_2(item, 1 if quick else 3, epochs)
     return rows
 
 
@@ -191,4 +191,4 @@ def run_task(data_dir: Path | None, quick: bool) -> list[Row]:
     if quick:
         one = {"epochs": 1}
         over = {"feature_extraction": one | {"collapse_fraction": 0.0}, "latent_shaping": one}
-    return whole_task(subject("mnist", data_dir, 10), data_dir, 1 if quick else 3, over)
+    return whole_task(subject("mnist", data_dir, 10), data_dir, 1 if quick else 2, over)
