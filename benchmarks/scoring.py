@@ -15,6 +15,7 @@ from lisae_tf import experiment
 from lisae_tf.commands.score import scored_rows
 from lisae_tf.config import merge, resolve
 from lisae_tf.detectors.base import Detector
+from lisae_tf.files import make_folder
 from lisae_tf.runtimes import open_model
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +30,7 @@ BATCH = 500
 def trained(item: Subject, data_dir: Path | None, folder: Path) -> Detector:
     """A briefly trained detector and its run folder; speed does not depend on the weights."""
     config = resolve(merge(item.config.model_dump(), SHORT))
+    make_folder(folder)
     return experiment.run(config, experiment.load(config, data_dir), folder).detector
 
 

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 from keras import layers
 
+from lisae_tf.distribution import mean_over_replicas
 from lisae_tf.losses import negative_loss, reconstruction_error, separation_loss
 from lisae_tf.networks import input_dtype, scale
 
@@ -139,9 +140,10 @@ class LatentInsensitiveAutoencoder(keras.Model):
         batch = keras.utils.unpack_x_y_sample_weight(data)[0]
         with tf.GradientTape() as tape:
             loss, parts = self._phase_loss(batch, training=True)
+            share = mean_over_replicas(loss)
         # Only the phase's own weights are asked for, so frozen layers cost no gradient.
         weights = self.trainable_weights
-        self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+        self.optimizer.apply_gradients(zip(tape.gradient(share, weights), weights, strict=True))
         return self._report(batch, loss, parts)
 
     def test_step(self, data):

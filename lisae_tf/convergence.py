@@ -13,6 +13,7 @@ import numpy as np
 
 from lisae_tf.arrays import Arrays, load_arrays, save_arrays
 from lisae_tf.checkpoints import set_weights, weights_of
+from lisae_tf.distribution import is_chief
 from lisae_tf.errors import LisaeError
 
 _RECORD = {"phase", "attempt", "state", "earlier_history", "restart_seeds"}
@@ -68,7 +69,7 @@ class ResumePoint:
 
     def save(self) -> None:
         """Writes the file, whole or not at all."""
-        if self.path is None:
+        if self.path is None or not is_chief():
             return
         parts = {
             "weights:": self.weights,

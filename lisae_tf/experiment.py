@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
 from lisae_tf import __version__, runs
 from lisae_tf.arrays import save_arrays
@@ -19,6 +20,7 @@ from lisae_tf.datasets import open_dataset
 from lisae_tf.detectors import make_detector
 from lisae_tf.detectors.base import Detector
 from lisae_tf.detectors.graph import AutoencoderDetector
+from lisae_tf.distribution import is_chief
 from lisae_tf.error_maps import error_maps
 from lisae_tf.errors import LisaeError
 from lisae_tf.evaluation import Scored, auroc, evaluate
@@ -163,6 +165,7 @@ def run(
     say: Callable[[str], None] = lambda line: None,
     shared: SharedPhase1 | None = None,
     before: Before | None = None,
+    strategy: tf.distribute.Strategy | None = None,
 ) -> Outcome:
     """Trains, calibrates and evaluates; writes the run folder unless `folder` is None.
 
@@ -174,6 +177,7 @@ def run(
         say: takes one line of progress.
         shared: gives phase 1 to runs that would train the same one.
         before: the run that this one continues.
+        strategy: of several devices or workers; the chief alone writes the run folder.
     """
     data, test = loaded.data, loaded.test
     watch = Stopwatch()
@@ -182,7 +186,8 @@ def run(
     with watch.stage("training"):
         checkpoint = folder / CHECKPOINT if folder else None
         initial = before.detector.weights_to_continue() if before else None
-        detector.fit_data(data, TrainingOptions(checkpoint, callbacks, say, shared, initial))
+        options = TrainingOptions(checkpoint, callbacks, say, shared, initial, strategy)
+        detector.fit_data(data, options)
     for row in detector.history:
         stage = f"phase{row['phase']}"
         watch.seconds[stage] = round(watch.seconds.get(stage, 0.0) + row["seconds"], 3)
@@ -210,7 +215,7 @@ def run(
         "seconds": watch.seconds,
     }
     outcome = Outcome(detector, metrics, test, phase1, after, notes)
-    if folder:
+    if folder and is_chief(strategy):
         _write(outcome, folder, calibration_scores, watch)
     return outcome
 

@@ -5,7 +5,8 @@ is trained once.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -111,15 +112,52 @@ def run_group(group: Sequence[Training], data_dir: Path | None) -> Iterator[Fini
             yield Finished(cell, None, text)
 
 
-def run(cells: Sequence[Cell], data_dir: Path | None, jobs: int = 1) -> Iterator[Finished]:
+def run(
+    cells: Sequence[Cell],
+    data_dir: Path | None,
+    jobs: int = 1,
+    *,
+    engine: str = "local",
+    address: str | None = None,
+) -> Iterator[Finished]:
     """Trains the cells that are not stored, and gives each as it is finished.
 
     Args:
         cells: of a plan.
         data_dir: folder of TensorFlow Datasets.
         jobs: worker processes; with one everything runs in this process.
+        engine: "local", or "ray", where each group is a task on one core and `jobs` means nothing.
+        address: of a Ray cluster.
     """
-    yield from run_groups(groups(cell for cell in cells if cell.stored() is None), data_dir, jobs)
+    waiting = groups(cell for cell in cells if cell.stored() is None)
+    if engine == "ray":
+        yield from _run_on_ray(waiting, data_dir, address)
+    else:
+        yield from run_groups(waiting, data_dir, jobs)
+
+
+def _run_on_ray(
+    waiting: Sequence[Sequence[Cell]], data_dir: Path | None, address: str | None
+) -> Iterator[Finished]:
+    from lisae_tf import ray_engine
+
+    # A worker may stand in another folder.
+    back = {cell.path.absolute(): cell for group in waiting for cell in group}
+    apart = [[replace(cell, path=cell.path.absolute()) for cell in group] for group in waiting]
+    work = partial(train_group, data_dir=data_dir and data_dir.absolute())
+    for _, found in ray_engine.run(work, apart, address):
+        for finished in found:
+            yield replace(finished, cell=back[finished.cell.path])
+
+
+def train_group(group: Sequence[Cell], data_dir: Path | None) -> list[Finished]:
+    """One group in a Ray worker; what it stored before it was killed is not trained again."""
+    from lisae_tf.workers import use_cores
+
+    use_cores(1)
+    stored = {cell.path: cell.stored() for cell in group}
+    done = [Finished(cell, stored[cell.path]) for cell in group if stored[cell.path]]
+    return done + list(run_group([c for c in group if not stored[c.path]], data_dir))
 
 
 def run_groups(

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from lisae_tf import distribution
 from lisae_tf.arrays import Arrays
 from lisae_tf.autoencoder import LatentInsensitiveAutoencoder
 from lisae_tf.config import Config
@@ -26,6 +27,7 @@ class TrainingOptions:
     say: Callable[[str], None] = lambda line: None
     shared: SharedPhase1 | None = None
     initial: Arrays | None = None  # weights that phase 1 begins with, instead of random ones
+    strategy: tf.distribute.Strategy | None = None  # of several devices or workers
 
 
 def build_autoencoder(
@@ -59,7 +61,13 @@ def fit_phase(
 ) -> None:
     """`fit` from the epoch where `convergence` stands to its end, then the best weights."""
     first = convergence.attach(model)
-    if not convergence.finished:
+    callbacks = [convergence, *options.callbacks]
+    if not convergence.finished and distribution.is_distributed():
+        distribution.fit(
+            model, stream(first, convergence.epochs), held_out, steps=steps,
+            epochs=(first, convergence.epochs), callbacks=callbacks,
+        )  # fmt: skip
+    elif not convergence.finished:
         model.steps_per_execution = steps_at_once(steps)
         model.fit(
             stream(first, convergence.epochs),
@@ -67,7 +75,7 @@ def fit_phase(
             initial_epoch=first,
             epochs=convergence.epochs,
             validation_data=held_out,
-            callbacks=[convergence, *options.callbacks],
+            callbacks=callbacks,
             shuffle=False,
             verbose=0,
         )

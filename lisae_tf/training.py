@@ -4,13 +4,14 @@ Sees training data only: what stops a phase is its own loss on held-out normal a
 pictures.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lisae_tf.arrays import Arrays
 from lisae_tf.autoencoder import LatentInsensitiveAutoencoder
 from lisae_tf.checkpoints import set_weights, weights_of
 from lisae_tf.config import Config
 from lisae_tf.convergence import ResumePoint
+from lisae_tf.distribution import lost_worker_named
 from lisae_tf.feature_extraction import feature_extraction
 from lisae_tf.latent_shaping import latent_shaping
 from lisae_tf.networks import LatentBuilder, tanh_latent
@@ -40,8 +41,21 @@ def train(
     """The phases of `config.variant`, from the start or from where the checkpoint stands.
 
     Raises:
-        LisaeError: a collapse that restarts did not cure.
+        LisaeError: a collapse that restarts did not cure, or a lost worker.
     """
+    if options.strategy is None:
+        return _train(config, data, options, build_latent)
+    with options.strategy.scope(), lost_worker_named():
+        result = _train(config, data, options, build_latent)
+    # What comes after training is this process's own.
+    model = build_autoencoder(config, data.shape, seed=config.seed, build_latent=build_latent)
+    set_weights(model, weights_of(result.model))
+    return replace(result, model=model)
+
+
+def _train(
+    config: Config, data: TrainingData, options: TrainingOptions, build_latent: LatentBuilder
+) -> TrainingResult:
     point = ResumePoint.load(options.checkpoint)
     if options.shared and point.phase == 1:
         point = options.shared.find(config, options.checkpoint) or point

@@ -19,13 +19,19 @@ GROUPS_PER_PROCESS = 20  # TensorFlow keeps a little of each training
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def _work(connection: Connection, data_dir: Path | None, threads: int) -> None:
-    """The worker: groups in, finished trainings out, None after each group."""
+def use_cores(threads: int) -> None:
+    """Starts TensorFlow with so many threads, unless it runs already."""
     start_tensorflow()
     import tensorflow as tf
 
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    if tf.config.threading.get_intra_op_parallelism_threads() != threads:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
+
+
+def _work(connection: Connection, data_dir: Path | None, threads: int) -> None:
+    """The worker: groups in, finished trainings out, None after each group."""
+    use_cores(threads)
     while (group := connection.recv()) is not None:
         for finished in run_group(group, data_dir):
             connection.send(finished)

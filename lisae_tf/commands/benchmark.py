@@ -62,13 +62,15 @@ def command() -> None:
 @click.option("--variants", help="Of table3 (lis) and appendix-a (lis,linsep); comma list.")
 @click.option("--seeds", type=click.IntRange(1, 10), default=1, show_default=True, help="How many.")
 @_jobs
+@shared.engine
 @_quick
 @_out
 @shared.data_dir
-def _table(name: str, rows, columns, variants, seeds, jobs, quick, out, data_dir):
+def _table(name: str, rows, columns, variants, seeds, jobs, engine, address, quick, out, data_dir):
     """Train what the table needs and is not stored yet; `benchmark report` shows it."""
     from lisae_tf import grid, tables
 
+    shared.refuse_address(engine, address)
     if variants and name not in ("table3", "appendix-a"):
         raise LisaeError(f"{name} takes --rows; --variants is for table3 and appendix-a")
     usual = ["lis", "linsep"] if name == "appendix-a" else ["lis"]
@@ -82,7 +84,7 @@ def _table(name: str, rows, columns, variants, seeds, jobs, quick, out, data_dir
         planned = grid.plan(chosen, range(seeds), root, quick=quick)
         cells |= {cell.path: cell for cell in planned.cells}
         failures |= planned.failures
-    _run(list(cells.values()), failures, root, data_dir, jobs)
+    _run(list(cells.values()), failures, root, data_dir, jobs, engine, address)
     click.echo(f"next: python cli.py benchmark report{_told(out, quick)}")
 
 
@@ -90,7 +92,10 @@ def _told(out: Path | None, quick: bool) -> str:
     return (" --quick" if quick else "") + (f" --out {out}" if out else "")
 
 
-def _run(cells, failures: dict[str, str], root: Path, data_dir: Path | None, jobs: int) -> None:
+def _run(
+    cells, failures: dict[str, str], root: Path, data_dir: Path | None, jobs: int,
+    engine: str, address: str | None,
+) -> None:  # fmt: skip
     """Trains with progress; ends with what failed."""
     from rich.console import Console
 
@@ -99,11 +104,11 @@ def _run(cells, failures: dict[str, str], root: Path, data_dir: Path | None, job
 
     missing = sum(cell.stored() is None for cell in cells)
     click.echo(f"{len(cells)} cells in {root}: {len(cells) - missing} stored, {missing} to train")
-    if missing and jobs == 1:
+    if missing and jobs == 1 and engine == "local":
         start_tensorflow()
     failures = dict(failures)
     with CellProgress(Console(highlight=False, soft_wrap=True), missing) as progress:
-        for finished in grid.run(cells, data_dir, jobs):
+        for finished in grid.run(cells, data_dir, jobs, engine=engine, address=address):
             place = str(finished.cell.path.relative_to(root / "cells"))
             if finished.error:
                 failures[place] = finished.error

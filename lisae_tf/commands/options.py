@@ -43,6 +43,29 @@ model = click.option(
 )  # fmt: skip
 
 
+def engine(command):
+    """The options --engine and --address."""
+    for option in (
+        click.option("--address", help="Of a running Ray cluster; one is started here without."),
+        click.option(
+            "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+            help="Ray works on all cores, or on a cluster that shares the folders.",
+        ),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def refuse_address(engine: str, address: str | None) -> None:
+    """An address without Ray is a mistake.
+
+    Raises:
+        LisaeError: it is one.
+    """
+    if address and engine != "ray":
+        raise LisaeError("--address belongs to --engine ray; add it, or leave the address out")
+
+
 def tiles(command):
     """The options --tile, --stride and --input-size."""
     for option in reversed(_TILES):

@@ -28,21 +28,38 @@ FIELDS = ("path", "score", "threshold", "is_anomaly")
     help="Also write a PNG of each picture with its errors in red into this folder.",
 )  # fmt: skip
 @click.option("--skip-bad", is_flag=True, help="Leave unreadable pictures out.")
+@click.option(
+    "--parts", type=click.Path(path_type=Path),
+    help="Write Parquet files of --part-size pictures into this folder; again goes on.",
+)  # fmt: skip
+@click.option(
+    "--part-size", type=click.IntRange(1), default=10_000, show_default=True,
+    help="Pictures in a part.",
+)  # fmt: skip
+@shared.engine
 def command(
     paths: tuple[Path, ...], run: str | None, model: Path | None, form: str, out: Path | None,
-    maps: Path | None, skip_bad: bool,
+    maps: Path | None, skip_bad: bool, parts: Path | None, part_size: int, engine: str,
+    address: str | None,
 ):  # fmt: skip
-    """Score pictures: files, folders or .npy arrays.
+    """Score pictures: files, folders or .npy arrays; with --parts also Parquet tables.
 
     With --model, an ONNX or TFLite file needs no TensorFlow.
     """
     from lisae_tf.files import replacing
 
+    shared.refuse_address(engine, address)
+    if parts is not None:
+        if out is not None or maps is not None:
+            raise LisaeError("--parts writes tables only; leave --out and --maps out")
+        _score_in_parts(paths, run, model, parts, part_size, skip_bad, engine, address)
+        return
+    if engine == "ray":
+        raise LisaeError("--engine ray writes parts; name their folder with --parts")
     if model is not None:
         from lisae_tf.runtimes import open_model
 
-        if run is not None:
-            raise LisaeError("--run and --model exclude each other; give one of them")
+        _refuse_both(run, model)
         scorer = open_model(model)
         alpha = scorer.threshold
     else:
@@ -73,6 +90,40 @@ def command(
         options = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
         with replacing(out) as temporary, open(temporary, "w", **options) as stream:
             write_rows(rows, stream, form, fields)
+
+
+def _refuse_both(run: str | None, model: Path | None) -> None:
+    if run is not None and model is not None:
+        raise LisaeError("--run and --model exclude each other; give one of them")
+
+
+def _score_in_parts(
+    paths: tuple[Path, ...], run: str | None, model: Path | None, folder: Path, part_size: int,
+    skip_bad: bool, engine: str, address: str | None,
+) -> None:  # fmt: skip
+    """Scores what is missing in the folder; unreadable pictures have a row with the reason."""
+    from lisae_tf import artefacts, bulk, runs
+    from lisae_tf.files import sha256
+
+    _refuse_both(run, model)
+    if model is not None:
+        digest = artefacts.digest(artefacts.read_record(*artefacts.locate(model)))
+        found = None
+    else:
+        found = runs.find_run(run)
+        digest = sha256(found / "detector.json")
+    cut = bulk.cut(paths, part_size)
+    missing = bulk.claim(folder, cut, part_size, digest)
+    click.echo(f"{len(cut)} parts in {folder}: {len(cut) - len(missing)} stored", err=True)
+    unreadable = bulk.score(
+        missing, folder, run=found, model=model, engine=engine, address=address,
+        say=lambda line: click.echo(line, err=True),
+    )  # fmt: skip
+    if unreadable and not skip_bad:
+        raise LisaeError(
+            f"{unreadable} pictures could not be read; the column 'reason' says why, and "
+            "--skip-bad takes that for success"
+        )
 
 
 def scored_rows(

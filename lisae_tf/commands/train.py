@@ -32,6 +32,10 @@ from lisae_tf.quiet import start_tensorflow
     "--continue", "continued", metavar="RUN", type=click.Path(path_type=Path),
     help="Train this run on: the pictures of --normal-dir become normal as well.",
 )  # fmt: skip
+@click.option(
+    "--distribute", type=click.Choice(["mirrored", "workers"]),
+    help="Over all GPUs of this machine, or over the workers that TF_CONFIG names.",
+)  # fmt: skip
 @click.option("--resume", is_flag=True, help="Continue an interrupted run in the same folder.")
 @click.option("--skip-bad", is_flag=True, help="Leave unreadable pictures out.")
 @click.option("--quiet", is_flag=True, help="Print the last lines only.")
@@ -39,7 +43,7 @@ from lisae_tf.quiet import start_tensorflow
 @shared.data_dir
 def command(
     tile, stride, input_size, config_file, assigned, out, continued, resume, skip_bad, quiet,
-    tensorboard, data_dir, normal_class, anomaly_class, **named,
+    tensorboard, distribute, data_dir, normal_class, anomaly_class, **named,
 ):  # fmt: skip
     """Train a detector, choose its threshold and test it.
 
@@ -66,25 +70,48 @@ def command(
     for note in notes:
         say(f"note: {note}")
     start_tensorflow()
-    from lisae_tf import experiment, folders, runs
+    from lisae_tf import distribution, experiment, folders, runs
 
+    strategy = _strategy(distribute, config, out)
+    chief = strategy is None or distribution.is_chief(strategy)
+    quiet |= not chief
     config = folders.settle_folder_channels(config)
     before = continuation.load(continued, config) if continued else None
     folder = out or runs.default_folder(run_name(config), resume=resume)
     say(config.to_yaml().rstrip())
     loaded = experiment.load(config, data_dir, skip_bad=skip_bad)
-    runs.claim(folder, config.to_yaml(), resume=resume)
+    if chief:
+        runs.claim(folder, config.to_yaml(), resume=resume)
     callbacks = _callbacks(console, folder, quiet, tensorboard)
     try:
         outcome = experiment.run(
-            config, loaded, folder, callbacks=callbacks, say=say, before=before
+            config, loaded, folder, callbacks=callbacks, say=say, before=before, strategy=strategy
         )
     except LisaeError:
-        runs.abandon(folder)
+        if chief:
+            runs.abandon(folder)
         raise
+    if not chief:
+        return
     runs.remember(folder)
     for line in closing_lines(outcome.metrics, folder):
         console.print(line)
+
+
+def _strategy(kind: str | None, config, out: Path | None):
+    """The strategy that was asked for; only the autoencoders of the paper take one."""
+    if kind is None:
+        return None
+    from lisae_tf import distribution
+    from lisae_tf.sharing import LOSSES
+
+    if config.variant not in LOSSES:
+        raise LisaeError(f"--distribute trains {', '.join(LOSSES)}, not {config.variant}")
+    if kind == "workers" and out is None:
+        raise LisaeError(
+            "--distribute workers needs a folder that all workers share; name it with --out"
+        )
+    return distribution.make_strategy(kind)
 
 
 def run_name(config) -> str:

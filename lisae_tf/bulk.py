@@ -1,0 +1,273 @@
+"""Scores of millions of pictures in Parquet parts: `score --parts DIR`.
+
+A part is scored whole and written whole, so that a restart scores only what is missing, and any
+engine that cuts the same parts writes the same bytes. Runs without TensorFlow for ONNX and TFLite.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lisae_tf import __version__, pictures
+from lisae_tf.errors import LisaeError
+from lisae_tf.files import make_folder, read_json, replacing, write_json
+
+PART_SIZE = 10_000
+BATCH_SIZE = 256
+MANIFEST = "manifest.json"
+_TABLE = ".parquet"
+_COLUMN = "image"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some pictures: files, or rows of one table or array."""
+
+    number: int
+    files: tuple[str, ...] = ()
+    source: str | None = None  # a .parquet or .npy file instead
+    rows: tuple[int, int] = (0, 0)
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        return f"part-{self.number:06d}{_TABLE}"
+
+    @property
+    def size(self) -> int:
+        """How many pictures."""
+        return len(self.files) if self.source is None else self.rows[1] - self.rows[0]
+
+
+def _parquet():
+    try:
+        from pyarrow import parquet
+    except ModuleNotFoundError as error:
+        raise LisaeError(
+            "Parquet needs the package 'pyarrow'; install it with pip install 'lisae-tf[ray]'"
+        ) from error
+    return parquet
+
+
+def _rows_of(path: Path) -> int:
+    if path.suffix.lower() == ".npy":
+        return len(np.lib.format.open_memmap(path, mode="r"))
+    try:
+        file = _parquet().ParquetFile(path)
+    except LisaeError:
+        raise
+    except Exception as error:  # damaged files raise all kinds
+        raise LisaeError(f"{path} is not a Parquet file; check it") from error
+    if _COLUMN not in file.schema_arrow.names:
+        raise LisaeError(
+            f"{path} has no column '{_COLUMN}' of encoded pictures; it has "
+            f"{', '.join(file.schema_arrow.names)}"
+        )
+    return file.metadata.num_rows
+
+
+def cut(paths: Sequence[Path], part_size: int) -> list[Part]:
+    """Everything below `paths` in parts, in the same order each time.
+
+    Only paths are held: about 150 bytes a picture.
+
+    Args:
+        paths: files, folders (searched below), `.npy` arrays and Parquet tables whose column
+            "image" holds encoded pictures.
+        part_size: pictures in a part; the last of each table may be smaller.
+
+    Raises:
+        LisaeError: a path is missing or of another kind.
+    """
+    files: list[str] = []
+    pieces: list[dict[str, Any]] = []
+    # A worker may stand in another folder.
+    for path in (given.absolute() for given in paths):
+        if path.is_dir():
+            files += [str(file) for file in pictures.find(path)]
+        elif not path.exists():
+            raise LisaeError(f"{path} does not exist; check the path")
+        elif path.suffix.lower() in (".npy", _TABLE):
+            rows = _rows_of(path)
+            for start in range(0, rows, part_size):
+                end = min(start + part_size, rows)
+                pieces.append({"source": str(path), "rows": (start, end)})
+        else:
+            files.append(str(path))
+    starts = range(0, len(files), part_size)
+    pieces = [{"files": tuple(files[k : k + part_size])} for k in starts] + pieces
+    return [Part(number, **piece) for number, piece in enumerate(pieces)]
+
+
+def _batches(part: Part, shape: tuple[int, int, int]) -> Iterator[pictures.Decoded]:
+    """The part's pictures; batches begin at its first one, whoever reads it."""
+    start, end = part.rows
+    if part.source is None:
+        for k in range(0, len(part.files), BATCH_SIZE):
+            files = [Path(file) for file in part.files[k : k + BATCH_SIZE]]
+            yield pictures.decode_all(files, shape[:2], shape[2], skip_bad=True)
+    elif part.source.lower().endswith(".npy"):
+        array = pictures.load_array(Path(part.source), shape)
+        for k in range(start, end, BATCH_SIZE):
+            pixels = pictures.array_to_uint8(array[k : min(k + BATCH_SIZE, end)], part.source)
+            names = [f"{part.source}#{row}" for row in range(k, k + len(pixels))]
+            yield pictures.Decoded(pixels, names, {})
+    else:
+        batch: list[bytes] = []
+        first = start
+        for encoded in _encoded(part):
+            batch.append(encoded)
+            if len(batch) == BATCH_SIZE:
+                yield _decoded_rows(batch, part.source, first, shape)
+                first, batch = first + len(batch), []
+        if batch:
+            yield _decoded_rows(batch, part.source, first, shape)
+
+
+def _encoded(part: Part) -> Iterator[bytes]:
+    """Encoded pictures of the part's rows, one row group in memory at a time."""
+    file = _parquet().ParquetFile(part.source)
+    begin = 0
+    for group in range(file.num_row_groups):
+        end = begin + file.metadata.row_group(group).num_rows
+        if end > part.rows[0] and begin < part.rows[1]:
+            column = file.read_row_group(group, columns=[_COLUMN]).column(_COLUMN)
+            low, high = max(part.rows[0] - begin, 0), min(part.rows[1] - begin, end - begin)
+            for value in column.slice(low, high - low):
+                found = value.as_py()
+                yield (found["bytes"] if isinstance(found, dict) else found) or b""
+        begin = end
+
+
+def _decoded_rows(batch: list[bytes], source: str, first: int, shape) -> pictures.Decoded:
+    names = [f"{source}#{row}" for row in range(first, first + len(batch))]
+    return pictures.decode_all(batch, shape[:2], shape[2], names=names, skip_bad=True)
+
+
+@lru_cache(maxsize=1)
+def _scorer(run: str | None, model: str | None):
+    """The detector of a run or an exported model, once in each process; and its threshold."""
+    if model is not None:
+        from lisae_tf.runtimes import open_model
+
+        opened = open_model(Path(model))
+        return opened, opened.threshold
+    from lisae_tf.quiet import start_tensorflow
+
+    start_tensorflow()
+    from lisae_tf.detectors import load_detector
+
+    detector = load_detector(Path(str(run)))
+    return detector, detector.threshold_.alpha
+
+
+def score_part(part: Part, folder: str, run: str | None, model: str | None) -> int:
+    """Scores one part and writes its file, whole; gives the number of unreadable pictures.
+
+    Each picture has a row: path, score, threshold and is_anomaly, or the reason why there is none.
+    """
+    import pyarrow
+
+    scorer, alpha = _scorer(run, model)
+    columns: dict[str, list] = {"path": [], "score": [], "is_anomaly": [], "reason": []}
+    unreadable = 0
+    for batch in _batches(part, scorer.shape):
+        scores = scorer.score(batch.pixels).tolist() if batch.names else []
+        missing = [None] * len(batch.bad)
+        columns["path"] += [*batch.names, *batch.bad]
+        columns["score"] += [*scores, *missing]
+        columns["is_anomaly"] += [*(score > alpha for score in scores), *missing]
+        columns["reason"] += [*([None] * len(scores)), *batch.bad.values()]
+        unreadable += len(missing)
+    count = len(columns["path"])
+    table = pyarrow.table({
+        "path": pyarrow.array(columns["path"], pyarrow.string()),
+        "score": pyarrow.array(columns["score"], pyarrow.float32()),
+        "threshold": pyarrow.array([alpha] * count, pyarrow.float64()),
+        "is_anomaly": pyarrow.array(columns["is_anomaly"], pyarrow.bool_()),
+        "reason": pyarrow.array(columns["reason"], pyarrow.string()),
+    })  # fmt: skip
+    with replacing(Path(folder) / part.name) as temporary:
+        _parquet().write_table(table, temporary)
+    return unreadable
+
+
+def _manifest(parts: Sequence[Part], part_size: int, model_digest: str) -> dict:
+    """What must not change between a start and its restart."""
+    inputs = hashlib.sha256()
+    for part in parts:
+        inputs.update("\0".join((*part.files, str(part.source), *map(str, part.rows))).encode())
+    return {
+        "version": __version__,
+        "part_size": part_size,
+        "parts": len(parts),
+        "pictures": sum(part.size for part in parts),
+        "inputs_sha256": inputs.hexdigest(),
+        "model_sha256": model_digest,
+    }
+
+
+def claim(folder: Path, parts: Sequence[Part], part_size: int, model_digest: str) -> list[Part]:
+    """Makes the folder belong to this scoring; gives the parts that are still missing.
+
+    Raises:
+        LisaeError: the folder holds the parts of other pictures, another model or another size.
+    """
+    make_folder(folder)
+    manifest, path = _manifest(parts, part_size, model_digest), folder / MANIFEST
+    if path.exists():
+        before = read_json(path)
+        for key, what in (
+            ("model_sha256", "model"), ("part_size", "--part-size"), ("inputs_sha256", "list of "
+             "pictures"), ("version", "version of this package"),
+        ):  # fmt: skip
+            if not isinstance(before, dict) or before.get(key) != manifest[key]:
+                raise LisaeError(
+                    f"{folder} was begun with another {what}; name another folder with --parts"
+                )
+    elif any(folder.glob(f"part-*{_TABLE}")):
+        raise LisaeError(f"{folder} holds parts without {MANIFEST}; name another with --parts")
+    else:
+        write_json(path, manifest)
+    return [part for part in parts if not (folder / part.name).exists()]
+
+
+def score(
+    missing: Sequence[Part],
+    folder: Path,
+    *,
+    run: Path | None,
+    model: Path | None,
+    engine: str = "local",
+    address: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> int:
+    """Scores the missing parts; gives the number of unreadable pictures in them.
+
+    Args:
+        missing: of `claim`.
+        folder: where their files go.
+        run: folder of a run; or
+        model: an exported model.
+        engine: "local", one part after the other, or "ray".
+        address: of a Ray cluster.
+        say: takes a line for each part.
+    """
+    places = [str(place.absolute()) if place else None for place in (folder, run, model)]
+    work = partial(score_part, folder=places[0], run=places[1], model=places[2])
+    if engine == "ray":
+        from lisae_tf import ray_engine
+
+        finished = ray_engine.run(work, missing, address)
+    else:
+        finished = ((part, work(part)) for part in missing)
+    unreadable = 0
+    for done, (part, bad) in enumerate(finished, 1):
+        unreadable += bad
+        say(f"[{done}/{len(missing)}] {part.name}: {part.size} pictures, {bad} unreadable")
+    return unreadable

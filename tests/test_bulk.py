@@ -1,0 +1,197 @@
+"""Scores in Parquet parts: whole or absent, restarted, and the same from every engine."""
+
+import os
+import signal
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pytest
+from pyarrow import parquet
+from test_grid import small
+
+from lisae_tf import bulk, grid, ray_engine
+from lisae_tf.errors import LisaeError
+
+PART = 7
+
+
+@pytest.fixture(scope="module")
+def model(trained, cli):
+    """An ONNX file of the tiny run."""
+    run = trained / "runs" / "normal-lis-seed0"
+    result = cli("export", "--run", run, "--out", trained / "bulk-models", "--name", "bulk")
+    assert result.exit_code == 0, result.output
+    return trained / "bulk-models" / "onnx" / "bulk" / "1" / "model.onnx"
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A Ray of two workers."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory, picture_folder):
+    """Thirty pictures of mixed kinds, one of them damaged."""
+    folder = picture_folder(tmp_path_factory.mktemp("bulk") / "new", 30, level=90)
+    (folder / "012.png").write_bytes(b"no picture")
+    return folder
+
+
+def score(cli, model, pictures, parts, *more):
+    arguments = ("--model", model, "--parts", parts, "--part-size", PART, *more)
+    return cli("score", pictures, *arguments)
+
+
+def tables(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.parquet"))}
+
+
+@pytest.fixture(scope="module")
+def local(cli, model, pictures, tmp_path_factory):
+    """What the local engine wrote."""
+    folder = tmp_path_factory.mktemp("local") / "parts"
+    result = score(cli, model, pictures, folder, "--skip-bad")
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def test_parts_hold_a_row_for_each_picture_with_the_scores_of_score(cli, model, pictures, local):
+    assert list(tables(local)) == [f"part-00000{k}.parquet" for k in range(5)]
+    rows = parquet.read_table(local).to_pylist()
+    assert {Path(row["path"]).name for row in rows} == {p.name for p in pictures.iterdir()}
+    good = {row["path"]: row for row in rows if row["reason"] is None}
+    (bad,) = (row for row in rows if row["reason"])
+    assert bad["path"].endswith("012.png") and bad["score"] is None
+    assert "not a readable PNG" in bad["reason"]
+    lines = cli("score", pictures, "--model", model, "--skip-bad").stdout.splitlines()[1:]
+    assert len(lines) == len(good) == 29
+    for line in lines:
+        path, value, threshold, decision = line.split(",")
+        found = good[str(Path(path).absolute())]
+        # The same pictures lie in other batches here.
+        assert found["score"] == pytest.approx(float(value), rel=1e-5)
+        assert found["threshold"] == float(threshold)
+        assert found["is_anomaly"] == (decision == "true")
+
+
+def test_a_restart_scores_only_what_is_missing(cli, model, pictures, local, tmp_path):
+    folder = tmp_path / "parts"
+    assert score(cli, model, pictures, folder).exit_code == 1  # an unreadable picture
+    before = {name: (folder / name).stat().st_mtime_ns for name in tables(folder)}
+    (folder / "part-000003.parquet").unlink()
+    result = score(cli, model, pictures, folder)
+    assert result.exit_code == 0, result.output
+    assert "5 parts in" in result.output and "4 stored" in result.output
+    assert tables(folder) == tables(local)
+    after = {name: (folder / name).stat().st_mtime_ns for name in before}
+    assert [name for name in before if before[name] != after[name]] == ["part-000003.parquet"]
+
+
+def test_a_folder_of_another_scoring_is_refused(cli, model, pictures, local, tmp_path):
+    before = tables(local)
+    arguments = ("score", pictures, "--model", model, "--parts", local)
+    other_size = cli(*arguments, "--part-size", 8)
+    other_files = cli("score", pictures / "000.png", *arguments[2:], "--part-size", PART)
+    for result, what in ((other_size, "--part-size"), (other_files, "list of pictures")):
+        assert result.exit_code == 1
+        assert f"was begun with another {what}" in result.output
+    assert tables(local) == before
+
+
+def test_parquet_tables_and_arrays_are_read_by_rows(cli, model, pictures, local, tmp_path):
+    files = sorted(p for p in pictures.iterdir() if p.name != "012.png")
+    encoded = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
+    table = pyarrow.table({"image": encoded, "label": [0] * len(files)})
+    parquet.write_table(table, tmp_path / "set.parquet", row_group_size=4)
+    result = score(cli, model, tmp_path / "set.parquet", tmp_path / "parts")
+    assert result.exit_code == 0, result.output
+    rows = parquet.read_table(tmp_path / "parts").to_pylist()
+    assert [row["path"].rsplit("#")[1] for row in rows] == [str(k) for k in range(29)]
+    known = {Path(r["path"]).name: r["score"] for r in parquet.read_table(local).to_pylist()}
+    scores = [row["score"] for row in rows]
+    np.testing.assert_allclose(scores, [known[file.name] for file in files], rtol=1e-5)
+
+    wrong = tmp_path / "wrong.parquet"
+    parquet.write_table(pyarrow.table({"picture": [b""]}), wrong)
+    refused = score(cli, model, wrong, tmp_path / "more")
+    assert refused.exit_code == 1 and "has no column 'image'" in refused.output
+    assert not (tmp_path / "more").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--engine", "ray"), "name their folder with --parts"),
+        (("--address", "x:1"), "belongs to --engine ray"),
+        (("--parts", "p", "--out", "o.csv"), "leave --out and --maps out"),
+    ],
+)
+def test_options_that_do_not_go_together(cli, model, pictures, arguments, said):
+    result = cli("score", pictures, "--model", model, *arguments)
+    assert result.exit_code == 1 and said in result.output
+
+
+def test_ray_writes_the_same_bytes(cli, model, pictures, local, tmp_path, cluster):
+    result = score(cli, model, pictures, tmp_path / "parts", "--skip-bad", "--engine", "ray")
+    assert result.exit_code == 0, result.output
+    assert tables(tmp_path / "parts") == tables(local)
+
+
+def test_a_killed_worker_loses_nothing(model, pictures, local, tmp_path, cluster):
+    folder, marker = tmp_path / "parts", tmp_path / "killed"
+    parts = bulk.claim(folder, bulk.cut([pictures], PART), PART, "model")
+    one = partial(bulk.score_part, folder=str(folder), run=None, model=str(model))
+
+    def work(part):
+        if part.number == 2 and not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return one(part)
+
+    done = dict(ray_engine.run(work, parts))
+    assert marker.exists()
+    assert sorted(part.number for part in done) == [0, 1, 2, 3, 4]
+    assert tables(folder) == tables(local)
+
+
+def test_what_a_worker_refuses_arrives_as_it_is(cluster):
+    def work(item):
+        if item == 1:
+            raise LisaeError("item 1 is no good; leave it out")
+        return item
+
+    with pytest.raises(LisaeError, match="item 1 is no good"):
+        list(ray_engine.run(work, [0, 1, 2]))
+
+
+def test_no_more_than_a_few_tasks_wait(cluster, tmp_path):
+    """Items are taken from the list only as results come."""
+    taken = []
+
+    def items():
+        for k in range(40):
+            taken.append(k)
+            yield k
+
+    results = ray_engine.run(lambda item: item, items())
+    next(results)
+    assert len(taken) <= 2 * ray_engine.AHEAD + 1
+    assert len(list(results)) == 39
+
+
+def test_cells_trained_on_ray_are_those_of_one_process(tmp_path, cluster):
+    here = {done.cell.path.name: done.record for done in grid.run(small(tmp_path / "here"), None)}
+    cells = small(tmp_path / "there")
+    there = {done.cell: done for done in grid.run(cells, None, engine="ray")}
+    assert set(there) == set(cells)
+    for cell, done in there.items():
+        assert done.error is None
+        assert done.record == cell.stored()
+        assert done.record["scores_sha256"] == here[cell.path.name]["scores_sha256"]

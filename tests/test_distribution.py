@@ -1,0 +1,163 @@
+"""One training over several devices or workers: the same result, one writer, no lost epoch."""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lisae_tf.arrays import load_arrays
+from lisae_tf.distribution import make_strategy
+from lisae_tf.errors import LisaeError
+from lisae_tf.files import read_json
+
+ROOT = Path(__file__).parents[1]
+# Sums of gradients in another order; a few hundred steps of Adam carry it on.
+SCORES = {"rtol": 0.05, "atol": 1e-3}
+SETTINGS = (
+    *("--dataset", "surfaces", "--normal-class", "gravel", "--quiet"),
+    *("--set", "network.latent=4", "--set", "network.filters=[4, 4]"),
+    *("--set", "feature_extraction.epochs=2", "--set", "feature_extraction.collapse_fraction=0"),
+    *("--set", "latent_shaping.epochs=2"),
+)
+# The command line; kills itself after an epoch where told to.
+PROGRAM = """
+import os, sys
+import keras
+from lisae_tf import convergence
+from lisae_tf.cli import main
+if os.environ.get("DIE_AFTER"):
+    whole = convergence.Convergence.on_epoch_end
+    def dying(self, epoch, logs=None):
+        whole(self, epoch, logs)
+        if f"{self.phase},{epoch}" == os.environ["DIE_AFTER"]:
+            os._exit(9)
+    convergence.Convergence.on_epoch_end = dying
+main(["train", *sys.argv[1:]])
+"""
+
+
+def free_ports(count):
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("localhost", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def start(*arguments, **variables):
+    command = [sys.executable, "-W", "ignore", "-c", PROGRAM, *SETTINGS, *map(str, arguments)]
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | variables
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+
+
+def workers(folder, *more, die_after=("", "")):
+    """Two workers on loopback until both have ended."""
+    cluster = {"worker": [f"localhost:{port}" for port in free_ports(2)]}
+    processes = []
+    for index, epoch in enumerate(die_after):
+        task = {"cluster": cluster, "task": {"type": "worker", "index": index}}
+        arguments = ("--distribute", "workers", "--out", folder, *more)
+        processes.append(start(*arguments, TF_CONFIG=json.dumps(task), DIE_AFTER=epoch))
+    try:
+        ends = [process.communicate(timeout=300) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(p.returncode, *end) for p, end in zip(processes, ends, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The run of one process."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    process = start("--out", folder)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return folder
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """The run of two workers, and what each of them said."""
+    folder = tmp_path_factory.mktemp("together") / "run"
+    return folder, workers(folder)
+
+
+def scores(folder):
+    return load_arrays(folder / "scores.npz")[0]["test"]
+
+
+def weights(folder):
+    return load_arrays(folder / "weights.npz")[0]
+
+
+def test_two_workers_train_to_the_result_of_one(alone, together):
+    folder, ends = together
+    assert [code for code, *_ in ends] == [0, 0], ends
+    np.testing.assert_allclose(scores(folder), scores(alone), **SCORES)
+    ours, theirs = (read_json(run / "history.json") for run in (folder, alone))
+    for row, reference in zip(ours, theirs, strict=True):
+        for name in ("loss", "val_loss", "val_normal_error"):
+            assert row[name] == pytest.approx(reference[name], rel=0.01)
+    # The first epoch differs by rounding alone; it would not if a worker saw other pictures.
+    assert ours[0]["loss"] == pytest.approx(theirs[0]["loss"], rel=1e-5)
+
+
+def test_the_chief_alone_speaks_and_writes(together):
+    folder, ((_, chief, _), (_, other, _)) = together
+    assert "AUROC" in chief and other == ""
+    assert not (folder / "checkpoint.npz").exists()
+    assert read_json(folder / "metrics.json")["epochs"] == [2, 2]
+
+
+def test_a_lost_worker_is_named_and_resuming_ends_as_if_undisturbed(together, tmp_path):
+    folder = tmp_path / "run"
+    (chief, _, errors), (other, *_) = workers(folder, die_after=("", "2,0"))
+    assert (chief, other) == (1, 9)
+    assert "start all of them again with --resume" in errors
+    assert (folder / "checkpoint.npz").exists() and not (folder / "metrics.json").exists()
+    ends = workers(folder, "--resume")
+    assert [code for code, *_ in ends] == [0, 0], ends
+    resumed, undisturbed = weights(folder), weights(together[0])
+    assert resumed.keys() == undisturbed.keys()
+    for name, array in undisturbed.items():
+        np.testing.assert_array_equal(resumed[name], array)
+
+
+def test_two_devices_of_one_machine(alone, tmp_path):
+    program = PROGRAM.replace("import keras", (
+        "import tensorflow as tf\n"
+        "cpu = tf.config.list_physical_devices('CPU')[0]\n"
+        "pair = [tf.config.LogicalDeviceConfiguration()] * 2\n"
+        "tf.config.set_logical_device_configuration(cpu, pair)"
+    ))  # fmt: skip
+    arguments = [*SETTINGS, "--distribute", "mirrored", "--out", str(tmp_path / "run")]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, *arguments], cwd=ROOT, text=True,
+        capture_output=True, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(scores(tmp_path / "run"), scores(alone), **SCORES)
+
+
+@pytest.mark.parametrize("given", ["", "{}", '{"cluster": {"worker": []}}', "no json"])
+def test_a_missing_cluster_is_explained(given, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", given)
+    with pytest.raises(LisaeError, match=r"TF_CONFIG (with all workers|names no worker)"):
+        make_strategy("workers")
+
+
+def test_what_cannot_be_distributed_is_refused(cli):
+    other = cli("train", "--variant", "vae", "--distribute", "mirrored")
+    assert other.exit_code == 1 and "not vae" in other.output
+    nowhere = cli("train", "--distribute", "workers")
+    assert nowhere.exit_code == 1 and "--out" in nowhere.output
