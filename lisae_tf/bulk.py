@@ -19,7 +19,8 @@ from lisae_tf.files import make_folder, read_json, replacing, write_json
 
 PART_SIZE = 10_000
 BATCH_SIZE = 256
-MANIFEST = "manifest.json"
+# A name that readers of Parquet folders pass over.
+MANIFEST = "_manifest.json"
 _TABLE = ".parquet"
 _COLUMN = "image"
 
