@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lisae_tf import paper_pictures, tables
+from lisae_tf import paper_pictures, tables, tuned
 from lisae_tf.cells import Cell
 from lisae_tf.config import VARIANTS
 from lisae_tf.errors import LisaeError
@@ -116,6 +116,20 @@ class Results:
         return found if any(summed.by_seed for summed in made) else {}
 
     @cached_property
+    def tuning(self) -> dict[tuple[str, str], Summed]:
+        """Folder defaults and tuned settings by (row, column); empty where nothing is tuned."""
+        found: dict[tuple[str, str], Summed] = {}
+        for name, column in tables.COLUMNS.items():
+            for row, cells in tuned.cells_of(self.root, name).items():
+                summed = Summed(tuple(", ".join(task) for task in column.tasks))
+                for task, cell in zip(summed.tasks, cells, strict=True):
+                    if record := self.record(cell):
+                        summed.by_seed.setdefault(tuned.SEED, {})[task] = record["auroc"]
+                        summed.latents.add(record["latent"])
+                found[row, name] = summed
+        return found if any(row == tuned.TUNED for row, _ in found) else {}
+
+    @cached_property
     def appendix(self) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
         """Variant, positive, negative set, outlier class -> mean AUROC over seeds."""
         paper_name = {name: paper for paper, name in tables.CIFAR10.items()}
@@ -155,10 +169,11 @@ class Results:
                 if summed.mean is not None:
                     rows.setdefault(row, {})[column] = summed.to_json()
             summary[name] = rows
-        for (row, column), summed in self.synthetic.items():
-            if summed.mean is not None:
-                rows = summary.setdefault("synthetic", {})
-                rows.setdefault(row, {})[column] = summed.to_json()
+        for name, figures in (("synthetic", self.synthetic), ("tuning", self.tuning)):
+            for (row, column), summed in figures.items():
+                if summed.mean is not None:
+                    rows = summary.setdefault(name, {})
+                    rows.setdefault(row, {})[column] = summed.to_json()
         return summary | {"appendix_a_cifar10": self.appendix}
 
     def versions(self) -> Counter:

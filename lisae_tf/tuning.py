@@ -15,8 +15,9 @@ from lisae_tf.detectors import make_detector
 from lisae_tf.errors import LisaeError
 from lisae_tf.files import write_text
 from lisae_tf.sharing import LOSSES, SharedPhase1
+from lisae_tf.tuned import BEST
 
-TRIALS, BEST, FIGURE = "trials.journal", "best.yaml", "tuning.png"
+TRIALS, FIGURE = "trials.journal", "tuning.png"
 LATENT_SIZES = (4, 8, 16, 32, 64, 128)
 # By path in the settings; what is not there for a variant is not tried.
 RANGES = {"latent_shaping.gamma": (0.01, 1.0), "latent_shaping.beta": (0.1, 10.0)}
@@ -28,7 +29,7 @@ def suggest(trial: optuna.Trial, variant: str) -> dict[str, float | int]:
     chosen: dict[str, float | int] = {LATENT: trial.suggest_categorical(LATENT, LATENT_SIZES)}
     if variant in LOSSES and variant != "ae":
         for path, (low, high) in RANGES.items():
-            chosen[path] = float(f"{trial.suggest_float(path, low, high, log=True):.3g}")
+            chosen[path] = _rounded(trial.suggest_float(path, low, high, log=True))
     return chosen
 
 
@@ -60,11 +61,11 @@ def open_study(folder: Path, seed: int) -> optuna.Study:
         study = optuna.create_study(
             study_name="tune", storage=storage, direction="maximize", load_if_exists=True
         )
-        done = len(study.trials)
+        before = len(study.trials)
     except Exception as error:  # a damaged journal raises all kinds
         raise LisaeError(f"{path} is damaged; tune in another folder") from error
     # A sampler that starts from the same seed again would propose the same again.
-    study.sampler = optuna.samplers.TPESampler(seed=seed + done, n_startup_trials=8)
+    study.sampler = optuna.samplers.TPESampler(seed=seed + before, n_startup_trials=8)
     return study
 
 
@@ -91,8 +92,8 @@ def tune(
         LisaeError: every trial failed.
     """
     study = open_study(folder, config.seed)
-    if not study.trials and _at(config, LATENT) in LATENT_SIZES:
-        study.enqueue_trial({path: _at(config, path) for path in (LATENT, *RANGES)})
+    if not study.trials:
+        begin_with(study, config)
     # Phase 1 depends on the latent size alone.
     shared: dict[int, SharedPhase1] = {}
 
@@ -113,18 +114,33 @@ def tune(
         return value
 
     make_detector(config).require_negatives(left.data)
-    study.optimize(objective, n_trials=max(0, trials - len(_done(study))))
-    if not _done(study):
+    study.optimize(objective, n_trials=max(0, trials - len(done(study))))
+    if not done(study):
         raise LisaeError(
             "every trial failed, for the reasons above; change the settings with --set"
         )
-    best = study.best_trial.params
-    chosen = {p: float(f"{v:.3g}") if isinstance(v, float) else v for p, v in best.items()}
-    write_text(folder / BEST, apply(config, chosen).to_yaml())
+    write_text(folder / BEST, apply(config, best_of(study)).to_yaml())
     return study
 
 
-def _done(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+def begin_with(study: optuna.Study, config: Config) -> None:
+    """Makes the settings as given the first trial."""
+    if _at(config, LATENT) in LATENT_SIZES:
+        study.enqueue_trial({path: _at(config, path) for path in (LATENT, *RANGES)})
+
+
+def best_of(study: optuna.Study) -> dict[str, float | int]:
+    """The best settings, as they were trained."""
+    best = study.best_trial.params
+    return {p: _rounded(v) if isinstance(v, float) else v for p, v in best.items()}
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.3g}")
+
+
+def done(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """The trials that have a value."""
     return study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
 
 
@@ -134,16 +150,15 @@ def draw(study: optuna.Study, kind: str, path: Path) -> None:
 
     from lisae_tf import plots
 
-    done = _done(study)
-    names = list(done[0].params)
+    finished = done(study)
+    names = list(finished[0].params)
     with plt.rc_context(plots.STYLE):
         figure, axes = plt.subplots(
             1, len(names), figsize=(3.2 * len(names), 2.8), sharey=True, squeeze=False
         )
         for axis, name in zip(axes[0], names, strict=True):
-            axis.scatter(
-                [t.params[name] for t in done], [t.value for t in done], s=18, color=plots.NORMAL
-            )
+            tried = [(t.params[name], t.value) for t in finished]
+            axis.scatter(*zip(*tried, strict=True), s=18, color=plots.NORMAL)
             best = study.best_trial
             axis.scatter([best.params[name]], [best.value], s=60, facecolors="none",
                          edgecolors=plots.ANOMALY, label="best")  # fmt: skip

@@ -33,12 +33,12 @@ class _Benchmarks(click.Group):
     """The commands below; every other name is a dataset's."""
 
     def list_commands(self, ctx):
-        return [*TABLES, "latent", "figures", "report"]
+        return [*TABLES, "latent", "tuning", "figures", "report"]
 
     def get_command(self, ctx, name):
         if name in TABLES:
             return _bound(_table, name)
-        own = {"latent": _latent, "figures": _figures, "report": _report}
+        own = {"latent": _latent, "tuning": _tuning, "figures": _figures, "report": _report}
         return own.get(name) or _bound(_dataset, name)
 
 
@@ -88,6 +88,13 @@ def _table(name: str, rows, columns, variants, seeds, jobs, engine, address, qui
     click.echo(f"next: python cli.py benchmark report{_told(out, quick)}")
 
 
+def _known_column(name: str) -> None:
+    from lisae_tf.tables import COLUMNS
+
+    if name not in COLUMNS:
+        raise LisaeError(f"there is no column '{name}'; there are {', '.join(COLUMNS)}")
+
+
 def _told(out: Path | None, quick: bool) -> str:
     return (" --quick" if quick else "") + (f" --out {out}" if out else "")
 
@@ -109,7 +116,7 @@ def _run(
     failures = dict(failures)
     with CellProgress(Console(highlight=False, soft_wrap=True), missing) as progress:
         for finished in grid.run(cells, data_dir, jobs, engine=engine, address=address):
-            place = str(finished.cell.path.relative_to(root / "cells"))
+            place = str(finished.cell.path.relative_to(root)).removeprefix("cells/")
             if finished.error:
                 failures[place] = finished.error
                 progress.step(f"{place}: failed: {finished.error}")
@@ -137,8 +144,7 @@ def _latent(column: str, rows, sizes, jobs, quick, out, data_dir):
     """Choose a latent size for each row of COLUMN on held-out training data."""
     from lisae_tf import tables
 
-    if column not in tables.COLUMNS:
-        raise LisaeError(f"there is no column '{column}'; there are {', '.join(tables.COLUMNS)}")
+    _known_column(column)
     listed = shared.listed(sizes)
     if not listed or not all(size.isdecimal() and int(size) for size in listed):
         raise LisaeError(f"--sizes {sizes}: give whole numbers, as in 8,16,32")
@@ -160,6 +166,31 @@ def _latent(column: str, rows, sizes, jobs, quick, out, data_dir):
             f"{column}, {row}: latent {record['latent']} "
             f"(best on the test sets: {record['best_latent']}, not used)"
         )
+
+
+@click.command("tuning")
+@click.option("--columns", help="Comma list; all by default.")
+@click.option("--trials", type=click.IntRange(2), default=12, show_default=True, help="A column.")
+@_jobs
+@_out
+@shared.data_dir
+def _tuning(columns, trials, jobs, out, data_dir):
+    """Tune LIS-AE from the folder defaults on held-out training data, and test both settings."""
+    from lisae_tf.tables import COLUMNS
+
+    wanted = shared.listed(columns) or list(COLUMNS)
+    for column in wanted:
+        _known_column(column)
+    start_tensorflow()
+    from lisae_tf import tuned, tuned_columns
+
+    root = out or RESULTS
+    cells = []
+    for column in wanted:
+        tuned_columns.choose(column, root, trials, data_dir, jobs, click.echo)
+        cells += [cell for found in tuned.cells_of(root, column).values() for cell in found]
+    _run(cells, {}, root / tuned.FOLDER, data_dir, jobs, "local", None)
+    click.echo(f"next: python cli.py benchmark report{_told(out, False)}")
 
 
 @click.command("figures")

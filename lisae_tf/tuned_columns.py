@@ -1,0 +1,78 @@
+"""Settings for a whole column of tables 1 and 2, tuned from the folder defaults.
+
+What `tune` does for one training, here for a whole column: a setting's value is the mean of two
+fixed tasks' AUROC of held-out normals against a kind of negatives left out. No test picture is
+read here; `tuned` says what is tested afterwards.
+"""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+
+from lisae_tf import grid, selection, tables, tuning
+from lisae_tf.config import Config
+from lisae_tf.errors import LisaeError
+from lisae_tf.files import make_folder, write_text
+from lisae_tf.latents import fixed_tasks
+from lisae_tf.sharing import SharedPhase1
+from lisae_tf.tuned import SEED, folder_defaults, settings_file
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One setting on one task."""
+
+    trial: int
+    config: Config
+
+    def train(self, data_dir: Path | None, shared: SharedPhase1) -> dict:
+        """The held-out AUROC; the test set is not read."""
+        left = selection.leave_out(self.config, data_dir, negatives=self.config.negatives)
+        return {"value": selection.figure(selection.fit(left, shared), left)}
+
+
+def choose(
+    column: str, root: Path, trials: int, data_dir: Path | None, jobs: int,
+    say: Callable[[str], None],
+) -> Path:  # fmt: skip
+    """Runs the column's study up to `trials`, the first being the folder defaults.
+
+    Returns:
+        The file of the best settings.
+
+    Raises:
+        LisaeError: no trial succeeded.
+    """
+    path = settings_file(root, column)
+    configs = [folder_defaults(column, task) for task in fixed_tasks(tables.COLUMNS[column])]
+    study = tuning.open_study(make_folder(path.parent), SEED)
+    if not study.trials:
+        tuning.begin_with(study, configs[0])
+    while (missing := trials - len(tuning.done(study))) > 0:
+        asked = [study.ask() for _ in range(min(jobs, missing))]
+        chosen = [tuning.suggest(trial, "lis") for trial in asked]
+        waiting = [
+            [Attempt(trial.number, tuning.apply(config, setting)) for config in configs]
+            for trial, setting in zip(asked, chosen, strict=True)
+        ]
+        values: dict[int, list[float]] = {trial.number: [] for trial in asked}
+        for finished in grid.run_groups(waiting, data_dir, jobs):
+            if finished.record is None:
+                say(f"{column}, trial {finished.cell.trial + 1}: failed: {finished.error}")
+            else:
+                values[finished.cell.trial].append(finished.record["value"])
+        for trial, setting in zip(asked, chosen, strict=True):
+            found = values[trial.number]
+            if len(found) < len(configs):
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+                continue
+            study.tell(trial, statistics.fmean(found))
+            said = ", ".join(f"{p.split('.')[1]} {value:g}" for p, value in setting.items())
+            say(f"{column}, trial {trial.number + 1}: {statistics.fmean(found):.4f} with {said}")
+        if not tuning.done(study) and len(study.trials) >= trials:
+            raise LisaeError(f"no setting could be trained on {column}; the reasons are above")
+    write_text(path, tuning.apply(configs[0], tuning.best_of(study)).to_yaml())
+    return path

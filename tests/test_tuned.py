@@ -1,0 +1,128 @@
+"""`benchmark tuning`: one setting for each column, from held-out data, beside the defaults."""
+
+import numpy as np
+import pytest
+from benchmark_fixtures import invented
+from click.testing import CliRunner
+
+from lisae_tf import grid, report, selection, tables, tuned, tuned_columns, tuning
+from lisae_tf.cli import main
+from lisae_tf.config import Config, read_settings, resolve
+from lisae_tf.errors import LisaeError
+from lisae_tf.files import make_folder, read_json, write_json, write_text
+
+COLUMN = "fashion_mnist"
+
+
+@pytest.fixture
+def attempts(monkeypatch):
+    """Studies without training: the nearer γ is to 0.3, the better; a large β fails."""
+    seen = []
+
+    def leave_out(config, data_dir, *, negatives):
+        assert negatives == config.negatives
+        return selection.LeftOut(config, None, None, "a kind")
+
+    def fit(left, shared):
+        seen.append(left.config)
+        if left.config.latent_shaping.beta > 5:
+            raise LisaeError("it diverged")
+        return left.config
+
+    monkeypatch.setattr(selection, "leave_out", leave_out)
+    monkeypatch.setattr(selection, "fit", fit)
+    monkeypatch.setattr(
+        selection, "figure", lambda c, _: 1 - abs(np.log(c.latent_shaping.gamma / 0.3)) / 10
+    )
+    return seen
+
+
+def test_the_defaults_are_those_of_a_folder():
+    config = tuned.folder_defaults("mnist", ["3"])
+    plain = Config()
+    for section in ("network", "feature_extraction", "latent_shaping", "data"):
+        assert getattr(config, section) == getattr(plain, section)
+    assert (config.negatives, config.protocol, config.normal_class) == (
+        "omniglot", "one-class", ["3"],
+    )  # fmt: skip
+
+
+def test_a_setting_is_tried_on_both_tasks_and_the_best_is_for_all(attempts, tmp_path):
+    said = []
+    tuned_columns.choose(COLUMN, tmp_path, 10, None, 1, said.append)
+    by_setting = {}
+    for config in attempts:
+        key = (config.network.latent, *config.latent_shaping.model_dump().values())
+        by_setting.setdefault(key, set()).add(tuple(config.normal_class))
+    assert set(map(len, by_setting.values())) == {2}
+    given = tuned.folder_defaults(COLUMN, ["Dress"])
+    assert attempts[0] == given
+    chosen = resolve(read_settings(tuned.settings_file(tmp_path, COLUMN)))
+    fine = [c.latent_shaping for c in attempts if c.latent_shaping.beta <= 5]
+    assert chosen.latent_shaping.gamma == min(
+        (each.gamma for each in fine), key=lambda gamma: abs(np.log(gamma / 0.3))
+    )
+    assert any("failed: it diverged" in line for line in said) == (len(fine) < len(attempts))
+    # Nothing but what is tuned differs from the defaults, on any task.
+    cells = tuned.cells_of(tmp_path, COLUMN)
+    assert [len(found) for found in cells.values()] == [10, 10]
+    for before, after in zip(*cells.values(), strict=True):
+        same = {"latent_shaping": after.config.latent_shaping, "network": after.config.network}
+        assert after.config == before.config.model_copy(update=same)
+        assert after.path != before.path
+    # What is there is not tried again.
+    count = len(attempts)
+    tuned_columns.choose(COLUMN, tmp_path, 10, None, 1, said.append)
+    assert len(attempts) == count
+
+
+def test_where_nothing_can_be_trained_it_says_so(attempts, tmp_path, monkeypatch):
+    def fit(left, shared):
+        raise LisaeError("it diverged")
+
+    monkeypatch.setattr(selection, "fit", fit)
+    with pytest.raises(LisaeError, match="no setting could be trained on fashion_mnist"):
+        tuned_columns.choose(COLUMN, tmp_path, 3, None, 1, lambda line: None)
+    assert not tuned.settings_file(tmp_path, COLUMN).exists()
+
+
+def test_the_report_compares_columns_whose_tasks_are_all_there(tmp_path):
+    for column in (COLUMN, "mnist"):
+        path = tuned.settings_file(tmp_path, column)
+        make_folder(path.parent)
+        config = tuned.folder_defaults(column, tables.COLUMNS[column].tasks[0])
+        settings = {"network.latent": 64, "latent_shaping.gamma": 0.3}
+        write_text(path, tuning.apply(config, settings).to_yaml())
+        found = tuned.cells_of(tmp_path, column)
+        for auroc, cells in zip((0.8, 0.9), found.values(), strict=True):
+            for cell in cells[: None if column == COLUMN else 3]:
+                make_folder(cell.path.parent)
+                write_json(cell.path, invented(cell, auroc))
+    report.write(tmp_path, tmp_path / "RESULTS.md", {})
+    assert read_json(tmp_path / "summary.json")["tuning"] == {
+        tuned.DEFAULTS: {COLUMN: {"mean": 0.8, "std": None, "seeds": 1}},
+        tuned.TUNED: {COLUMN: {"mean": 0.9, "std": None, "seeds": 1}},
+    }
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "better on 1 of 1 columns" in text
+    assert "3 of 10 tasks" in text
+
+
+def test_the_command_trains_both_settings_and_stores_them(attempts, tmp_path, monkeypatch):
+    trained = []
+
+    def run(cells, data_dir, jobs, **options):
+        for cell in cells:
+            trained.append(cell)
+            yield grid.Finished(cell, invented(cell) | {"auroc_phase1": None})
+
+    monkeypatch.setattr(grid, "run", run)
+    arguments = ("--columns", COLUMN, "--trials", "2", "--out", str(tmp_path))
+    result = CliRunner().invoke(main, ["benchmark", "tuning", *arguments])
+    assert result.exit_code == 0, result.output
+    assert len(trained) == 20
+    assert {cell.path.relative_to(tmp_path).parts[2] for cell in trained} == {
+        "folder-defaults", "tuned",
+    }  # fmt: skip
+    wrong = CliRunner().invoke(main, ["benchmark", "tuning", "--columns", "nothing"])
+    assert wrong.exit_code == 1 and "there is no column 'nothing'" in wrong.output
