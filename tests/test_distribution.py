@@ -68,7 +68,7 @@ def workers(folder, *more, die_after=("", "")):
         arguments = ("--distribute", "workers", "--out", folder, *more)
         processes.append(start(*arguments, TF_CONFIG=json.dumps(task), DIE_AFTER=epoch))
     try:
-        ends = [process.communicate(timeout=300) for process in processes]
+        ends = [process.communicate(timeout=900) for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -80,7 +80,7 @@ def alone(tmp_path_factory):
     """The run of one process."""
     folder = tmp_path_factory.mktemp("alone") / "run"
     process = start("--out", folder)
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
     return folder
 
