@@ -128,6 +128,7 @@ def _plain_task(config, loaded: experiment.Loaded) -> float:
     """The same data, network, batches and epochs in plain Keras; gives the AUROC."""
     from benchmarks.peers import plain_keras, plain_scorer
 
+    keras.utils.set_random_seed(config.seed)
     first, second = config.feature_extraction, config.latent_shaping
     normal, negative = loaded.data.normal.fit, loaded.data.negative.fit
     mean = float(normal.mean() / 255)
