@@ -45,12 +45,13 @@ def _measured(rows, quick: bool) -> None:
 
 
 def _groups() -> dict:
-    from benchmarks import growth, scoring, training
+    from benchmarks import growth, parts, scoring, training
 
     return {
         "training": training.run,
         "task": training.run_task,
         "scoring": scoring.run,
+        "parts": parts.run,
         "memory": growth.peak_memory,
     }
 
@@ -71,6 +72,7 @@ for _name, _text in {
     "training": "Both phases: PyTorch, and our own slow path.",
     "task": "A whole MNIST task: plain Keras.",
     "scoring": "Arrays, folders, one picture, start-up, int8.",
+    "parts": "Scores in Parquet parts: Ray, and Parquet tables.",
     "memory": "Peak memory of training.",
 }.items():
     main.add_command(_group(_name, _text))

@@ -19,7 +19,7 @@ Both sides run in one process in turns, after one call of each that does not cou
 here is the median, and the smallest and largest in brackets. **A ratio above 1 means that ours is
 better**, whatever the unit; a limit counts as theirs. "Peak" is the share of this machine's
 matrix-multiply peak (2048 × 2048, float32, all cores). Times on shared cores are noisy: read the
-ratios.
+ratios. What was found on the way, and what did not pay, is in [findings.md](findings.md).
 """
 
 
