@@ -1,6 +1,7 @@
 """`python -m benchmarks`: one command for each group of comparisons."""
 
 import json
+import os
 from pathlib import Path
 
 import click
@@ -124,14 +125,16 @@ def growing(data_dir):
 
 @main.command()
 @click.argument("dataset", type=click.Choice(["mnist", "cifar10"]))
+@click.option("--before", is_flag=True, help="Without oneDNN, and one step in a call.")
 @_quick
 @shared.data_dir
-def profile(dataset, quick, data_dir):
+def profile(dataset, before, quick, data_dir):
     """Where a step of phase 1 spends its time."""
+    os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0" if before else "1"
     start_tensorflow()
     from benchmarks import profile as steps
 
-    click.echo(steps.write(dataset, data_dir, quick))
+    click.echo(steps.write(dataset, data_dir, quick, before=before))
     _measured([], quick)
 
 

@@ -27,7 +27,9 @@ def _milliseconds(work: Callable[[], object], repeats: int) -> float:
     return 1000 * statistics.median(seconds)
 
 
-def phase_1(dataset: str, data_dir: Path | None, quick: bool) -> list[tuple[str, float]]:
+def phase_1(
+    dataset: str, data_dir: Path | None, quick: bool, before: bool = False
+) -> list[tuple[str, float]]:
     """Milliseconds a step of phase 1, by part; parts overlap in a real step."""
     item = subject(dataset, data_dir, 256 if quick else 4096)
     size, repeats = item.config.feature_extraction.batch_size, 2 if quick else 200
@@ -58,7 +60,7 @@ def phase_1(dataset: str, data_dir: Path | None, quick: bool) -> list[tuple[str,
         return both
 
     step = tf.function(model.train_step)
-    model.steps_per_execution = steps_at_once(steps)
+    model.steps_per_execution = 1 if before else steps_at_once(steps)
     parts = [
         ("the batches alone", _milliseconds(lambda: list(stream()), 2 if quick else 5) / steps)
     ]
@@ -78,12 +80,25 @@ def phase_1(dataset: str, data_dir: Path | None, quick: bool) -> list[tuple[str,
     return parts
 
 
-def write(dataset: str, data_dir: Path | None, quick: bool, folder: Path = FOLDER) -> str:
-    """Measures, writes a table, and gives it."""
-    rows = [[name, f"{value:.2f}"] for name, value in phase_1(dataset, data_dir, quick)]
+def write(
+    dataset: str, data_dir: Path | None, quick: bool, folder: Path = FOLDER, *, before: bool = False
+) -> str:
+    """Measures, writes a table, and gives it.
+
+    Args:
+        dataset: whose network and pictures.
+        data_dir: folder of TensorFlow Datasets.
+        quick: tiny and once.
+        folder: where the table goes.
+        before: as it was before anything was changed: TensorFlow was started without oneDNN's
+            kernels, and each step is a call of its own.
+    """
+    rows = [[name, f"{value:.2f}"] for name, value in phase_1(dataset, data_dir, quick, before)]
     text = markdown(["part", "ms a step"], rows)
     folder.mkdir(exist_ok=True)
+    state = ", without oneDNN and with one step in a call" if before else ""
     write_text(
-        folder / f"phase1-{dataset}.md", f"Phase 1, {dataset}, batch as in `configs/`.\n\n{text}"
+        folder / f"phase1-{dataset}{'-before' if before else ''}.md",
+        f"Phase 1, {dataset}, batch as in `configs/`{state}.\n\n{text}",
     )
     return text
