@@ -95,8 +95,8 @@ def draw(path: Path = DATA, figure: Path = FIGURE) -> None:
             axes[0, column].plot(x, [row[phase] for row in points], "o-", label=phase)
         axes[1, column].plot(x, [row["peak_mib"] for row in points], "o-")
         axes[1, column].set_xlabel({"pictures": "pictures", "width": "times 16, 32 filters"}[name])
-        axes[0, column].set_ylim(bottom=0)
-        axes[1, column].set_ylim(bottom=0)
+        for axis in axes[:, column]:
+            axis.set_ylim(0, 1.1 * axis.get_ylim()[1])
     axes[0, 0].set_ylabel("seconds")
     axes[1, 0].set_ylabel("peak memory, MiB")
     axes[0, 0].legend()
