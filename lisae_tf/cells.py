@@ -85,6 +85,7 @@ def run_cell(cell: Cell, data_dir: Path | None, shared: "SharedPhase1 | None" = 
     record |= {
         "outliers": outliers(outcome.test.labels, outcome.after, outcome.before),
         "detection": detection(outcome.after, outcome.before),
+        "held_out_loss": held_out_loss(outcome.detector.history),
         "config": cell.config.model_dump(),
         "config_hash": cell.config.digest(),
         "training_version": TRAINING_VERSION,
@@ -100,6 +101,15 @@ def run_cell(cell: Cell, data_dir: Path | None, shared: "SharedPhase1 | None" = 
     del outcome, loaded
     gc.collect()
     return record
+
+
+def held_out_loss(history: list[dict]) -> dict[str, float]:
+    """The smallest loss on held-out pictures of each phase that trains in epochs."""
+    phases = sorted({row["phase"] for row in history})
+    return {
+        f"phase{phase}": min(row["val_loss"] for row in history if row["phase"] == phase)
+        for phase in phases
+    }
 
 
 def outliers(labels, after, before) -> dict[str, dict[str, float | int | None]]:

@@ -70,20 +70,26 @@ def test_committed_results_are_current(variant):
     assert not stale, "run 'python cli.py benchmark surfaces' again and commit the results"
 
 
-# The embedded default in few epochs; its command:
-# python cli.py benchmark surfaces --variants lis --classes gravel --set feature_extraction.epochs=2
-#   --set feature_extraction.collapse_fraction=0 --set latent_shaping.epochs=2 --out results/guard
+# The embedded default, an epoch a phase: with more, rounding alone, which differs between
+# processors, moves the loss as much as another learning rate does. Its command:
+# python cli.py benchmark surfaces --variants lis --classes gravel --set feature_extraction.epochs=1
+#   --set feature_extraction.collapse_fraction=0 --set latent_shaping.epochs=1 --out results/guard
 GUARD = {
-    "feature_extraction": {"epochs": 2, "collapse_fraction": 0},
-    "latent_shaping": {"epochs": 2},
+    "feature_extraction": {"epochs": 1, "collapse_fraction": 0},
+    "latent_shaping": {"epochs": 1},
 }
+# Measured: kernels and threads move the losses by 0.2 % and 1 %; rates a tenth higher, another seed
+# or gamma by 3 % and more.
+ROUNDING = {"phase1": 0.01, "phase2": 0.025}
 
 
 def test_one_committed_cell_recomputed_shows_a_forgotten_training_version(tmp_path):
     committed = cells(RESULTS / "guard", over=GUARD)[0].stored()
     assert committed, "its settings have changed; run the command above and commit the result"
     record = benchmark.run_cell(cells(tmp_path, over=GUARD)[0], None)
-    # Kernels differ a little between processors; another training differs a lot.
-    assert record["auroc_phase1"] == pytest.approx(committed["auroc_phase1"], abs=0.03)
-    assert record["auroc"] == pytest.approx(committed["auroc"], abs=0.03)
-    assert record["epochs"][0] == committed["epochs"][0]
+    for phase, share in ROUNDING.items():
+        expected = pytest.approx(committed["held_out_loss"][phase], rel=share)
+        assert record["held_out_loss"][phase] == expected
+    assert record["auroc_phase1"] == pytest.approx(committed["auroc_phase1"], abs=0.01)
+    assert record["auroc"] == pytest.approx(committed["auroc"], abs=0.02)
+    assert record["epochs"] == committed["epochs"]
