@@ -39,12 +39,12 @@ CLASSIFIERS = ("Binary classifier", "Deep SAD", "Hypersphere classifier")
 HEADLINE = ("AE", "LIS-AE", "LinSep-LIS-AE")
 # A sentence printed below a table for a row whose figure needs one.
 REMARKS: dict[str, str] = {
-    "OC-SVM": "the paper varies the inverse length scale and uses predicted labels (section 5.1), a "
-    "curve over models; here the decision function of one model, whose scale is chosen on training "
-    "pictures, at most 5,000 of them.",
+    "OC-SVM": "the paper varies the inverse length scale and uses predicted labels (section 5.1), "
+    "a curve over models; here the decision function of one model, whose scale is chosen on "
+    "training pictures, at most 5,000 of them.",
     "OC-DSVDD": "the paper says of it what it says of OC-SVM; here the distance to the centre.",
-    "AnoGAN": "f-AnoGAN: a W-GAN with gradient penalty, then an encoder; FM adds the distance in the "
-    "critic's features.",
+    "AnoGAN": "f-AnoGAN: a W-GAN with gradient penalty, then an encoder; FM adds the distance in "
+    "the critic's features.",
     "VAE": "the divergence from the prior weighs 0.02 / (H·W·C), a Gaussian decoder with σ = 0.1.",
 }
 
