@@ -19,7 +19,7 @@ from lisae_tf.quiet import start_tensorflow
 @click.option("--anomaly-class", help="Test anomalies, instead of the protocol's; comma list.")
 @click.option(
     "--negatives",
-    help="strokes, synth:cutpaste+shuffle (made of the normal pictures), next-class, other-half, "
+    help="strokes, synth:elastic (made of the normal pictures), next-class, other-half, "
     "supervised, none, a dataset NAME, or NAME:3,4.",
 )
 @click.option("--variant", help="Detector, as in lis, linsep, ae or kde; a wrong name lists all.")
