@@ -57,7 +57,10 @@ def _parquet():
 
 def _rows_of(path: Path) -> int:
     if path.suffix.lower() == ".npy":
-        return len(np.lib.format.open_memmap(path, mode="r"))
+        try:
+            return len(np.lib.format.open_memmap(path, mode="r"))
+        except (ValueError, TypeError, OSError, EOFError) as error:
+            raise LisaeError(f"{path} is no array of pictures; check it") from error
     try:
         file = _parquet().ParquetFile(path)
     except LisaeError:
@@ -68,6 +71,11 @@ def _rows_of(path: Path) -> int:
         raise LisaeError(
             f"{path} has no column '{_COLUMN}' of encoded pictures; it has "
             f"{', '.join(file.schema_arrow.names)}"
+        )
+    kind = str(file.schema_arrow.field(_COLUMN).type)
+    if not kind.startswith(("binary", "large_binary", "struct<bytes: binary")):
+        raise LisaeError(
+            f"the column '{_COLUMN}' of {path} is of type {kind}; it must hold encoded pictures"
         )
     return file.metadata.num_rows
 

@@ -51,8 +51,11 @@ def choose(
     study = tuning.open_study(make_folder(path.parent), SEED)
     if not study.trials:
         tuning.begin_with(study, configs[0])
-    while (missing := trials - len(tuning.done(study))) > 0:
-        asked = [study.ask() for _ in range(min(jobs, missing))]
+    ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL)
+    # A trial that was cut off does not count, a failed one does: it would fail again.
+    missing = trials - len(study.get_trials(deepcopy=False, states=ended))
+    for start in range(0, missing, jobs):
+        asked = [study.ask() for _ in range(min(jobs, missing - start))]
         chosen = [tuning.suggest(trial, "lis") for trial in asked]
         waiting = [
             [Attempt(trial.number, tuning.apply(config, setting)) for config in configs]
@@ -72,7 +75,7 @@ def choose(
             study.tell(trial, statistics.fmean(found))
             said = ", ".join(f"{p.split('.')[1]} {value:g}" for p, value in setting.items())
             say(f"{column}, trial {trial.number + 1}: {statistics.fmean(found):.4f} with {said}")
-        if not tuning.done(study) and len(study.trials) >= trials:
-            raise LisaeError(f"no setting could be trained on {column}; the reasons are above")
+    if not tuning.done(study):
+        raise LisaeError(f"no setting could be trained on {column}; the reasons are above")
     write_text(path, tuning.apply(configs[0], tuning.best_of(study)).to_yaml())
     return path

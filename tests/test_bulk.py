@@ -127,6 +127,22 @@ def test_parquet_tables_and_arrays_are_read_by_rows(cli, model, pictures, local,
     assert not (tmp_path / "more").exists()
 
 
+def test_a_table_or_an_array_without_pictures_is_refused(cli, model, tmp_path):
+    parquet.write_table(pyarrow.table({"image": [1, 2]}), tmp_path / "numbers.parquet")
+    (tmp_path / "text.parquet").write_text("no table")
+    (tmp_path / "text.npy").write_text("no array")
+    np.save(tmp_path / "objects.npy", np.array([{}, {}]), allow_pickle=True)
+    for name, said in (
+        ("numbers.parquet", "it must hold encoded pictures"),
+        ("text.parquet", "is not a Parquet file"),
+        ("text.npy", "is no array of pictures"),
+        ("objects.npy", "is no array of pictures"),
+    ):
+        result = score(cli, model, tmp_path / name, tmp_path / "parts")
+        assert result.exit_code == 1 and said in result.output
+        assert not (tmp_path / "parts").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
