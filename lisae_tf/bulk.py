@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lisae_tf import __version__, pictures
+from lisae_tf import __version__, picture_tables, pictures
 from lisae_tf.errors import LisaeError
 from lisae_tf.files import make_folder, read_json, replacing, write_json
 
@@ -21,8 +21,7 @@ PART_SIZE = 10_000
 BATCH_SIZE = 256
 # A name that readers of Parquet folders pass over.
 MANIFEST = "_manifest.json"
-_TABLE = ".parquet"
-_COLUMN = "image"
+_TABLE = picture_tables.PARQUET
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,9 @@ class Part:
 
     number: int
     files: tuple[str, ...] = ()
-    source: str | None = None  # a .parquet or .npy file instead
+    source: str | None = None  # a Parquet, TFRecord or .npy file instead
     rows: tuple[int, int] = (0, 0)
+    begin: int = 0  # byte of a TFRecord file where the first row begins
 
     @property
     def name(self) -> str:
@@ -45,39 +45,21 @@ class Part:
         return len(self.files) if self.source is None else self.rows[1] - self.rows[0]
 
 
-def _parquet():
+def _rows_of_array(path: Path) -> int:
     try:
-        from pyarrow import parquet
-    except ModuleNotFoundError as error:
-        raise LisaeError(
-            "Parquet needs the package 'pyarrow'; install it with pip install 'lisae-tf[ray]'"
-        ) from error
-    return parquet
+        return len(np.lib.format.open_memmap(path, mode="r"))
+    except (ValueError, TypeError, OSError, EOFError) as error:
+        raise LisaeError(f"{path} is no array of pictures; check it") from error
 
 
-def _rows_of(path: Path) -> int:
-    if path.suffix.lower() == ".npy":
-        try:
-            return len(np.lib.format.open_memmap(path, mode="r"))
-        except (ValueError, TypeError, OSError, EOFError) as error:
-            raise LisaeError(f"{path} is no array of pictures; check it") from error
-    try:
-        file = _parquet().ParquetFile(path)
-    except LisaeError:
-        raise
-    except Exception as error:  # damaged files raise all kinds
-        raise LisaeError(f"{path} is not a Parquet file; check it") from error
-    if _COLUMN not in file.schema_arrow.names:
-        raise LisaeError(
-            f"{path} has no column '{_COLUMN}' of encoded pictures; it has "
-            f"{', '.join(file.schema_arrow.names)}"
-        )
-    kind = str(file.schema_arrow.field(_COLUMN).type)
-    if not kind.startswith(("binary", "large_binary", "struct<bytes: binary")):
-        raise LisaeError(
-            f"the column '{_COLUMN}' of {path} is of type {kind}; it must hold encoded pictures"
-        )
-    return file.metadata.num_rows
+def _pieces(path: Path, size: int) -> Iterator[tuple[int, int, int]]:
+    """As `picture_tables.pieces`, of arrays too."""
+    if path.suffix.lower() != ".npy":
+        yield from picture_tables.pieces(path, size)
+        return
+    rows = _rows_of_array(path)
+    for start in range(0, rows, size):
+        yield start, min(start + size, rows), 0
 
 
 def cut(paths: Sequence[Path], part_size: int) -> list[Part]:
@@ -86,8 +68,8 @@ def cut(paths: Sequence[Path], part_size: int) -> list[Part]:
     Only paths are held: about 150 bytes a picture.
 
     Args:
-        paths: files, folders (searched below), `.npy` arrays and Parquet tables whose column
-            "image" holds encoded pictures.
+        paths: files, folders (searched below), `.npy` arrays, and Parquet tables and TFRecord
+            files whose column or feature "image" holds encoded pictures.
         part_size: pictures in a part; the last of each table may be smaller.
 
     Raises:
@@ -101,11 +83,9 @@ def cut(paths: Sequence[Path], part_size: int) -> list[Part]:
             files += [str(file) for file in pictures.find(path)]
         elif not path.exists():
             raise LisaeError(f"{path} does not exist; check the path")
-        elif path.suffix.lower() in (".npy", _TABLE):
-            rows = _rows_of(path)
-            for start in range(0, rows, part_size):
-                end = min(start + part_size, rows)
-                pieces.append({"source": str(path), "rows": (start, end)})
+        elif path.suffix.lower() == ".npy" or picture_tables.is_table(path):
+            for start, end, begin in _pieces(path, part_size):
+                pieces.append({"source": str(path), "rows": (start, end), "begin": begin})
         else:
             files.append(str(path))
     starts = range(0, len(files), part_size)
@@ -129,28 +109,13 @@ def _batches(part: Part, shape: tuple[int, int, int]) -> Iterator[pictures.Decod
     else:
         batch: list[bytes] = []
         first = start
-        for encoded in _encoded(part):
+        for encoded in picture_tables.encoded(Path(part.source), start, end, part.begin):
             batch.append(encoded)
             if len(batch) == BATCH_SIZE:
                 yield _decoded_rows(batch, part.source, first, shape)
                 first, batch = first + len(batch), []
         if batch:
             yield _decoded_rows(batch, part.source, first, shape)
-
-
-def _encoded(part: Part) -> Iterator[bytes]:
-    """Encoded pictures of the part's rows, one row group in memory at a time."""
-    file = _parquet().ParquetFile(part.source)
-    begin = 0
-    for group in range(file.num_row_groups):
-        end = begin + file.metadata.row_group(group).num_rows
-        if end > part.rows[0] and begin < part.rows[1]:
-            column = file.read_row_group(group, columns=[_COLUMN]).column(_COLUMN)
-            low, high = max(part.rows[0] - begin, 0), min(part.rows[1] - begin, end - begin)
-            for value in column.slice(low, high - low):
-                found = value.as_py()
-                yield (found["bytes"] if isinstance(found, dict) else found) or b""
-        begin = end
 
 
 def _decoded_rows(batch: list[bytes], source: str, first: int, shape) -> pictures.Decoded:
@@ -202,7 +167,7 @@ def score_part(part: Part, folder: str, run: str | None, model: str | None) -> i
         "reason": pyarrow.array(columns["reason"], pyarrow.string()),
     })  # fmt: skip
     with replacing(Path(folder) / part.name) as temporary:
-        _parquet().write_table(table, temporary)
+        picture_tables.parquet().write_table(table, temporary)
     return unreadable
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow
 import pytest
+import tensorflow as tf
 from pyarrow import parquet
 from test_grid import small
 
@@ -125,6 +126,76 @@ def test_parquet_tables_and_arrays_are_read_by_rows(cli, model, pictures, local,
     refused = score(cli, model, wrong, tmp_path / "more")
     assert refused.exit_code == 1 and "has no column 'image'" in refused.output
     assert not (tmp_path / "more").exists()
+
+
+def record_of(features):
+    """A tf.train.Example, framed as TensorFlow frames it."""
+    example = tf.train.Example()
+    for name, value in features.items():
+        values = example.features.feature[name]
+        if isinstance(value, bytes):
+            values.bytes_list.value.append(value)
+        else:
+            values.int64_list.value.append(value)
+    return example.SerializeToString()
+
+
+def write_records(path, records):
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for record in records:
+            writer.write(record)
+    return path
+
+
+def test_tfrecord_files_are_read_by_records(cli, model, pictures, local, tmp_path):
+    files = sorted(p for p in pictures.iterdir() if p.name != "012.png")
+    records = [record_of({"a": 7, "image": f.read_bytes(), "label": 1}) for f in files]
+    shard = write_records(tmp_path / "set.tfrecord-00000-of-00001", records)
+    result = score(cli, model, shard, tmp_path / "parts")
+    assert result.exit_code == 0, result.output
+    rows = parquet.read_table(tmp_path / "parts").to_pylist()
+    assert [row["path"].rsplit("#")[1] for row in rows] == [str(k) for k in range(29)]
+    known = {Path(r["path"]).name: r["score"] for r in parquet.read_table(local).to_pylist()}
+    np.testing.assert_allclose(
+        [row["score"] for row in rows], [known[file.name] for file in files], rtol=1e-5
+    )
+
+
+def test_damaged_tables_are_named_and_the_parts_before_them_stay(cli, model, pictures, tmp_path):
+    files = sorted(p for p in pictures.iterdir() if p.name != "012.png")
+    encoded = [file.read_bytes() for file in files]
+    records = [record_of({"image": content}) for content in encoded]
+    shard = write_records(tmp_path / "set.tfrecord", records)
+    data = bytearray(shard.read_bytes())
+    whole = len(records[0]) + 16
+    header, body, cut = bytearray(data), bytearray(data), data[:-1]
+    header[whole] ^= 1  # of the second record's length
+    body[data.index(encoded[20]) + 40] ^= 1
+    parquet.write_table(pyarrow.table({"image": encoded}), tmp_path / "a.parquet", row_group_size=7)
+    group = bytearray((tmp_path / "a.parquet").read_bytes())
+    place = parquet.ParquetFile(tmp_path / "a.parquet").metadata.row_group(2).column(0)
+    start = place.dictionary_page_offset or place.data_page_offset
+    group[start : start + 60] = b"\xff" * 60
+    for name, content, parts, said in (
+        ("header.tfrecord", header, None, f"header.tfrecord (from byte {whole} on) is damaged"),
+        ("cut.tfrecord", cut, None, "cut.tfrecord (its last record) is damaged"),
+        ("body.tfrecord", body, 2, "record 20 of"),
+        ("group.parquet", group, 2, "rows 14 to 20 of"),
+        ("none.tfrecord", b"no records at all", None, "from byte 0 on"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        folder = tmp_path / f"parts of {name}"
+        result = score(cli, model, tmp_path / name, folder)
+        assert result.exit_code == 1 and said in result.output, result.output
+        assert folder.exists() == (parts is not None)
+        if parts is not None:
+            assert len(tables(folder)) == parts
+    other = write_records(tmp_path / "o.tfrecord", [record_of({"picture": encoded[0]})])
+    result = score(cli, model, other, tmp_path / "others")
+    assert result.exit_code == 1 and "no feature 'image'" in result.output
+    junk = write_records(tmp_path / "j.tfrecord", [b"\x0b junk"])
+    result = score(cli, model, junk, tmp_path / "junk")
+    assert result.exit_code == 1 and "no tf.train.Example" in result.output
 
 
 def test_a_table_or_an_array_without_pictures_is_refused(cli, model, tmp_path):

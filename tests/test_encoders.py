@@ -73,10 +73,12 @@ def test_a_collapsed_sphere_is_refused_and_a_small_one_is_not():
         refuse_collapse(np.full((50, 8), np.nan), centre)
 
 
-def rows_of(variant, phase, normal):
-    config = tiny_config(variant=variant, feature_extraction={"epochs": 4, "batch_size": 16})
+def rows_of(variant, phase, normal, augment=True, **hypersphere):
+    config = tiny_config(
+        variant=variant, feature_extraction={"epochs": 4, "batch_size": 16}, hypersphere=hypersphere
+    )
     detector = make_detector(config)
-    detector.fit_data(tiny_data(augment=True, normal=normal), TrainingOptions())
+    detector.fit_data(tiny_data(augment, normal), TrainingOptions())
     return [row for row in detector.history if row["phase"] == phase]
 
 
@@ -88,12 +90,13 @@ def test_training_tells_normals_from_negatives_better_and_better(variant):
     assert min(row["val_loss"] for row in rows[1:]) < rows[0]["val_loss"]
 
 
-def test_deep_sad_does_better_than_putting_everything_at_distance_one():
-    # Then its loss is (1 + eta) / 2 = 1 and nothing is told apart. Its distances have no fixed
-    # scale while it trains, so their difference says nothing.
-    rows = rows_of("deep-sad", 2, "cell")
+def test_deep_sad_pushes_negatives_away_from_where_the_pretraining_left_them():
+    # With everything at distance one its loss is (1 + eta) / 2 = 1 and nothing is told apart.
+    (untrained,) = rows_of("deep-sad", 2, "brick", False, epochs=1, learning_rate=1e-9)
+    assert untrained["val_negative_score"] < 3 * untrained["val_normal_score"]
+    rows = rows_of("deep-sad", 2, "brick", False, epochs=8, learning_rate=3e-3)
     best = min(rows, key=lambda row: row["val_loss"])
-    assert best["val_loss"] < 0.7
+    assert best["val_loss"] < min(0.7, untrained["val_loss"])
     assert best["val_negative_score"] > 5 * best["val_normal_score"]
 
 

@@ -42,7 +42,7 @@ def command(
     maps: Path | None, skip_bad: bool, parts: Path | None, part_size: int, engine: str,
     address: str | None,
 ):  # fmt: skip
-    """Score pictures: files, folders or .npy arrays; with --parts also Parquet tables.
+    """Score pictures: files, folders or .npy arrays; with --parts also Parquet and TFRecord files.
 
     With --model, an ONNX or TFLite file needs no TensorFlow.
     """
