@@ -27,7 +27,7 @@ from lisae_tf.evaluation import Scored, auroc, evaluate
 from lisae_tf.files import write_json
 from lisae_tf.parts import TestData, TrainingData
 from lisae_tf.phase import TrainingOptions
-from lisae_tf.protocols import make_task
+from lisae_tf.protocols import is_made, make_task
 from lisae_tf.runs import CHECKPOINT, HISTORY, METRICS, SCORES
 from lisae_tf.sharing import SharedPhase1
 from lisae_tf.tasks import load_test, load_training
@@ -89,7 +89,10 @@ class Stopwatch:
 def describe(config: Config, data_dir: Path | None) -> dict[str, object]:
     """Dataset, normal classes and negatives in words, for the record."""
     if config.dataset == FOLDER:
-        normal, negatives = config.normal_dirs, config.negative_dir or config.negatives
+        normal, negatives = config.normal_dirs, config.negatives
+        if config.negative_dir:
+            made = f"+{negatives}" if is_made(negatives) else ""
+            negatives = f"{config.negative_dir}{made}"
     else:
         names = open_dataset(config.dataset, data_dir).class_names
         task = make_task(config.protocol, config.normal_class, config.anomaly_class, names)

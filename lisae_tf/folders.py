@@ -133,6 +133,10 @@ def load_folder_training(config: Config, *, skip_bad: bool) -> TrainingData:
         for side in normals:
             notes += _refuse_overlap(side.found, "normal", negative, "negative")
         negative_parts, _ = _split_folder(negative, config, 1)
+        if names := synthetic_generators(config.negatives):
+            from lisae_tf.synthetic import joined
+
+            negative_parts = joined(negative_parts, names, normal_parts, config.seed)
     elif config.negatives in GENERATED:
         shape = normal_parts.fit.shape[1:]
         pixels = match_polarity(draw(config.negatives, shape, config.seed), normal_parts.fit)

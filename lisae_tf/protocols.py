@@ -7,7 +7,7 @@ training part of the negative ones, Dᵃ the test part of the anomaly classes.
 import difflib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lisae_tf.errors import LisaeError
 
@@ -24,9 +24,9 @@ SYNTHETIC = (
     "strokes",
     "interpolation",
 )
-_SYNTH = "synth:"
+SYNTH = "synth:"
 # Of pictures without any negatives: better than phase 1 in every column of RESULTS.md.
-DEFAULT_SYNTHETIC = "synth:elastic"
+DEFAULTSYNTHETIC = "synth:elastic"
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,14 @@ class Task:
 
 @dataclass(frozen=True)
 class Negatives:
-    """Where D⁻ comes from: classes of a dataset (None for all), or a generator without data."""
+    """Where D⁻ comes from: classes of a dataset (None for all), or a generator without data.
+
+    `made` names generators that add as many pictures again, made of the normal ones.
+    """
 
     source: str
     classes: tuple[int, ...] | None = None
+    made: tuple[str, ...] = ()
 
 
 def _others(n: int, excluded: Sequence[int]) -> tuple[int, ...]:
@@ -149,9 +153,9 @@ def synthetic_generators(spec: str) -> tuple[str, ...] | None:
     Raises:
         LisaeError: no generator of that name.
     """
-    if not spec.startswith(_SYNTH):
+    if not spec.startswith(SYNTH):
         return None
-    names = tuple(spec.removeprefix(_SYNTH).split("+"))
+    names = tuple(spec.removeprefix(SYNTH).split("+"))
     for name in names:
         if name not in SYNTHETIC:
             raise LisaeError(
@@ -163,7 +167,7 @@ def synthetic_generators(spec: str) -> tuple[str, ...] | None:
 
 def is_made(source: str) -> bool:
     """Whether these negatives come from a generator and not from pictures of their own."""
-    return source in GENERATED or source.startswith(_SYNTH)
+    return source in GENERATED or source.startswith(SYNTH)
 
 
 def make_negatives(
@@ -173,7 +177,8 @@ def make_negatives(
 
     Args:
         spec: "strokes", "synth:cutpaste+shuffle", "next-class", "other-half", "supervised",
-            "none", a dataset's name, or a name with classes as in "cifar10:3,4".
+            "none", a dataset's name, or a name with classes as in "cifar10:3,4"; what names
+            pictures of their own may be followed by "+synth:elastic".
         dataset: the task's own dataset.
         task: normal and anomaly classes.
         class_names: of the task's own dataset.
@@ -183,6 +188,12 @@ def make_negatives(
             "supervised", the upper bound, may train on the test's classes.
     """
     n = len(class_names)
+    real, joined, made = spec.partition(f"+{SYNTH}")
+    if joined:
+        found = make_negatives(real, dataset, task, class_names)
+        if found is None or is_made(found.source):
+            raise LisaeError(f"--negatives {spec}: put pictures of their own before +{SYNTH}")
+        return replace(found, made=synthetic_generators(SYNTH + made) or ())
     if spec == "none":
         return None
     if spec in GENERATED or synthetic_generators(spec):

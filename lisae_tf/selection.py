@@ -21,7 +21,7 @@ from lisae_tf.detectors.base import Detector
 from lisae_tf.errors import LisaeError
 from lisae_tf.parts import Parts, TrainingData
 from lisae_tf.phase import TrainingOptions
-from lisae_tf.protocols import is_made
+from lisae_tf.protocols import SYNTH, is_made
 from lisae_tf.sharing import SharedPhase1
 from lisae_tf.tasks import load_training, open_task, read_like
 
@@ -73,7 +73,8 @@ def leave_out(config: Config, data_dir: Path | None, *, negatives: str) -> LeftO
         name, left = source.name, kinds[-1]
         kind = f"{name}: {', '.join(source.class_names[c] for c in left)}"
         rest = ",".join(str(c) for kept in kinds[:-1] for c in kept)
-        given = config.model_copy(update={"negatives": f"{name}:{rest}"})
+        made = f"+{SYNTH}{'+'.join(found.made)}" if found.made else ""
+        given = config.model_copy(update={"negatives": f"{name}:{rest}{made}"})
     elif config.dataset in FOREIGN:
         name = kind = FOREIGN[config.dataset]
         left = list(range(len(open_dataset(name, data_dir).class_names)))

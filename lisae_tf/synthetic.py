@@ -205,18 +205,21 @@ def combined(names: Sequence[str]) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor
     return change
 
 
-def made_of(names: Sequence[str], normal: np.ndarray, seed: int) -> np.ndarray:
-    """`COPIES` negatives of each normal picture.
+def made_of(
+    names: Sequence[str], normal: np.ndarray, seed: int, copies: int = COPIES
+) -> np.ndarray:
+    """Some negatives of each normal picture.
 
     Args:
         names: of generators.
         normal: uint8 (N, H, W, C).
         seed: same seed, same pictures.
+        copies: of each.
 
     Returns:
-        uint8 (COPIES · N, H, W, C).
+        uint8 (copies · N, H, W, C).
     """
-    return augmented_bank(normal, COPIES, combined(names), seed=seed)
+    return augmented_bank(normal, copies, combined(names), seed=seed)
 
 
 def synthetic_negatives(names: Sequence[str], normal: Parts, seed: int) -> Parts:
@@ -229,3 +232,26 @@ def synthetic_negatives(names: Sequence[str], normal: Parts, seed: int) -> Parts
     """
     sides = (normal.fit, normal.stopping, normal.calibration)
     return Parts(*(made_of(names, pixels, seed + part) for part, pixels in enumerate(sides)))
+
+
+def joined(real: Parts, names: Sequence[str], normal: Parts, seed: int) -> Parts:
+    """Negatives of their own and as many again made of the normal pictures, part by part.
+
+    Args:
+        real: uint8 (M, H, W, C) each.
+        names: of generators.
+        normal: uint8 (N, H, W, C) each.
+        seed: of the run.
+
+    Returns:
+        uint8 (2 · M, H, W, C) each.
+    """
+
+    def both(part: int, pixels: np.ndarray, source: np.ndarray) -> np.ndarray:
+        made = made_of(names, source, seed + part, -(-len(pixels) // len(source)))
+        order = np.random.default_rng([seed, part]).permutation(len(made))
+        return np.concatenate([pixels, made[order[: len(pixels)]]])
+
+    sides = (real.fit, real.stopping, real.calibration)
+    sources = (normal.fit, normal.stopping, normal.calibration)
+    return Parts(*map(both, range(3), sides, sources))

@@ -100,6 +100,10 @@ def _negatives(
             notes.append("SVHN ids name no photograph here: negatives are held out at random")
     if _other_polarity(negatives.source, parts.fit, normal):
         parts = Parts(255 - parts.fit, 255 - parts.stopping, 255 - parts.calibration)
+    if negatives.made:
+        from lisae_tf.synthetic import joined
+
+        parts = joined(parts, negatives.made, normal_parts, config.seed)
     return parts, notes
 
 

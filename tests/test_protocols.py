@@ -120,6 +120,19 @@ def roles(protocol, normal, spec, anomaly=None, names=TEN):
     return task, make_negatives(spec, "toy", task, names)
 
 
+def test_made_negatives_join_those_with_pictures_of_their_own():
+    joined = roles("next-class", [3], "next-class+synth:elastic+flip")[1]
+    assert joined == Negatives("toy", (4,), ("elastic", "flip"))
+    assert roles("halves", [1], "foreign:1,2+synth:flip")[1] == Negatives(
+        "foreign", (1, 2), ("flip",)
+    )
+    for spec in ("none", "strokes", "synth:flip"):
+        with pytest.raises(LisaeError, match=r"pictures of their own before \+synth:"):
+            roles("halves", [1], f"{spec}+synth:elastic")
+    with pytest.raises(LisaeError, match="there is no generator 'blur'"):
+        roles("halves", [1], "other-half+synth:blur")
+
+
 def test_drawn_negatives_need_no_classes():
     assert roles("one-class", [8], "strokes")[1] == Negatives("strokes")
 

@@ -36,6 +36,15 @@ def test_a_model_without_negatives_stays_without():
     assert left.kind == "surfaces: camera"
 
 
+def test_made_negatives_stay_beside_the_kinds_that_are_kept():
+    config = tiny_config(**GRAVEL | {"negatives": "other-half+synth:flip"})
+    left = selection.leave_out(config, None, negatives=config.negatives)
+    assert left.kind == "surfaces: camera"
+    assert left.config.negatives == "surfaces:5,6,7,8+synth:flip"
+    plain = selection.leave_out(tiny_config(**GRAVEL), None, negatives="other-half")
+    assert len(left.data.negative.fit) == 2 * len(plain.data.negative.fit)
+
+
 def test_one_kind_of_negatives_needs_a_foreign_set():
     with pytest.raises(LisaeError, match="of one kind"):
         selection.leave_out(tiny_config(**GRAVEL), None, negatives="surfaces:coins")

@@ -9,7 +9,7 @@ from lisae_tf.cli import main
 from lisae_tf.errors import LisaeError
 from lisae_tf.parts import Parts
 from lisae_tf.protocols import SYNTHETIC, synthetic_generators
-from lisae_tf.synthetic import GENERATORS, combined, synthetic_negatives
+from lisae_tf.synthetic import GENERATORS, combined, joined, synthetic_negatives
 
 SEED = tf.constant([3, 4], tf.int32)
 
@@ -111,6 +111,29 @@ def test_each_part_is_made_of_its_own_pictures_only():
     np.testing.assert_array_equal(made.fit, level(1, 12))
     np.testing.assert_array_equal(made.stopping, level(2, 6))
     np.testing.assert_array_equal(made.calibration, level(3, 4))
+
+
+def test_joined_negatives_are_half_their_own_and_half_made_of_the_same_part():
+    def level(value: int, count: int) -> np.ndarray:
+        return np.full((count, 8, 8, 1), value, np.uint8)
+
+    real = Parts(level(10, 7), level(20, 1), level(30, 2))
+    normal = Parts(level(1, 3), level(2, 3), level(3, 2))
+    found = joined(real, ["flip"], normal, seed=0)
+    for part, own, made in (("fit", 10, 1), ("stopping", 20, 2), ("calibration", 30, 3)):
+        pixels = getattr(found, part)
+        count = len(getattr(real, part))
+        np.testing.assert_array_equal(pixels[:count], level(own, count))
+        np.testing.assert_array_equal(pixels[count:], level(made, count))
+
+
+def test_joined_negatives_differ_where_there_are_more_than_normals():
+    normal = Parts(*(smooth(5, (16, 16, 1), seed=seed) for seed in range(3)))
+    real = Parts(*(smooth(12, (16, 16, 1), seed=9 + seed) for seed in range(3)))
+    made = joined(real, ["elastic"], normal, seed=0).fit[12:]
+    assert len(np.unique(made, axis=0)) == 12
+    again = joined(real, ["elastic"], normal, seed=0).fit[12:]
+    np.testing.assert_array_equal(made, again)
 
 
 def test_names_are_checked():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lisae_tf import datasets, drawings, folders, parts, pictures, surfaces
+from lisae_tf import datasets, drawings, experiment, folders, parts, pictures, surfaces
 from lisae_tf.config import dataset_settings, merge, resolve
 from lisae_tf.drawings import background_is_bright, match_polarity
 from lisae_tf.errors import LisaeError
@@ -275,6 +275,19 @@ def test_drawn_negatives_fit_the_folder(tmp_path, picture_folder, monkeypatch):
     data = load_training(folder_config(tmp_path, negatives="strokes"))
     assert data.negative.fit.shape == (800, 12, 12, 3)
     assert background_is_bright(data.negative.fit)
+
+
+def test_made_negatives_join_those_of_a_folder(three_folders):
+    alone = load_training(folder_config(three_folders)).negative
+    config = folder_config(three_folders, negatives="synth:flip")
+    data = load_training(config)
+    assert experiment.describe(config, None)["negatives"].endswith("negative+synth:flip")
+    for part in ("fit", "stopping", "calibration"):
+        own, both = getattr(alone, part), getattr(data.negative, part)
+        np.testing.assert_array_equal(both[: len(own)], own)
+        assert len(both) == 2 * len(own)
+        flipped = [*getattr(data.normal, part)[:, ::-1], *getattr(data.normal, part)[:, :, ::-1]]
+        assert digests(both[len(own) :]).keys() <= digests(np.stack(flipped)).keys()
 
 
 # Data sets that TensorFlow Datasets reads

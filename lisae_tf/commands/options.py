@@ -141,7 +141,7 @@ def settle(
         natural = {"halves": "other-half", "next-class": "next-class"}
         if str(chosen["protocol"]) in natural:
             base["negatives"] = natural[chosen["protocol"]]
-        elif base.get("negatives", "other-half") in natural.values():
+        elif base.get("negatives", "other-half").partition("+")[0] in natural.values():
             base["negatives"] = "strokes"
     origin = str(config_file) if config_file else "settings"
     return config.resolve(config.merge(base, chosen), origin), notes

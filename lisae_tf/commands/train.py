@@ -20,7 +20,7 @@ from lisae_tf.quiet import start_tensorflow
 @click.option(
     "--negatives",
     help="strokes, synth:elastic (made of the normal pictures), next-class, other-half, "
-    "supervised, none, a dataset NAME, or NAME:3,4.",
+    "supervised, none, a dataset NAME, or NAME:3,4; NAME+synth:elastic joins two.",
 )
 @click.option("--variant", help="Detector, as in lis, linsep, ae or kde; a wrong name lists all.")
 @shared.tiles
