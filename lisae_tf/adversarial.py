@@ -231,6 +231,8 @@ def train_adversarial(
 
     mean_pixel = float(data.normal.fit.mean(dtype=np.float64)) / full_scale(data.normal.fit)
     gan, model = build_adversarial(config, data.shape, mean_pixel)
+    if options.shared and point.phase == 1:
+        point = options.shared.find(config, options.checkpoint) or point
     if point.phase == 1:
         gan.generator.trainable = gan.features.trainable = True
         record = EpochRecord()
@@ -242,6 +244,8 @@ def train_adversarial(
         if not all(np.isfinite(weight).all() for weight in gan.get_weights()):
             raise LisaeError("the GAN diverged; lower anogan.learning_rate")
         point = point.next_phase(weights_of(gan), record.rows, [])
+        if options.shared:
+            options.shared.keep(config, point)
     set_weights(gan, point.phase1_weights)
     gan.generator.trainable = gan.features.trainable = False
     warmup = config.feature_extraction.warmup_steps

@@ -26,8 +26,9 @@ arXiv 2110.13101). Written by `python cli.py benchmark report` from the result f
   digits, stored as JPEG), and CIFAR-10 is complete but re-encoded as JPEG; MNIST, Fashion-MNIST
   and Omniglot are complete and lossless.
 - **Latent sizes** are chosen on held-out normal pictures against negatives of a kind left out of
-  that training (last section); the paper reports the best on the test set. Every other setting
-  is one for each dataset, in `configs/`.
+  that training (last section), and are those of `configs/` for rows that are not listed there;
+  the paper reports the best on the test set. Every other setting is one for each dataset, in
+  `configs/`.
 - Negatives of another dataset are all classes of its training part, resized (bilinear) and turned
   to grey (ITU-R 601) or RGB as the column's own pictures are; drawings get their polarity. Table 3
   and appendix A test on the normal class's own half of the classes.

@@ -18,9 +18,11 @@ from lisae_tf.config import Config
 if TYPE_CHECKING:  # keys are asked for where TensorFlow is not
     from lisae_tf.convergence import ResumePoint
 
-# What phase 1 minimises, by variant; variants that are not here share nothing.
+# What phase 1 minimises, by variant of LIS-AE.
 PLAIN, LINSEP = "plain", "linsep"
 LOSSES = {"ae": PLAIN, "lis": PLAIN, "linsep": LINSEP, "linsep-fused": LINSEP}
+# The GAN of both, which differ in their score alone.
+_ADVERSARIAL = {"anogan": "adversarial", "anogan-fm": "adversarial"}
 # Settings of a run that phase 1 never looks at.
 _UNSEEN = ("variant", "latent_shaping", "calibration", "anomaly_dir")
 _NEGATIVE = ("negatives", "negative_dir", "anomaly_class", "protocol")
@@ -28,7 +30,7 @@ _NEGATIVE = ("negatives", "negative_dir", "anomaly_class", "protocol")
 
 def phase1_settings(config: Config) -> dict[str, Any]:
     """The settings that decide the weights which phase 1 ends with."""
-    loss = LOSSES.get(config.variant)
+    loss = (LOSSES | _ADVERSARIAL).get(config.variant)
     seen: dict[str, Any] = config.model_dump()
     if loss is None:
         return seen

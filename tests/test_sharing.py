@@ -64,6 +64,17 @@ def test_variants_share_where_they_minimise_the_same():
     assert key(variant="linsep") != key(variant="linsep", **weight)
 
 
+def test_both_anogans_share_their_gan():
+    shared = SharedPhase1()
+    detectors = [fitted(name, "none", tiny_data(), shared) for name in ("anogan", "anogan-fm")]
+    assert phases(detectors[0]) == phases(detectors[1])
+    alone = fitted("anogan-fm", "none", tiny_data())
+    pictures = surface("coins", 20, "test")
+    np.testing.assert_array_equal(detectors[1].score(pictures), alone.score(pictures))
+    assert key(variant="anogan") != key(variant="anogan", anogan={"epochs": 4})
+    assert key(variant="anogan") not in {key(variant="lis"), key(variant="vae")}
+
+
 def other_negatives(data: TrainingData) -> TrainingData:
     stopping, calibration = surface("moon", 40, "stopping"), surface("moon", 40, "calibration")
     return TrainingData(data.normal, Parts(surface("moon", 320), stopping, calibration))
