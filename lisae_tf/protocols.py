@@ -26,7 +26,7 @@ SYNTHETIC = (
 )
 SYNTH = "synth:"
 # Of pictures without any negatives: better than phase 1 in every column of RESULTS.md.
-DEFAULTSYNTHETIC = "synth:elastic"
+DEFAULT_SYNTHETIC = "synth:elastic"
 
 
 @dataclass(frozen=True)
