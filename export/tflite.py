@@ -22,7 +22,8 @@ from lisae_tf.quiet import no_stderr
 
 # From the last layer's output to the decision.
 FLOAT_OPERATIONS = [
-    "LOGISTIC", "SUB", "SQUARED_DIFFERENCE", "SQUARE", "MUL", "MEAN", "DIV", "GREATER",
+    "LOGISTIC", "ADD", "SUB", "NEG", "SQUARED_DIFFERENCE", "SQUARE", "MUL", "MEAN", "RESHAPE",
+    "REDUCE_MAX", "DIV", "GREATER",
 ]  # fmt: skip
 
 

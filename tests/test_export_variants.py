@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from export_fixtures import TRAIN
+from scipy.stats import spearmanr
 
 from lisae_tf.detectors import load_detector
 from lisae_tf.runtimes import open_model
@@ -68,3 +69,22 @@ def test_the_gate_measured_against_scores_of_the_usual_size(exported):
     assert all(each["worst_relative"] <= 1e-4 for each in parity["scores"].values())
     assert all(each["decisions_differ"] == 0 for each in parity["scores"].values())
     assert ("reconstruction_worst_absolute" in parity) == hasattr(detector, "reconstruct")
+
+
+@pytest.mark.parametrize("quantized", ["fp16", "int8"])
+def test_quantised_files_rank_pictures_as_keras_does(quantized, exported, tmp_path, cli):
+    detector, paths = exported
+    run = paths["onnx"].parents[4] / "run"
+    arguments = ("--run", run, "--format", "tflite", "--quantize", quantized, "--out", tmp_path)
+    result = cli("export", *arguments)
+    if (detector.config.variant, quantized) == ("bce", "int8"):
+        # Its score is one unit of a dense layer, of which int8 has 256 values.
+        assert result.exit_code == 1
+        assert "distinct scores instead of" in result.stderr
+        assert not list(tmp_path.rglob("*.*"))
+        return
+    assert result.exit_code == 0, result.output
+    (model,) = tmp_path.rglob("model.tflite")
+    pictures = load_test(detector.config).pixels[::37]
+    found = spearmanr(open_model(model).score(pictures), detector.score(pictures)).statistic
+    assert found > {"fp16": 0.999, "int8": 0.97}[quantized]

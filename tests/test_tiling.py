@@ -197,6 +197,18 @@ def test_tiling_is_part_of_the_exported_graph(form, run, cli, tmp_path):
     assert model.reconstruct(pictures).shape == pictures.shape
 
 
+@pytest.mark.parametrize("quantized", ["fp16", "int8"])
+def test_a_tiled_file_can_be_quantised(quantized, run, cli, tmp_path):
+    arguments = ("--format", "tflite", "--quantize", quantized, "--out", tmp_path)
+    result = cli("export", "--run", run / "run", *arguments)
+    assert result.exit_code == 0, result.stderr
+    model = open_model(next(tmp_path.rglob("*.tflite")))
+    pictures = mosaic("moon", 9)
+    expected = load_detector(run / "run").score(pictures)
+    tolerance = {"fp16": 1e-2, "int8": 0.2}[quantized]
+    np.testing.assert_allclose(model.score(pictures), expected, rtol=tolerance)
+
+
 def test_score_takes_pictures_of_any_size_and_draws_maps(run, cli, tmp_path):
     result = cli(
         "score", "--run", run / "run", run / "moon", "--maps", tmp_path, "--format", "jsonl"
