@@ -25,7 +25,8 @@ if WORKERS := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
 settings.register_profile("no-clock", deadline=None)
 settings.load_profile("no-clock")
 
-SLOW_RESULTS = Path(__file__).parents[1] / "results" / "slow"
+CHECKOUT = Path(__file__).parents[1]
+SLOW_RESULTS = CHECKOUT / "results" / "slow"
 # Height, width, mode and suffix of the pictures that a folder holds in turn.
 KINDS = (
     (12, 14, "L", ".png"),
@@ -45,6 +46,19 @@ QUICK = (
     *("--set", "feature_extraction.collapse_fraction=0"),
     *("--set", "latent_shaping.epochs=1"),
 )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def the_checkout_is_no_workplace():
+    """Runs of tests lie elsewhere: `export` after the tests must find the user's own last run."""
+    last = CHECKOUT / "runs" / "last"
+
+    def stamp() -> int | None:
+        return last.stat().st_mtime_ns if last.exists() else None
+
+    before = stamp()
+    yield
+    assert stamp() == before, f"a test trained in the checkout and left {last}"
 
 
 @pytest.fixture

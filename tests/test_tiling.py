@@ -1,5 +1,6 @@
 """Large pictures in overlapping tiles, from the geometry to the exported graph."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -174,10 +175,11 @@ def run(tmp_path_factory, cli):
     small = ("network.latent=8", "network.filters=[4, 8]", "feature_extraction.epochs=3",
              "feature_extraction.collapse_fraction=0", "latent_shaping.epochs=2")  # fmt: skip
     sets = [part for setting in small for part in ("--set", setting)]
-    result = cli(
-        "train", *sides, *sets, "--tile", 16, "--stride", 8, "--input-size", "32,48",
-        "--out", base / "run", "--quiet",
-    )  # fmt: skip
+    with contextlib.chdir(base):
+        result = cli(
+            "train", *sides, *sets, "--tile", 16, "--stride", 8, "--input-size", "32,48",
+            "--out", base / "run", "--quiet",
+        )  # fmt: skip
     assert result.exit_code == 0, result.stderr
     return base
 
