@@ -1,7 +1,7 @@
 """One training of a benchmark and its result file, written whole.
 
-A cell is stale when its resolved configuration or `TRAINING_VERSION` differs. Reading cells
-needs no TensorFlow.
+A cell is stale when its resolved configuration, as far as its variant reads it, or
+`TRAINING_VERSION` differs. Reading cells needs no TensorFlow.
 """
 
 import gc
@@ -29,6 +29,15 @@ KEPT = (
 )  # fmt: skip
 
 
+# The variants that read the settings of the latent-shaping phase.
+_SHAPED = ("lis", "linsep", "linsep-fused", "linear-lis")
+
+
+def _read_settings(config: Config) -> dict:
+    """The settings that the training of this variant reads."""
+    return config.model_dump(exclude=set() if config.variant in _SHAPED else {"latent_shaping"})
+
+
 @dataclass(frozen=True)
 class Cell:
     """One training: a configuration and where its result lies."""
@@ -43,7 +52,7 @@ class Cell:
         record = read_json(self.path)
         try:
             # A setting that came later stood at its default before.
-            same = resolve(record["config"]) == self.config
+            same = _read_settings(resolve(record["config"])) == _read_settings(self.config)
         except (KeyError, TypeError, LisaeError):
             return None
         fresh = same and record.get("training_version") == TRAINING_VERSION

@@ -6,10 +6,10 @@ import pytest
 from benchmark_fixtures import NAMES, invented
 
 from lisae_tf import cells, grid, paper_tables, tables, workers
-from lisae_tf.config import merge
+from lisae_tf.config import merge, resolve
 from lisae_tf.datasets import open_dataset
 from lisae_tf.errors import LisaeError
-from lisae_tf.files import read_json, write_json
+from lisae_tf.files import make_folder, read_json, write_json
 from lisae_tf.protocols import make_negatives, make_task
 from lisae_tf.sharing import phase1_key
 from lisae_tf.trainings import Column, Figure, Row
@@ -203,6 +203,25 @@ def test_running_again_trains_only_what_is_missing_or_stale(trained, monkeypatch
         gone.write_text(text)
     assert calls == [gone]
     assert [done.error for done in again] == ["ValueError: odd"]
+
+
+@pytest.mark.parametrize(
+    ("variant", "over", "kept"),
+    [
+        ("kde", {"latent_shaping": {"gamma": 0.7}}, True),
+        ("kde", {"data": {"stopping_fraction": 0.3}}, False),
+        ("lis", {"latent_shaping": {"gamma": 0.7}}, False),
+        ("linear-lis", {"latent_shaping": {"gamma": 0.7}}, False),
+    ],
+)
+def test_a_setting_that_a_variant_does_not_read_leaves_its_cells(variant, over, kept, tmp_path):
+    before = resolve({"dataset": "surfaces", "variant": variant})
+    cell = cells.cell_of(before, tmp_path)
+    make_folder(cell.path.parent)
+    version = {"training_version": cells.TRAINING_VERSION}
+    write_json(cell.path, {"config": before.model_dump()} | version)
+    changed = resolve(merge({"dataset": "surfaces", "variant": variant}, over))
+    assert (cells.Cell(changed, cell.path).stored() is not None) == kept
 
 
 def test_workers_give_the_same_and_outlive_a_failed_cell(trained, tmp_path):
