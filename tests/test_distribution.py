@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from lisae_tf.errors import LisaeError
 from lisae_tf.files import read_json
 
 ROOT = Path(__file__).parents[1]
+WORKPLACE = tempfile.TemporaryDirectory()  # where `runs/last` may be written
+ENVIRONMENT = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}
 # Sums of gradients in another order; a few hundred steps of Adam carry it on.
 SCORES = {"rtol": 0.05, "atol": 1e-3}
 SETTINGS = (
@@ -52,10 +55,9 @@ def free_ports(count):
 
 def start(*arguments, **variables):
     command = [sys.executable, "-W", "ignore", "-c", PROGRAM, *SETTINGS, *map(str, arguments)]
-    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | variables
     return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True,
+        command, cwd=WORKPLACE.name, env=ENVIRONMENT | variables, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 
@@ -142,8 +144,8 @@ def test_two_devices_of_one_machine(alone, tmp_path):
     ))  # fmt: skip
     arguments = [*SETTINGS, "--distribute", "mirrored", "--out", str(tmp_path / "run")]
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program, *arguments], cwd=ROOT, text=True,
-        capture_output=True, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}, check=False,
+        [sys.executable, "-W", "ignore", "-c", program, *arguments], cwd=WORKPLACE.name, text=True,
+        capture_output=True, env=ENVIRONMENT, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     np.testing.assert_allclose(scores(tmp_path / "run"), scores(alone), **SCORES)

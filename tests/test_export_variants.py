@@ -77,12 +77,14 @@ def test_quantised_files_rank_pictures_as_keras_does(quantized, exported, tmp_pa
     run = paths["onnx"].parents[4] / "run"
     arguments = ("--run", run, "--format", "tflite", "--quantize", quantized, "--out", tmp_path)
     result = cli("export", *arguments)
-    if (detector.config.variant, quantized) == ("bce", "int8"):
-        # Its score is one unit of a dense layer, of which int8 has 256 values.
-        assert result.exit_code == 1
-        assert "distinct scores instead of" in result.stderr
+    if quantized == "int8" and result.exit_code == 1:
+        # Without a decoder the score hangs on few codes of 256 values each; the gate decides, and
+        # of a classifier's one unit there are always too few.
+        assert not hasattr(detector, "reconstruct")
+        assert "does not score as the trained one" in result.stderr
         assert not list(tmp_path.rglob("*.*"))
         return
+    assert (detector.config.variant, quantized) != ("bce", "int8")
     assert result.exit_code == 0, result.output
     (model,) = tmp_path.rglob("model.tflite")
     pictures = load_test(detector.config).pixels[::37]
