@@ -27,7 +27,7 @@ from lisae_tf.evaluation import Scored, auroc, evaluate
 from lisae_tf.files import write_json
 from lisae_tf.parts import TestData, TrainingData
 from lisae_tf.phase import TrainingOptions
-from lisae_tf.protocols import is_made, make_task
+from lisae_tf.protocols import make_task, synthetic_generators
 from lisae_tf.runs import CHECKPOINT, HISTORY, METRICS, SCORES
 from lisae_tf.sharing import SharedPhase1
 from lisae_tf.tasks import load_test, load_training
@@ -91,7 +91,7 @@ def describe(config: Config, data_dir: Path | None) -> dict[str, object]:
     if config.dataset == FOLDER:
         normal, negatives = config.normal_dirs, config.negatives
         if config.negative_dir:
-            made = f"+{negatives}" if is_made(negatives) else ""
+            made = f"+{negatives}" if synthetic_generators(negatives) else ""
             negatives = f"{config.negative_dir}{made}"
     else:
         names = open_dataset(config.dataset, data_dir).class_names

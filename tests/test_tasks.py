@@ -282,6 +282,8 @@ def test_made_negatives_join_those_of_a_folder(three_folders):
     config = folder_config(three_folders, negatives="synth:flip")
     data = load_training(config)
     assert experiment.describe(config, None)["negatives"].endswith("negative+synth:flip")
+    drawn = folder_config(three_folders, negatives="strokes")  # a folder takes their place
+    assert experiment.describe(drawn, None)["negatives"].endswith("negative")
     for part in ("fit", "stopping", "calibration"):
         own, both = getattr(alone, part), getattr(data.negative, part)
         np.testing.assert_array_equal(both[: len(own)], own)
