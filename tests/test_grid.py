@@ -281,10 +281,31 @@ def test_quick_never_writes_where_results_lie(cli, tmp_path, monkeypatch):
     assert not (tmp_path / "RESULTS.md").exists()
 
 
+def test_all_tables_in_one_grid_share_phase_1(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    grids = []
+    monkeypatch.setattr(grid, "run", lambda cells, *rest, **more: grids.append(cells) or iter(()))
+    some = ("--variants", "lis")
+    for name, *more in (
+        ("all", *some),
+        ("table1",),
+        ("table2",),
+        ("table3",),
+        ("appendix-a", *some),
+    ):
+        cli("benchmark", name, *more)
+    together, *one_by_one = [{c.path for c in g if c.config.variant == "lis"} for g in grids]
+    assert together == set().union(*one_by_one)
+    assert {cell.config.variant for cell in grids[0]} == {"lis"}
+    count = [len({phase1_key(cell.config) for cell in g if cell.path in together}) for g in grids]
+    assert count[0] == 45 < sum(count[1:])  # a task each of the five columns
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("table1", "--rows", "LISAE"), "no row 'LISAE'"),
+        (("all", "--variants", "lisae"), "no such variant"),
         (("table1", "--columns", "cifar10"), "no column 'cifar10'"),
         (("table1", "--variants", "lis"), "takes --rows"),
         (("report",), "no current cell"),

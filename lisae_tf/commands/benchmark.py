@@ -9,7 +9,8 @@ from lisae_tf.errors import LisaeError
 from lisae_tf.quiet import start_tensorflow
 
 RESULTS, QUICK_RESULTS = Path("results"), Path("runs/quick")
-TABLES = ("table1", "table2", "table3", "appendix-a", "synthetic")
+PAPER = ("table1", "table2", "table3", "appendix-a")
+TABLES = (*PAPER, "synthetic")
 
 _out = click.option(
     "--out", type=click.Path(path_type=Path),
@@ -33,12 +34,15 @@ class _Benchmarks(click.Group):
     """The commands below; every other name is a dataset's."""
 
     def list_commands(self, ctx):
-        return [*TABLES, "latent", "tuning", "figures", "report"]
+        return [*TABLES, "all", "latent", "tuning", "figures", "report"]
 
     def get_command(self, ctx, name):
         if name in TABLES:
             return _bound(_table, name)
-        own = {"latent": _latent, "tuning": _tuning, "figures": _figures, "report": _report}
+        own = {
+            "all": _all, "latent": _latent, "tuning": _tuning, "figures": _figures,
+            "report": _report,
+        }  # fmt: skip
         return own.get(name) or _bound(_dataset, name)
 
 
@@ -56,11 +60,16 @@ def command() -> None:
     """Compute the paper's tables, or every task of configs/NAME.yaml: benchmark NAME."""
 
 
+_seeds = click.option(
+    "--seeds", type=click.IntRange(1, 10), default=1, show_default=True, help="How many."
+)
+
+
 @click.command()
 @_rows
 @click.option("--columns", help="Comma list; all by default.")
 @click.option("--variants", help="Of table3 (lis) and appendix-a (lis,linsep); comma list.")
-@click.option("--seeds", type=click.IntRange(1, 10), default=1, show_default=True, help="How many.")
+@_seeds
 @_jobs
 @shared.engine
 @_quick
@@ -68,24 +77,57 @@ def command() -> None:
 @shared.data_dir
 def _table(name: str, rows, columns, variants, seeds, jobs, engine, address, quick, out, data_dir):
     """Train what the table needs and is not stored yet; `benchmark report` shows it."""
-    from lisae_tf import grid, tables
-
     shared.refuse_address(engine, address)
     if variants and name not in ("table3", "appendix-a"):
         raise LisaeError(f"{name} takes --rows; --variants is for table3 and appendix-a")
-    usual = ["lis", "linsep"] if name == "appendix-a" else ["lis"]
-    wanted = shared.listed(rows)
-    if quick and name in ("table1", "table2") and wanted is None:
-        wanted = list(tables.HEADLINE)
-    root, cells, failures = _root(out, quick), {}, {}
-    for variant in shared.listed(variants) or usual:
-        figures = tables.TABLES[name](variant)
-        chosen = grid.choose(figures, wanted, shared.listed(columns))
-        planned = grid.plan(chosen, range(seeds), root, quick=quick)
-        cells |= {cell.path: cell for cell in planned.cells}
-        failures |= planned.failures
+    root = _root(out, quick)
+    lists = [shared.listed(value) for value in (rows, columns, variants)]
+    cells, failures = _planned(name, *lists, seeds, root, quick)
     _run(list(cells.values()), failures, root, data_dir, jobs, engine, address)
     click.echo(f"next: python cli.py benchmark report{_told(out, quick)}")
+
+
+@click.command("all")
+@click.option("--variants", help="Train these alone, as in lis,linsep; all by default.")
+@_seeds
+@_jobs
+@shared.engine
+@_quick
+@_out
+@shared.data_dir
+def _all(variants, seeds, jobs, engine, address, quick, out, data_dir):
+    """Train what tables 1 to 3 and appendix A need, in one grid: tables share phase 1 too."""
+    shared.refuse_address(engine, address)
+    root, cells, failures = _root(out, quick), {}, {}
+    for name in PAPER:
+        found, failed = _planned(name, None, None, None, seeds, root, quick)
+        cells |= found
+        failures |= failed
+    wanted = shared.listed(variants)
+    chosen = [cell for cell in cells.values() if not wanted or cell.config.variant in wanted]
+    if not chosen:
+        raise LisaeError(f"--variants {variants}: the paper's tables have no such variant")
+    _run(chosen, failures, root, data_dir, jobs, engine, address)
+    click.echo(f"next: python cli.py benchmark report{_told(out, quick)}")
+
+
+def _planned(
+    name: str, rows: list[str] | None, columns: list[str] | None, variants: list[str] | None,
+    seeds: int, root: Path, quick: bool,
+) -> tuple[dict, dict[str, str]]:  # fmt: skip
+    """The cells of a table by their path, and figures that cannot be planned."""
+    from lisae_tf import grid, tables
+
+    if quick and name in ("table1", "table2") and rows is None:
+        rows = list(tables.HEADLINE)
+    usual = ["lis", "linsep"] if name == "appendix-a" else ["lis"]
+    cells, failures = {}, {}
+    for variant in variants or usual:
+        chosen = grid.choose(tables.TABLES[name](variant), rows, columns)
+        plan = grid.plan(chosen, range(seeds), root, quick=quick)
+        cells |= {cell.path: cell for cell in plan.cells}
+        failures |= plan.failures
+    return cells, failures
 
 
 def _known_column(name: str) -> None:
