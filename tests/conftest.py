@@ -1,6 +1,7 @@
 """Fixtures of more than one test file: pictures on disk, a tiny trained run, real data sets."""
 
 import contextlib
+import hashlib
 import os
 import shutil
 import time
@@ -13,7 +14,7 @@ from click.testing import CliRunner, Result
 from hypothesis import settings
 from PIL import Image
 
-from lisae_tf import __version__
+from lisae_tf import __version__, pictures
 from lisae_tf.cli import main
 from lisae_tf.files import make_folder, write_json
 
@@ -46,6 +47,24 @@ QUICK = (
     *("--set", "feature_extraction.collapse_fraction=0"),
     *("--set", "latent_shaping.epochs=1"),
 )
+
+
+def contents(folder):
+    """The SHA-256 of each file of a folder, by its path in there."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(Path(folder).rglob("*")) if path.is_file()
+    }  # fmt: skip
+
+
+def assert_one_sentence(result, *words):
+    """One line on standard error, an exit code for scripts, nothing else."""
+    assert result.exit_code != 0
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
+    for word in words:
+        assert word in result.stderr
+    assert "Traceback" not in result.output
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -142,3 +161,26 @@ def workplace(trained, tmp_path, monkeypatch) -> Path:
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def with_one_bad(tmp_path, picture_folder):
+    """Twelve paths; the file of the eighth is no picture."""
+    paths = pictures.find(picture_folder(tmp_path / "p", 12))
+    paths[7].write_bytes(b"no picture")
+    return paths
+
+
+@pytest.fixture
+def bad_places(workplace, picture_folder):
+    """The working folder with folders and files that commands must refuse."""
+    (workplace / "empty").mkdir()
+    picture_folder(workplace / "single", 1)
+    picture_folder(workplace / "copies", 12, level=90)
+    (workplace / "copies" / "copy.png").write_bytes(pictures.find(Path("normal"))[0].read_bytes())
+    picture_folder(workplace / "corrupt", 60, kinds=[(24, 24, "L", ".jpg")])
+    corrupt = workplace / "corrupt" / "031.jpg"
+    corrupt.write_bytes(corrupt.read_bytes()[:-100])
+    Path("key.yaml").write_text("sed: 1\n")
+    Path("broken.yaml").write_text("seed: 1\n  network: 2\n")
+    return workplace

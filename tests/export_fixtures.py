@@ -87,3 +87,9 @@ def edit_json(path: Path, change) -> None:
     record = json.loads(path.read_text())
     change(record)
     path.write_text(json.dumps(record))
+
+
+def strings(*values):
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array

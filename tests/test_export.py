@@ -1,3 +1,5 @@
+"""The exported scoring graph: the same scores, its signatures, the gate."""
+
 import hashlib
 import io
 import json
@@ -9,21 +11,14 @@ import export_fixtures
 import numpy as np
 import pytest
 import yaml
-from export_fixtures import ALL, FLOATS, path_of
+from conftest import contents
+from export_fixtures import ALL, FLOATS, path_of, strings
 from PIL import Image
 
 from lisae_tf.errors import LisaeError
 
 run, models, opened = export_fixtures.run, export_fixtures.models, export_fixtures.opened
 detector, samples = export_fixtures.detector, export_fixtures.samples
-
-
-def files_in(folder):
-    return {
-        path.relative_to(folder): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
 
 
 @pytest.mark.parametrize("kind", ["real", "noise", "black", "white"])
@@ -162,12 +157,6 @@ def encode(array, form):
     return stream.getvalue()
 
 
-def strings(*values):
-    array = np.empty(len(values), object)
-    array[:] = values
-    return array
-
-
 def test_encoded_pictures_of_any_size_score_as_pillow_decodes_them(opened, samples):
     from lisae_tf import pictures
 
@@ -240,11 +229,11 @@ def test_a_second_export_is_the_next_version(run, models, opened, samples, tmp_p
     from lisae_tf.runtimes import open_model
 
     shutil.copytree(models / "onnx", tmp_path / "onnx")
-    before = files_in(tmp_path)
+    before = contents(tmp_path)
     result = cli("export", "--run", run, "--out", tmp_path, "--name", "tiny")
     assert result.exit_code == 0, result.stderr
     assert "worst relative difference" in result.output
-    after = files_in(tmp_path)
+    after = contents(tmp_path)
     assert before.items() <= after.items()
     again = open_model(path_of(tmp_path, "onnx", 2))
     assert again.record["version"] == 2
@@ -331,196 +320,3 @@ def test_the_linear_variant_exports(tmp_path, cli, trained, monkeypatch):
     result = cli("export", "--run", linear, "--out", tmp_path / "models")
     assert result.exit_code == 0, result.stderr
     open_model(tmp_path / "models" / "onnx" / "linear" / "1" / "model.onnx")
-
-
-def test_warm_up_requests_are_what_tensorflow_serving_replays(models, opened):
-    prediction_log_pb2 = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2")
-    import tensorflow as tf
-
-    path = path_of(models, "savedmodel") / "assets.extra" / "tf_serving_warmup_requests"
-    seen = {}
-    for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-        log = prediction_log_pb2.PredictionLog.FromString(record)
-        request = getattr(log, log.WhichOneof("log_type")).request
-        assert request.model_spec.name == "tiny"
-        signature = request.model_spec.signature_name
-        if log.HasField("predict_log"):
-            inputs = {key: tf.make_ndarray(each) for key, each in request.inputs.items()}
-        else:
-            examples = request.input.example_list.examples
-            inputs = {"inputs": strings(*(each.SerializeToString() for each in examples))}
-        seen.setdefault(signature, []).append(len(next(iter(inputs.values()))))
-        opened["savedmodel"].loaded.run(signature, inputs)
-    assert set(seen) == set(opened["savedmodel"].loaded.signatures)
-    assert all(sizes == [1, 2, 4, 8, 16, 32, 64] for sizes in seen.values())
-
-
-def message_class(name, fields):
-    """A message of tensorflow.serving that the published stubs leave out."""
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, wrappers_pb2
-
-    file = descriptor_pb2.FileDescriptorProto(
-        name=f"{name}.proto", package="tensorflow.serving", syntax="proto3",
-        dependency=[wrappers_pb2.DESCRIPTOR.name],
-    )  # fmt: skip
-    for message, entries in fields.items():
-        made = file.message_type.add(name=message)
-        for number, (key, (kind, label, type_name)) in enumerate(entries, start=1):
-            entry = made.field.add(name=key, number=number, type=kind, label=label)
-            if type_name:
-                entry.type_name = type_name
-    pool = descriptor_pool.DescriptorPool()
-    pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"tensorflow.serving.{name}"))
-
-
-def test_serving_files_are_valid_text_protocol_buffers(models):
-    stubs = pytest.importorskip("tensorflow_serving.config.model_server_config_pb2")
-    from google.protobuf import text_format
-
-    folder = models / "savedmodel"
-    parsed = stubs.ModelServerConfig()
-    text_format.Parse((folder / "models.config").read_text(), parsed)
-    [entry] = parsed.model_config_list.config
-    assert (entry.name, entry.base_path) == ("tiny", "/models/tiny")
-    assert list(entry.model_version_policy.specific.versions) == [1]
-    assert dict(entry.version_labels) == {"stable": 1, "canary": 1}
-
-    wrapped, one, many = (11, 1, ".google.protobuf.Int64Value"), 1, 3
-    batching = message_class(
-        "BatchingParameters",
-        {
-            "BatchingParameters": [
-                ("max_batch_size", wrapped), ("batch_timeout_micros", wrapped),
-                ("max_enqueued_batches", wrapped), ("num_batch_threads", wrapped),
-                ("thread_pool_name", (11, one, ".google.protobuf.StringValue")),
-                ("allowed_batch_sizes", (3, many, "")),
-            ]
-        },
-    )()  # fmt: skip
-    text_format.Parse((folder / "batching.config").read_text(), batching)
-    assert list(batching.allowed_batch_sizes)[-1] == batching.max_batch_size.value == 64
-
-    monitoring = message_class(
-        "MonitoringConfig",
-        {
-            "MonitoringConfig": [
-                ("prometheus_config", (11, one, ".tensorflow.serving.PrometheusConfig"))
-            ],
-            "PrometheusConfig": [("enable", (8, one, "")), ("path", (9, one, ""))],
-        },
-    )()
-    text_format.Parse((folder / "monitoring.config").read_text(), monitoring)
-    assert monitoring.prometheus_config.enable
-
-    compose = yaml.safe_load((folder / "docker-compose.yml").read_text())
-    service = compose["services"]["serving"]
-    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
-    for option in service["command"]:
-        name = option.rpartition("/models/")[2]
-        assert "/models/" not in option or (folder / name).is_file()
-
-
-def test_stable_stays_until_somebody_moves_it(models, tmp_path):
-    from export.serving_files import write_serving_files
-
-    def config():
-        write_serving_files(tmp_path)
-        return (tmp_path / "models.config").read_text()
-
-    for version in ("1", "2"):
-        shutil.copytree(path_of(models, "savedmodel"), tmp_path / "tiny" / version)
-        text = config()
-        assert 'key: "stable" value: 1' in text
-        assert f'key: "canary" value: {version}' in text
-    promoted = text.replace('"stable" value: 1', '"stable" value: 2')
-    (tmp_path / "models.config").write_text(promoted)
-    (tmp_path / "batching.config").write_text("max_batch_size { value: 8 }\n")
-    shutil.copytree(path_of(models, "savedmodel"), tmp_path / "tiny" / "3")
-    assert "versions: 2 versions: 3" in config()
-    assert "value: 8" in (tmp_path / "batching.config").read_text()
-    shutil.rmtree(tmp_path / "tiny" / "2")
-    assert 'key: "stable" value: 3' in config()
-
-
-@pytest.fixture
-def normal(tmp_path, samples):
-    """A folder of 30 pictures."""
-    for index, picture in enumerate(samples["real"][:30]):
-        (tmp_path / "normal").mkdir(exist_ok=True)
-        Image.fromarray(picture[..., 0]).save(tmp_path / "normal" / f"{index:02d}.png")
-    return tmp_path / "normal"
-
-
-@pytest.mark.parametrize("which", ALL)
-def test_calibrate_makes_a_new_version_that_differs_in_the_threshold_alone(
-    which, models, opened, tmp_path, normal, samples, cli
-):
-    from lisae_tf.artefacts import digest
-    from lisae_tf.runtimes import open_model
-
-    copy = tmp_path / "models"
-    shutil.copytree(models, copy)
-    before = files_in(copy)
-    path = path_of(copy, which)
-    result = cli("calibrate", "--model", path, "--normal-dir", normal, "--fpr", "0.2")
-    assert result.exit_code == 0, result.stderr
-    changed = {path for path in before if files_in(copy).get(path) != before[path]}
-    assert {each.name for each in changed} <= {"models.config"}
-    child, parent = open_model(path_of(copy, which, 2)), opened[which]
-    scores = parent.score(samples["real"])
-    assert child.score(samples["real"]).tobytes() == scores.tobytes()
-    np.testing.assert_array_equal(
-        child.run(samples["real"])["is_anomaly"], scores > np.float32(child.threshold)
-    )
-    assert child.threshold == np.sort(parent.score(samples["real"][:30]))[-6]
-    assert child.threshold != parent.threshold
-    assert child.record["parent"]["sha256"] == digest(parent.record)
-    assert child.record["version"] == 2
-    folder = child.path if child.path.is_dir() else child.path.parent
-    assert "bit for bit" in (folder / "README.md").read_text()
-    # And again, from the child.
-    result = cli("calibrate", "--model", child.path, "--normal-dir", normal, "--fpr", "0.5")
-    assert result.exit_code == 0, result.stderr
-    assert open_model(path_of(copy, which, 3)).record["parent"]["sha256"] == digest(child.record)
-
-
-def test_calibrate_writes_a_file_of_another_name_and_never_over_one(models, tmp_path, normal, cli):
-    from lisae_tf.runtimes import open_model
-
-    path = path_of(models, "onnx")
-    options = ["--model", path, "--normal-dir", normal, "--fpr", "0.2", "--out"]
-    (tmp_path / "README.md").write_text("mine")
-    assert cli("calibrate", *options, tmp_path / "new.onnx").exit_code == 0
-    assert open_model(tmp_path / "new.onnx").threshold != open_model(path).threshold
-    assert (tmp_path / "README.md").read_text() == "mine"
-    for place, reason in (("new.onnx", "exists"), ("new.tflite", r"must end in \.onnx")):
-        result = cli("calibrate", *options, tmp_path / place)
-        assert result.exit_code != 0
-        assert reason.replace("\\", "") in result.stderr
-    result = cli("calibrate", "--model", path, "--normal-dir", normal, "--fpr", "0.001")
-    assert result.exit_code != 0
-    assert "support a false-positive rate of" in result.stderr
-
-
-def test_a_calibration_that_changes_a_score_is_refused(models, tmp_path, opened, monkeypatch):
-    from lisae_tf import onnx_file, recalibration
-    from lisae_tf.thresholds import Threshold
-
-    replace = onnx_file.replace
-
-    def heavier(data, alpha, metadata):
-        import onnx
-
-        model = onnx.load_from_string(replace(data, alpha, metadata))
-        bias = next(each for each in model.graph.initializer if len(each.raw_data) == 32)
-        bias.raw_data = struct.pack("<8f", *range(8))
-        return replace(model.SerializeToString(), alpha, metadata)
-
-    monkeypatch.setattr(onnx_file, "replace", heavier)
-    threshold = Threshold(0.5, 0.1, 0.1, 9)
-    pictures = np.zeros((1, 32, 32, 1), np.uint8)
-    with pytest.raises(LisaeError, match=r"scores otherwise|more than the threshold"):
-        recalibration.recalibrate(opened["onnx"], threshold, pictures, tmp_path / "a" / "b.onnx")
-    assert list(tmp_path.iterdir()) == []

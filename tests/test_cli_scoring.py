@@ -1,0 +1,159 @@
+"""`score`, `calibrate` and `evaluate` on a completed run."""
+
+import csv
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import QUICK, assert_one_sentence, contents
+
+from lisae_tf import pictures, runs
+from lisae_tf.arrays import load_arrays
+
+RUN = Path("runs/normal-lis-seed0")
+FOLDERS = ("--normal-dir", "normal", "--negative-dir", "negative")
+# What `calibrate` may change in metrics.json.
+FOLLOW_ALPHA = {
+    "threshold", "threshold_requested_fpr", "threshold_guaranteed_fpr", "false_positive_rate",
+    "detection_rate", "n_calibration",
+}  # fmt: skip
+
+
+def rows_of(result):
+    assert (result.exit_code, result.stderr) == (0, "")
+    return list(csv.DictReader(io.StringIO(result.stdout)))
+
+
+def test_csv_and_json_lines_say_the_same(workplace, cli):
+    table = rows_of(cli("score", "normal", "anomaly"))
+    assert list(table[0]) == ["path", "score", "threshold", "is_anomaly"]
+    lines = cli("score", "normal", "anomaly", "--format", "jsonl").stdout.splitlines()
+    records = [json.loads(line) for line in lines]
+    assert [record["path"] for record in records] == [
+        str(path) for name in ("normal", "anomaly") for path in pictures.find(Path(name))
+    ]
+    alpha = runs.read_metrics(RUN)["threshold"]
+    for row, record in zip(table, records, strict=True):
+        assert list(record) == list(row)
+        assert record["threshold"] == float(row["threshold"]) == alpha
+        assert record["score"] == float(row["score"])
+        assert record["is_anomaly"] == (row["is_anomaly"] == "true") == (record["score"] > alpha)
+
+
+def test_out_holds_what_standard_output_would(workplace, cli):
+    printed = cli("score", "anomaly").stdout
+    assert cli("score", "anomaly", "--out", "scores.csv").stdout == ""
+    assert Path("scores.csv").read_text() == printed
+
+
+def test_an_array_scores_as_the_files_that_it_was_made_of(workplace, cli):
+    paths = pictures.find(Path("anomaly"))
+    np.save("a.npy", pictures.decode_all(paths, (12, 12), 3).pixels)
+    from_array, from_files = rows_of(cli("score", "a.npy")), rows_of(cli("score", *paths))
+    assert [row["path"] for row in from_array] == [f"a.npy#{i}" for i in range(len(paths))]
+    assert [float(row["score"]) for row in from_array] == pytest.approx(
+        [float(row["score"]) for row in from_files], rel=1e-5
+    )
+
+
+def test_a_score_does_not_depend_on_order_or_company(workplace, cli):
+    def scores(*paths):
+        return {row["path"]: float(row["score"]) for row in rows_of(cli("score", *paths))}
+
+    together = scores("normal", "anomaly")
+    few = pictures.find(Path("anomaly"))[::-2]
+    apart = scores(*few)
+    assert list(apart) == [str(path) for path in few]
+    assert apart == pytest.approx({str(path): together[str(path)] for path in few}, rel=1e-5)
+
+
+def test_skip_bad_names_what_it_leaves_out_beside_the_scores(bad_places, cli):
+    result = cli("score", "corrupt", "--skip-bad")
+    assert result.exit_code == 0
+    assert len(result.stdout.splitlines()) == 1 + 59
+    assert result.stderr.startswith("left out: corrupt/031.jpg is damaged")
+
+
+def test_file_names_that_are_no_text_come_out_as_they_are(workplace, cli):
+    name = os.fsencode(pictures.find(Path("anomaly"))[0].parent) + b"/\xff.png"
+    Path(os.fsdecode(name)).write_bytes(pictures.find(Path("anomaly"))[0].read_bytes())
+    assert cli("score", os.fsdecode(name), "--out", "scores.csv").exit_code == 0
+    assert name + b"," in Path("scores.csv").read_bytes()
+    assert name + b"," in cli("score", os.fsdecode(name)).stdout_bytes
+
+
+# Thresholds
+
+
+def test_calibrate_changes_what_follows_from_alpha_and_nothing_else(workplace, cli):
+    before, scored = runs.read_metrics(RUN), rows_of(cli("score", "normal"))
+    files = contents(RUN)
+    result = cli("calibrate", "--fpr", 0.5)
+    assert (result.exit_code, result.stderr) == (0, "")
+    after = runs.read_metrics(RUN)
+    assert {key for key in after if after[key] != before.get(key)} <= FOLLOW_ALPHA
+    assert before.keys() == after.keys()
+    assert after["threshold"] < before["threshold"]
+    assert (after["threshold_requested_fpr"], after["n_calibration"]) == (0.5, 20)
+    assert after["threshold_guaranteed_fpr"] == pytest.approx(10 / 21)
+    stored, _ = load_arrays(RUN / "scores.npz")
+    called = stored["test"] > after["threshold"]
+    assert after["false_positive_rate"] == np.mean(called[~stored["is_anomaly"]])
+    assert after["detection_rate"] == np.mean(called[stored["is_anomaly"]])
+    changed = {name for name, digest in contents(RUN).items() if files.get(name) != digest}
+    assert changed == {"metrics.json", "detector.json"}
+    assert contents(RUN).keys() == files.keys()
+    for old, new in zip(scored, rows_of(cli("score", "normal")), strict=True):
+        assert (old["path"], old["score"]) == (new["path"], new["score"])
+        assert float(new["threshold"]) == after["threshold"]
+        assert (new["is_anomaly"] == "true") == (float(new["score"]) > after["threshold"])
+
+
+def test_calibrating_back_gives_the_same_files(workplace, cli):
+    cli("calibrate", "--fpr", 0.3)
+    once = contents(RUN)
+    cli("calibrate", "--fpr", 0.5)
+    cli("calibrate", "--fpr", 0.3)
+    assert contents(RUN) == once
+
+
+def test_calibrate_takes_new_normal_pictures(workplace, cli):
+    assert cli("calibrate", "--fpr", 0.2, "--normal-dir", "anomaly").exit_code == 0
+    assert runs.read_metrics(RUN)["n_calibration"] == 9
+    assert sum(row["is_anomaly"] == "true" for row in rows_of(cli("score", "anomaly"))) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("--fpr", 0.01), "20 calibration pictures support a false-positive rate of 0.0476"),
+        (("--fpr", 0.01), "at least 99 normal pictures"),
+        (("--fpr", 0), "must lie between 0 and 1"),
+        (("--fpr", "nan"), "must lie between 0 and 1"),
+        (("--fpr", 0.1, "--normal-dir", "no"), "no does not exist"),
+        (("--fpr", 0.1, "--run", "no"), "no does not exist"),
+    ],
+)
+def test_calibrate_refuses_and_leaves_the_run_as_it_was(arguments, words, workplace, cli):
+    before = contents(RUN)
+    assert_one_sentence(cli("calibrate", *arguments), words)
+    assert contents(RUN) == before
+
+
+def test_train_takes_the_nearest_rate_and_says_so(workplace, cli):
+    rate = ("--set", "calibration.false_positive_rate=0.001")
+    result = cli("train", *FOLDERS, *QUICK, *rate, "--out", "new", "--quiet")
+    assert "note: 20 calibration pictures support a false-positive rate of 0.048" in result.stdout
+    assert runs.read_metrics(Path("new"))["threshold_guaranteed_fpr"] == pytest.approx(1 / 21)
+
+
+def test_evaluate_finds_what_the_run_recorded(workplace, cli):
+    result = cli("evaluate")
+    assert (result.exit_code, result.stderr) == (0, "")
+    again, stored = json.loads(result.stdout), runs.read_metrics(RUN)
+    assert "auroc" in again
+    for key, value in again.items():
+        assert stored[key] == (pytest.approx(value) if isinstance(value, float) else value)

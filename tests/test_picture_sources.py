@@ -1,0 +1,158 @@
+"""Arrays as pictures, and streams of batches from files and arrays."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from conftest import KINDS
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lisae_tf import pictures
+from lisae_tf.errors import LisaeError
+from lisae_tf.pictures import BadPicture, array_to_uint8, decode, decode_all, find, load_array
+
+
+def save(path, array):
+    np.save(path, array)
+    return path
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.uint16, np.float16, np.float64])
+def test_arrays_of_integers_and_of_floats_mean_the_same_pixels(dtype, tmp_path):
+    levels = np.arange(256).reshape(16, 4, 4, 1)
+    stored = levels.astype(dtype) if np.dtype(dtype).kind != "f" else (levels / 255).astype(dtype)
+    array = load_array(save(tmp_path / "a.npy", stored), (4, 4, 1))
+    assert isinstance(array, np.memmap)
+    np.testing.assert_array_equal(array_to_uint8(array, "a"), levels)
+
+
+def test_grey_arrays_need_no_channel_axis(tmp_path):
+    path = save(tmp_path / "a.npy", np.zeros((5, 4, 3), np.uint8))
+    assert load_array(path, (4, 3, 1)).shape == (5, 4, 3, 1)
+    with pytest.raises(LisaeError, match="arrays are not resized"):
+        load_array(path, (4, 3, 3))
+
+
+@pytest.mark.parametrize(
+    "array, reason",
+    [
+        (np.zeros((2, 5, 4, 1)), r"\(2, 5, 4, 1\), but the model takes \(N, 4, 4, 1\)"),
+        (np.zeros((2, 4, 4, 3)), r"\(2, 4, 4, 3\), but the model takes"),
+        (np.zeros((4, 4)), r"\(4, 4\), but the model takes"),
+        (np.zeros((0, 4, 4, 1)), "without any picture"),
+        (np.zeros((2, 4, 4, 1), bool), "holds bool"),
+        (np.zeros((2, 4, 4, 1), complex), "holds complex128"),
+        (np.array([{"a": 1}]), "not a plain NumPy array"),
+    ],
+    ids=["height", "channels", "rank", "empty", "bool", "complex", "objects"],
+)
+def test_other_arrays_are_refused(array, reason, tmp_path):
+    with pytest.raises(LisaeError, match=reason):
+        load_array(save(tmp_path / "a.npy", array), (4, 4, 1))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x03\x04", b"\x80\x04.", b"\x93NUMPY\x01\x00\x04\x00{[( "]
+)
+def test_what_is_no_array_file_is_refused(content, tmp_path):
+    (tmp_path / "a.npy").write_bytes(content)
+    with pytest.raises(LisaeError, match=r"a\.npy is not a plain NumPy array file"):
+        load_array(tmp_path / "a.npy", (4, 4, 1))
+
+
+def test_an_archive_of_arrays_and_a_missing_file_are_refused(tmp_path):
+    with open(tmp_path / "a.npy", "wb") as stream:
+        np.savez(stream, a=np.zeros((2, 4, 4, 1)))
+    with pytest.raises(LisaeError, match="not a plain NumPy array file"):
+        load_array(tmp_path / "a.npy", (4, 4, 1))
+    with pytest.raises(LisaeError, match=r"b\.npy does not exist"):
+        load_array(tmp_path / "b.npy", (4, 4, 1))
+
+
+@pytest.mark.parametrize(
+    "value, dtype, reason",
+    [(np.nan, float, "NaN"), (np.inf, float, "NaN or infinite"), (1.01, float, "outside 0-1"),
+     (-0.01, float, "outside 0-1"), (256, int, "outside 0-255"), (-1, int, "outside 0-255")],
+)  # fmt: skip
+def test_one_wrong_value_in_an_array_is_refused(value, dtype, reason):
+    array = np.zeros((3, 4, 4, 1), dtype)
+    array[2, 1, 1, 0] = value
+    with pytest.raises(LisaeError, match=f"^mine holds .*{reason}"):
+        array_to_uint8(array, "mine")
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory, picture_folder):
+    """A folder, an array, single files and another array, and what they hold in this order."""
+    base = tmp_path_factory.mktemp("sources")
+    folder = picture_folder(base / "folder", 2 * len(KINDS) + 1)
+    singles = find(picture_folder(base / "singles", 5, level=120))[::-1]
+    random = np.random.default_rng(0)
+    first = random.integers(0, 256, (17, 12, 12, 1), dtype=np.uint8)
+    second = random.random((3, 12, 12, 1))
+    arrays = [save(base / "first.npy", first), save(base / "second.npy", second)]
+    files = find(folder)
+    names = [
+        *map(str, files), *(f"{arrays[0]}#{i}" for i in range(17)),
+        *map(str, singles), *(f"{arrays[1]}#{i}" for i in range(3)),
+    ]  # fmt: skip
+    pixels = [
+        *(decode(path, (12, 12), 1) for path in files), *first,
+        *(decode(path, (12, 12), 1) for path in singles), *np.rint(second * 255),
+    ]  # fmt: skip
+    return [folder, arrays[0], *singles, arrays[1]], names, np.stack(pixels)
+
+
+@given(batch_size=st.integers(1, 40))
+def test_a_stream_is_the_same_in_batches_of_any_size(sources, batch_size):
+    paths, names, pixels = sources
+    batches = list(pictures.stream(paths, (12, 12, 1), batch_size=batch_size))
+    assert max(len(batch.pixels) for batch in batches) == min(batch_size, 17)
+    assert [name for batch in batches for name in batch.names] == names
+    np.testing.assert_array_equal(np.concatenate([batch.pixels for batch in batches]), pixels)
+
+
+def test_a_stream_reads_no_further_than_it_is_asked(sources, monkeypatch):
+    read = []
+
+    def counting(chunk, *rest, **options):
+        read.append(len(chunk))
+        return decode_all(chunk, *rest, **options)
+
+    monkeypatch.setattr(pictures, "decode_all", counting)
+    stream = pictures.stream(sources[0], (12, 12, 1), batch_size=4)
+    assert read == []
+    next(stream), next(stream)
+    assert read == [4, 4]
+
+
+def test_a_large_array_is_never_in_memory_as_a_whole(tmp_path):
+    path = tmp_path / "a.npy"
+    array = np.lib.format.open_memmap(path, "w+", np.float32, (4000, 32, 32, 1))
+    whole = array.nbytes
+    del array
+    tracemalloc.start()
+    try:
+        count = sum(len(b.pixels) for b in pictures.stream([path], (32, 32, 1), batch_size=50))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert count == 4000
+    assert peak < whole / 10
+
+
+def test_a_stream_reports_bad_pictures_in_their_batch(with_one_bad):
+    stream = pictures.stream(with_one_bad, (12, 12, 1), batch_size=6, skip_bad=True)
+    assert [(len(batch.pixels), list(batch.bad)) for batch in stream] == [
+        (6, []), (5, [str(with_one_bad[7])])
+    ]  # fmt: skip
+    with pytest.raises(BadPicture, match=with_one_bad[7].name):
+        list(pictures.stream(with_one_bad, (12, 12, 1), batch_size=6))
+
+
+def test_digests_tell_pictures_apart_by_content(sources):
+    pixels = sources[2]
+    digests = pictures.content_hashes(np.concatenate([pixels, pixels[:2]]))
+    assert len(set(digests)) == len(pixels)
+    assert digests[-2:] == digests[:2]

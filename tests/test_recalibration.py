@@ -1,0 +1,98 @@
+"""`calibrate --model`: another threshold in an exported file, and nothing else."""
+
+import shutil
+import struct
+
+import export_fixtures
+import numpy as np
+import pytest
+from conftest import contents
+from export_fixtures import ALL, path_of
+from PIL import Image
+
+from lisae_tf.errors import LisaeError
+
+run, models, opened = export_fixtures.run, export_fixtures.models, export_fixtures.opened
+detector, samples = export_fixtures.detector, export_fixtures.samples
+
+
+@pytest.fixture
+def normal(tmp_path, samples):
+    """A folder of 30 pictures."""
+    for index, picture in enumerate(samples["real"][:30]):
+        (tmp_path / "normal").mkdir(exist_ok=True)
+        Image.fromarray(picture[..., 0]).save(tmp_path / "normal" / f"{index:02d}.png")
+    return tmp_path / "normal"
+
+
+@pytest.mark.parametrize("which", ALL)
+def test_calibrate_makes_a_new_version_that_differs_in_the_threshold_alone(
+    which, models, opened, tmp_path, normal, samples, cli
+):
+    from lisae_tf.artefacts import digest
+    from lisae_tf.runtimes import open_model
+
+    copy = tmp_path / "models"
+    shutil.copytree(models, copy)
+    before = contents(copy)
+    path = path_of(copy, which)
+    result = cli("calibrate", "--model", path, "--normal-dir", normal, "--fpr", "0.2")
+    assert result.exit_code == 0, result.stderr
+    changed = {name for name in before if contents(copy).get(name) != before[name]}
+    assert {name.rpartition("/")[2] for name in changed} <= {"models.config"}
+    child, parent = open_model(path_of(copy, which, 2)), opened[which]
+    scores = parent.score(samples["real"])
+    assert child.score(samples["real"]).tobytes() == scores.tobytes()
+    np.testing.assert_array_equal(
+        child.run(samples["real"])["is_anomaly"], scores > np.float32(child.threshold)
+    )
+    assert child.threshold == np.sort(parent.score(samples["real"][:30]))[-6]
+    assert child.threshold != parent.threshold
+    assert child.record["parent"]["sha256"] == digest(parent.record)
+    assert child.record["version"] == 2
+    folder = child.path if child.path.is_dir() else child.path.parent
+    assert "bit for bit" in (folder / "README.md").read_text()
+    # And again, from the child.
+    result = cli("calibrate", "--model", child.path, "--normal-dir", normal, "--fpr", "0.5")
+    assert result.exit_code == 0, result.stderr
+    assert open_model(path_of(copy, which, 3)).record["parent"]["sha256"] == digest(child.record)
+
+
+def test_calibrate_writes_a_file_of_another_name_and_never_over_one(models, tmp_path, normal, cli):
+    from lisae_tf.runtimes import open_model
+
+    path = path_of(models, "onnx")
+    options = ["--model", path, "--normal-dir", normal, "--fpr", "0.2", "--out"]
+    (tmp_path / "README.md").write_text("mine")
+    assert cli("calibrate", *options, tmp_path / "new.onnx").exit_code == 0
+    assert open_model(tmp_path / "new.onnx").threshold != open_model(path).threshold
+    assert (tmp_path / "README.md").read_text() == "mine"
+    for place, reason in (("new.onnx", "exists"), ("new.tflite", r"must end in \.onnx")):
+        result = cli("calibrate", *options, tmp_path / place)
+        assert result.exit_code != 0
+        assert reason.replace("\\", "") in result.stderr
+    result = cli("calibrate", "--model", path, "--normal-dir", normal, "--fpr", "0.001")
+    assert result.exit_code != 0
+    assert "support a false-positive rate of" in result.stderr
+
+
+def test_a_calibration_that_changes_a_score_is_refused(models, tmp_path, opened, monkeypatch):
+    from lisae_tf import onnx_file, recalibration
+    from lisae_tf.thresholds import Threshold
+
+    replace = onnx_file.replace
+
+    def heavier(data, alpha, metadata):
+        import onnx
+
+        model = onnx.load_from_string(replace(data, alpha, metadata))
+        bias = next(each for each in model.graph.initializer if len(each.raw_data) == 32)
+        bias.raw_data = struct.pack("<8f", *range(8))
+        return replace(model.SerializeToString(), alpha, metadata)
+
+    monkeypatch.setattr(onnx_file, "replace", heavier)
+    threshold = Threshold(0.5, 0.1, 0.1, 9)
+    pictures = np.zeros((1, 32, 32, 1), np.uint8)
+    with pytest.raises(LisaeError, match=r"scores otherwise|more than the threshold"):
+        recalibration.recalibrate(opened["onnx"], threshold, pictures, tmp_path / "a" / "b.onnx")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,122 @@
+"""What lies beside an exported SavedModel for TensorFlow Serving."""
+
+import shutil
+
+import export_fixtures
+import pytest
+import yaml
+from export_fixtures import path_of, strings
+
+run, models, opened = export_fixtures.run, export_fixtures.models, export_fixtures.opened
+detector, samples = export_fixtures.detector, export_fixtures.samples
+
+
+def test_warm_up_requests_are_what_tensorflow_serving_replays(models, opened):
+    prediction_log_pb2 = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2")
+    import tensorflow as tf
+
+    path = path_of(models, "savedmodel") / "assets.extra" / "tf_serving_warmup_requests"
+    seen = {}
+    for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+        log = prediction_log_pb2.PredictionLog.FromString(record)
+        request = getattr(log, log.WhichOneof("log_type")).request
+        assert request.model_spec.name == "tiny"
+        signature = request.model_spec.signature_name
+        if log.HasField("predict_log"):
+            inputs = {key: tf.make_ndarray(each) for key, each in request.inputs.items()}
+        else:
+            examples = request.input.example_list.examples
+            inputs = {"inputs": strings(*(each.SerializeToString() for each in examples))}
+        seen.setdefault(signature, []).append(len(next(iter(inputs.values()))))
+        opened["savedmodel"].loaded.run(signature, inputs)
+    assert set(seen) == set(opened["savedmodel"].loaded.signatures)
+    assert all(sizes == [1, 2, 4, 8, 16, 32, 64] for sizes in seen.values())
+
+
+def message_class(name, fields):
+    """A message of tensorflow.serving that the published stubs leave out."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, wrappers_pb2
+
+    file = descriptor_pb2.FileDescriptorProto(
+        name=f"{name}.proto", package="tensorflow.serving", syntax="proto3",
+        dependency=[wrappers_pb2.DESCRIPTOR.name],
+    )  # fmt: skip
+    for message, entries in fields.items():
+        made = file.message_type.add(name=message)
+        for number, (key, (kind, label, type_name)) in enumerate(entries, start=1):
+            entry = made.field.add(name=key, number=number, type=kind, label=label)
+            if type_name:
+                entry.type_name = type_name
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"tensorflow.serving.{name}"))
+
+
+def test_serving_files_are_valid_text_protocol_buffers(models):
+    stubs = pytest.importorskip("tensorflow_serving.config.model_server_config_pb2")
+    from google.protobuf import text_format
+
+    folder = models / "savedmodel"
+    parsed = stubs.ModelServerConfig()
+    text_format.Parse((folder / "models.config").read_text(), parsed)
+    [entry] = parsed.model_config_list.config
+    assert (entry.name, entry.base_path) == ("tiny", "/models/tiny")
+    assert list(entry.model_version_policy.specific.versions) == [1]
+    assert dict(entry.version_labels) == {"stable": 1, "canary": 1}
+
+    wrapped, one, many = (11, 1, ".google.protobuf.Int64Value"), 1, 3
+    batching = message_class(
+        "BatchingParameters",
+        {
+            "BatchingParameters": [
+                ("max_batch_size", wrapped), ("batch_timeout_micros", wrapped),
+                ("max_enqueued_batches", wrapped), ("num_batch_threads", wrapped),
+                ("thread_pool_name", (11, one, ".google.protobuf.StringValue")),
+                ("allowed_batch_sizes", (3, many, "")),
+            ]
+        },
+    )()  # fmt: skip
+    text_format.Parse((folder / "batching.config").read_text(), batching)
+    assert list(batching.allowed_batch_sizes)[-1] == batching.max_batch_size.value == 64
+
+    monitoring = message_class(
+        "MonitoringConfig",
+        {
+            "MonitoringConfig": [
+                ("prometheus_config", (11, one, ".tensorflow.serving.PrometheusConfig"))
+            ],
+            "PrometheusConfig": [("enable", (8, one, "")), ("path", (9, one, ""))],
+        },
+    )()
+    text_format.Parse((folder / "monitoring.config").read_text(), monitoring)
+    assert monitoring.prometheus_config.enable
+
+    compose = yaml.safe_load((folder / "docker-compose.yml").read_text())
+    service = compose["services"]["serving"]
+    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+    for option in service["command"]:
+        name = option.rpartition("/models/")[2]
+        assert "/models/" not in option or (folder / name).is_file()
+
+
+def test_stable_stays_until_somebody_moves_it(models, tmp_path):
+    from export.serving_files import write_serving_files
+
+    def config():
+        write_serving_files(tmp_path)
+        return (tmp_path / "models.config").read_text()
+
+    for version in ("1", "2"):
+        shutil.copytree(path_of(models, "savedmodel"), tmp_path / "tiny" / version)
+        text = config()
+        assert 'key: "stable" value: 1' in text
+        assert f'key: "canary" value: {version}' in text
+    promoted = text.replace('"stable" value: 1', '"stable" value: 2')
+    (tmp_path / "models.config").write_text(promoted)
+    (tmp_path / "batching.config").write_text("max_batch_size { value: 8 }\n")
+    shutil.copytree(path_of(models, "savedmodel"), tmp_path / "tiny" / "3")
+    assert "versions: 2 versions: 3" in config()
+    assert "value: 8" in (tmp_path / "batching.config").read_text()
+    shutil.rmtree(tmp_path / "tiny" / "2")
+    assert 'key: "stable" value: 3' in config()
