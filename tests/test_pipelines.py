@@ -115,3 +115,14 @@ def test_few_pictures_come_several_times_in_an_epoch_and_evenly():
     batches = [batch["normal"].numpy()[:, 0, 0, 0] for batch in stream]
     assert len(batches) == STEPS
     np.testing.assert_array_equal(np.unique(np.concatenate(batches), return_counts=True)[1], STEPS)
+
+
+def test_no_tuner_makes_the_end_of_a_training_wait():
+    normal = {"normal": pictures(202)}
+    streams = (
+        training_batches(normal, None, batch_size=4, epochs=(0, 1), seed=0, phase=1),
+        held_out_batches(normal, None),
+    )
+    for stream in streams:
+        # A dataset made of the stream, as `fit` makes one, keeps what it says.
+        assert stream.repeat(2).options().autotune.enabled is False
