@@ -156,7 +156,9 @@ class Results:
         for name, column in tables.COLUMNS.items():
             for row, system in tables.ROWS.items():
                 path = latent_file(self.root, column.config, system.variant)
-                record = read_json(path) if path.is_file() and not system.phase1 else None
+                # A choice is one of the row with the usual negatives.
+                own = not system.phase1 and system.negatives in (None, "none")
+                record = read_json(path) if own and path.is_file() else None
                 if record and record["latent"] is not None:  # else the choice is under way
                     yield name, row, record
 
