@@ -305,7 +305,7 @@ def test_all_tables_in_one_grid_share_phase_1(cli, tmp_path, monkeypatch):
     ("arguments", "words"),
     [
         (("table1", "--rows", "LISAE"), "no row 'LISAE'"),
-        (("all", "--variants", "lisae"), "no such variant"),
+        (("all", "--variants", "lis,lisae"), "no such variant in these tables: lisae"),
         (("table1", "--columns", "cifar10"), "no column 'cifar10'"),
         (("table1", "--variants", "lis"), "takes --rows"),
         (("report",), "no current cell"),

@@ -60,21 +60,21 @@ def command() -> None:
     """Compute the paper's tables, or every task of configs/NAME.yaml: benchmark NAME."""
 
 
-_seeds = click.option(
-    "--seeds", type=click.IntRange(1, 10), default=1, show_default=True, help="How many."
-)
+def _grid_options(command):
+    """The options of every command that trains whole tables."""
+    seeds = click.option(
+        "--seeds", type=click.IntRange(1, 10), default=1, show_default=True, help="How many."
+    )
+    for option in (shared.data_dir, _out, _quick, shared.engine, _jobs, seeds):
+        command = option(command)
+    return command
 
 
 @click.command()
 @_rows
 @click.option("--columns", help="Comma list; all by default.")
 @click.option("--variants", help="Of table3 (lis) and appendix-a (lis,linsep); comma list.")
-@_seeds
-@_jobs
-@shared.engine
-@_quick
-@_out
-@shared.data_dir
+@_grid_options
 def _table(name: str, rows, columns, variants, seeds, jobs, engine, address, quick, out, data_dir):
     """Train what the table needs and is not stored yet; `benchmark report` shows it."""
     shared.refuse_address(engine, address)
@@ -89,12 +89,7 @@ def _table(name: str, rows, columns, variants, seeds, jobs, engine, address, qui
 
 @click.command("all")
 @click.option("--variants", help="Train these alone, as in lis,linsep; all by default.")
-@_seeds
-@_jobs
-@shared.engine
-@_quick
-@_out
-@shared.data_dir
+@_grid_options
 def _all(variants, seeds, jobs, engine, address, quick, out, data_dir):
     """Train what tables 1 to 3 and appendix A need, in one grid: tables share phase 1 too."""
     shared.refuse_address(engine, address)
@@ -103,10 +98,12 @@ def _all(variants, seeds, jobs, engine, address, quick, out, data_dir):
         found, failed = _planned(name, None, None, None, seeds, root, quick)
         cells |= found
         failures |= failed
-    wanted = shared.listed(variants)
-    chosen = [cell for cell in cells.values() if not wanted or cell.config.variant in wanted]
-    if not chosen:
-        raise LisaeError(f"--variants {variants}: the paper's tables have no such variant")
+    known = {cell.config.variant for cell in cells.values()}
+    wanted = set(shared.listed(variants) or known)
+    if not wanted <= known:
+        unknown = ", ".join(sorted(wanted - known))
+        raise LisaeError(f"no such variant in these tables: {unknown}; they have {sorted(known)}")
+    chosen = [cell for cell in cells.values() if cell.config.variant in wanted]
     _run(chosen, failures, root, data_dir, jobs, engine, address)
     click.echo(f"next: python cli.py benchmark report{_told(out, quick)}")
 
