@@ -101,8 +101,8 @@ def _all(variants, seeds, jobs, engine, address, quick, out, data_dir):
     known = {cell.config.variant for cell in cells.values()}
     wanted = set(shared.listed(variants) or known)
     if not wanted <= known:
-        unknown = ", ".join(sorted(wanted - known))
-        raise LisaeError(f"no such variant in these tables: {unknown}; they have {sorted(known)}")
+        unknown, there = (", ".join(sorted(names)) for names in (wanted - known, known))
+        raise LisaeError(f"no such variant in these tables: {unknown}; they have {there}")
     chosen = [cell for cell in cells.values() if cell.config.variant in wanted]
     _run(chosen, failures, root, data_dir, jobs, engine, address)
     click.echo(f"next: python cli.py benchmark report{_told(out, quick)}")
