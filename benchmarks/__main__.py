@@ -147,15 +147,15 @@ def render():
 
 
 @main.command(hidden=True)
-@click.argument("pictures", type=int)
+@click.argument("file", type=click.Path(path_type=Path))
 @click.argument("width", type=int)
-@shared.data_dir
-def child(pictures, width, data_dir):
+@click.argument("budget", type=int)
+def child(file, width, budget):
     """One training in this process; prints its cost."""
     start_tensorflow()
     from benchmarks import growth
 
-    click.echo(json.dumps(growth.train(pictures, width, data_dir)))
+    click.echo(json.dumps(growth.train(file, width, budget)))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from lisae_tf.autoencoder import LatentInsensitiveAutoencoder
 from lisae_tf.config import Config
 from lisae_tf.convergence import Convergence, ResumePoint
 from lisae_tf.errors import LisaeError
-from lisae_tf.features import encode
+from lisae_tf.features import FeatureFile, Features, encode
 from lisae_tf.parts import TrainingData
 from lisae_tf.phase import TrainingOptions, fit_phase, picture_errors
 from lisae_tf.pipelines import (
@@ -40,10 +40,10 @@ def _negatives_past_gamma(errors: np.ndarray, gamma: float) -> str | None:
 
 
 # Gives features, kept from a run with the same phase 1 or computed.
-Share = Callable[[Callable[[], np.ndarray]], np.ndarray]
+Share = Callable[[Callable[[], Features]], Features]
 
 
-def _alone(compute: Callable[[], np.ndarray]) -> np.ndarray:
+def _alone(compute: Callable[[], Features]) -> Features:
     return compute()
 
 
@@ -55,7 +55,7 @@ def _side(
     config: Config,
     folder: Path,
     share: Share = _alone,
-) -> dict[str, np.ndarray]:
+) -> dict[str, np.ndarray | FeatureFile]:
     """The arrays of one side of phase 2: pictures, and s = ℰ(x) where that pays.
 
     It pays where the phase draws each picture twice or more.

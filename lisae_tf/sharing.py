@@ -17,6 +17,7 @@ from lisae_tf.config import Config
 
 if TYPE_CHECKING:  # keys are asked for where TensorFlow is not
     from lisae_tf.convergence import ResumePoint
+    from lisae_tf.features import Features
 
 # What phase 1 minimises, by variant of LIS-AE.
 PLAIN, LINSEP = "plain", "linsep"
@@ -70,13 +71,13 @@ class SharedPhase1:
         """Remembers the beginning of phase 2, as plain arrays, instead of what was there."""
         self._key, self._point, self._features = phase1_key(config), point, {}
 
-    def features(self, config: Config, part: str, encode: Callable[[], np.ndarray]) -> np.ndarray:
+    def features(self, config: Config, part: str, encode: "Callable[[], Features]") -> "Features":
         """S of one part of the normal pictures, computed once under the kept phase 1."""
         if phase1_key(config) != self._key:
             return encode()
         if part not in self._features:
             found = encode()
-            if isinstance(found, np.memmap):  # its file goes with the run that made it
+            if not isinstance(found, np.ndarray):  # its file goes with the run that made it
                 return found
             self._features[part] = found
         return self._features[part]

@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -17,7 +18,7 @@ from lisae_tf import feature_extraction, latent_shaping, phase
 from lisae_tf.checkpoints import weights_of
 from lisae_tf.convergence import Convergence, ResumePoint
 from lisae_tf.errors import LisaeError
-from lisae_tf.features import encode
+from lisae_tf.features import FeatureFile, encode
 from lisae_tf.parts import Parts
 from lisae_tf.phase import TrainingOptions, build_autoencoder
 from lisae_tf.training import train
@@ -75,15 +76,32 @@ def test_the_fast_path_learns_what_the_slow_path_learns():
     assert not any(np.array_equal(fast[0], w) for w in before if w.shape == fast[0].shape)
 
 
-def test_features_beyond_the_budget_are_memory_mapped_and_equal(tmp_path):
+def test_features_beyond_the_budget_stay_in_a_file_and_are_equal(tmp_path):
     model = build_autoencoder(tiny_config(), (32, 32, 1), seed=0)
     images = surface("gravel", 50)
     here = encode(model, images, 2**30, tmp_path, batch_size=16)
     there = encode(model, images, 1000, tmp_path, batch_size=16)
-    assert not isinstance(here, np.memmap)
-    assert isinstance(there, np.memmap)
-    np.testing.assert_array_equal(here, there)
-    assert here.shape == (50, model.encoder.output_shape[1])
+    assert isinstance(here, np.ndarray)
+    assert isinstance(there, FeatureFile)
+    assert here.shape == there.shape == (50, model.encoder.output_shape[1])
+    assert len(there) == 50
+    rows = np.array([49, 3, 3, 17])
+    np.testing.assert_array_equal(there[rows], here[rows])
+    assert Path(there.path).stat().st_size == here.nbytes
+
+
+def test_a_run_with_its_features_in_files_ends_with_the_same_weights(undisturbed, monkeypatch):
+    kept = []
+
+    def in_file(model, images, budget, folder):
+        kept.append(encode(model, images, 0, folder))
+        return kept[-1]
+
+    monkeypatch.setattr(latent_shaping, "encode", in_file)
+    filed = train(tiny_config(), tiny_data(augment=True), TrainingOptions())
+    assert kept
+    assert all(isinstance(features, FeatureFile) for features in kept)
+    assert as_bytes(weights_of(filed.model)) == as_bytes(weights_of(undisturbed.model))
 
 
 def flat_data():
