@@ -1,7 +1,6 @@
 """Time and memory of training as pictures and network grow; each training in its own process."""
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from benchmarks.measure import Row, figures_row
 from benchmarks.subjects import subject
 from lisae_tf.config import dataset_settings, merge, resolve
 from lisae_tf.files import read_json, write_json
+from lisae_tf.parts import TrainingData, split_side
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(__file__).with_name("growth.json")
@@ -24,7 +24,7 @@ BUDGET, SMALL_BUDGET = 2048, 64  # latent_shaping.memory_budget_mb: the default,
 
 
 def train(file: Path, width: int, budget: int) -> dict:
-    """Both phases on stored pictures, half of them normal and half negative, in this process.
+    """Both phases as `train` runs them, half of some stored pictures normal and half negative.
 
     Args:
         file: a `.npy`, uint8 (N, H, W, C).
@@ -35,11 +35,8 @@ def train(file: Path, width: int, budget: int) -> dict:
         Seconds of each phase and the peak resident memory in MiB.
     """
     from lisae_tf.detectors import make_detector
+    from lisae_tf.phase import TrainingOptions
 
-    stored = np.load(file, mmap_mode="r")
-    half = len(stored) // 2
-    normal, negative = np.array(stored[:half]), np.array(stored[half:])
-    del stored
     filters = [width * count for count in FILTERS]
     over = {
         "variant": "lis",
@@ -49,10 +46,25 @@ def train(file: Path, width: int, budget: int) -> dict:
         "latent_shaping": {"epochs": 2, "memory_budget_mb": budget},
     }
     config = resolve(merge(dataset_settings("cifar10"), over))
-    history = make_detector(config).fit(normal, negative).history
+    stored = np.load(file, mmap_mode="r")
+    half = len(stored) // 2
+    sides = (
+        split_side(pixels, config.data, seed=0, stream=stream)[0]
+        for stream, pixels in enumerate((stored[:half], stored[half:]))
+    )
+    data = TrainingData(*sides)
+    del stored
+    detector = make_detector(config)
+    detector.fit_data(data, TrainingOptions())
+    history = detector.history
     seconds = {f"phase{k}": sum(r["seconds"] for r in history if r["phase"] == k) for k in (1, 2)}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"pictures": 2 * half, "width": width, "peak_mib": peak, **seconds}
+    return {"pictures": 2 * half, "width": width, "peak_mib": _peak_mib(), **seconds}
+
+
+def _peak_mib() -> float:
+    # Not ru_maxrss, which a new process inherits from the one that started it.
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) / 1024
 
 
 def apart(pictures: int, width: int, data_dir: Path | None, budget: int = BUDGET) -> dict:
