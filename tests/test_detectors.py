@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from training_fixtures import surface, tiny_config
 
+from lisae_tf.cells import held_out_loss
 from lisae_tf.detectors import DETECTORS, load_detector, make_detector
 from lisae_tf.detectors.base import CONFIG, SIDECAR, WEIGHTS
 from lisae_tf.detectors.encoders import EncoderDetector
@@ -147,6 +148,14 @@ def test_phase_2_changed_the_scores_where_there_is_one(variant, pictures):
         return
     same = np.array_equal(before.score(pictures), detector.score(pictures))
     assert same == (not detector.needs_negatives)
+
+
+def test_its_history_can_be_recorded(variant):
+    history = fitted(variant).history
+    lowest = held_out_loss(history)
+    assert set(lowest) <= {f"phase{row['phase']}" for row in history}
+    assert bool(lowest) == bool(history)
+    assert all(np.isfinite(loss) for loss in lowest.values())
 
 
 @pytest.mark.parametrize(
