@@ -58,10 +58,11 @@ def train(file: Path, width: int, budget: int) -> dict:
     detector.fit_data(data, TrainingOptions())
     history = detector.history
     seconds = {f"phase{k}": sum(r["seconds"] for r in history if r["phase"] == k) for k in (1, 2)}
-    return {"pictures": 2 * half, "width": width, "peak_mib": _peak_mib(), **seconds}
+    return {"pictures": 2 * half, "width": width, "peak_mib": peak_mib(), **seconds}
 
 
-def _peak_mib() -> float:
+def peak_mib() -> float:
+    """The highest resident memory of this process so far, in MiB (Linux)."""
     # Not ru_maxrss, which a new process inherits from the one that started it.
     status = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) / 1024

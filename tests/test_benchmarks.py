@@ -1,13 +1,20 @@
 """The comparisons with other software: same work on both sides, and a file of honest ratios."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from benchmarks import measure
 from benchmarks.__main__ import main
+from benchmarks.growth import peak_mib
 from lisae_tf.config import resolve
 from lisae_tf.phase import build_autoencoder
+
+ROOT = Path(__file__).parents[1]
 
 
 def row(ours, theirs, unit):
@@ -96,3 +103,13 @@ def test_training_and_its_rivals_run_and_store_nothing(tfds_dir, monkeypatch):
     assert named == [
         f"phase {k}, {shape}" for shape in ("28×28×1", "32×32×3") for k in (1, 2, 2)
     ]  # fmt: skip
+
+
+def test_the_peak_of_memory_is_the_process_s_own():
+    held = np.ones(2**27, np.uint8)  # 128 MiB, which a child must not count as its own
+    code = "from benchmarks.growth import peak_mib; print(peak_mib())"
+    child = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT
+    )
+    assert 10 < float(child.stdout) < peak_mib() - 100
+    assert held.all()
