@@ -29,13 +29,27 @@ KEPT = (
 )  # fmt: skip
 
 
-# The variants that read the settings of the latent-shaping phase.
-_SHAPED = ("lis", "linsep", "linsep-fused", "linear-lis")
+# Sections that only some variants read.
+_READ_BY = {
+    "latent_shaping": ("lis", "linsep", "linsep-fused", "linear-lis"),
+    "kde": ("kde",),
+    "isolation_forest": ("if",),
+    "oc_svm": ("oc-svm",),
+    "vae": ("vae",),
+    "memory": ("mem-ae",),
+    "sig_repnn": ("sig-repnn",),
+    "fusion": ("linsep-fused",),
+    "hypersphere": ("oc-dsvdd", "deep-sad", "bce", "hsc"),
+    "anogan": ("anogan", "anogan-fm"),
+}
 
 
 def _read_settings(config: Config) -> dict:
-    """The settings that the training of this variant reads."""
-    return config.model_dump(exclude=set() if config.variant in _SHAPED else {"latent_shaping"})
+    """The settings that decide what the training of this variant ends with."""
+    unread = {section for section, variants in _READ_BY.items() if config.variant not in variants}
+    settings = config.model_dump(exclude=unread)
+    settings.get("latent_shaping", {}).pop("memory_budget_mb", None)  # where, not what
+    return settings
 
 
 @dataclass(frozen=True)

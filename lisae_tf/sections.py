@@ -71,7 +71,7 @@ class LatentShaping(Section):
     hinge: Literal["hinge", "squared-hinge", "literal"] = "hinge"
     cache_features: bool = True
     bank_copies: Natural = 2
-    memory_budget_mb: Natural = 2048
+    memory_budget_mb: Natural = 128  # of encoder features of each side; more stay in a file
 
 
 class KernelDensity(Section):
