@@ -16,7 +16,7 @@ from lisae_tf.autoencoder import LatentInsensitiveAutoencoder
 from lisae_tf.config import Config
 from lisae_tf.convergence import Convergence, ResumePoint
 from lisae_tf.errors import LisaeError
-from lisae_tf.features import FeatureFile, Features, encode
+from lisae_tf.features import Features, encode
 from lisae_tf.parts import TrainingData
 from lisae_tf.phase import TrainingOptions, fit_phase, picture_errors
 from lisae_tf.pipelines import (
@@ -55,7 +55,7 @@ def _side(
     config: Config,
     folder: Path,
     share: Share = _alone,
-) -> dict[str, np.ndarray | FeatureFile]:
+) -> dict[str, Features]:
     """The arrays of one side of phase 2: pictures, and s = ℰ(x) where that pays.
 
     It pays where the phase draws each picture twice or more.
