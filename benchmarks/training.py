@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -19,9 +20,10 @@ from lisae_tf.phase import build_autoencoder
 from lisae_tf.pipelines import steps_at_once, steps_per_epoch, training_batches
 
 
-def built(item: Subject, seed: int = 0) -> LatentInsensitiveAutoencoder:
+def built(item: Subject, precision: str = "float32") -> LatentInsensitiveAutoencoder:
     """The dataset's network, untrained."""
-    return build_autoencoder(item.config, item.shape, seed=seed)
+    config = resolve(merge(item.config.model_dump(), {"network": {"precision": precision}}))
+    return build_autoencoder(config, item.shape, seed=0, training=True)
 
 
 def _fit(model: keras.Model, normal: dict, negative: dict | None, size: int, epochs: int) -> None:
@@ -99,6 +101,29 @@ def phase_2(item: Subject, repeats: int, epochs: int) -> list[Row]:
     # Forward through latent layer and decoder, and back through the decoder to the latent weights.
     macs = multiplications(fast.latent, fast.decoder) * 2 + multiplications(fast.latent)
     return [_of_peak(row, FLOPS * macs) for row in (own, rival)]
+
+
+def lower_precision(item: Subject, repeats: int) -> list[Row]:
+    """An epoch of each phase in bfloat16 beside our own float32."""
+    first, second = item.config.feature_extraction, item.config.latent_shaping
+    normal, negative = {"normal": item.normal}, {"negative": item.negative}
+    rows = []
+    for phase, size, other in ((1, first.batch_size, None), (2, second.batch_size, negative)):
+        models = [built(item, precision) for precision in ("mixed_bfloat16", "float32")]
+        for model in models:
+            if phase == 1:
+                model.enter_feature_extraction(keras.optimizers.Adam(first.learning_rate))
+            else:
+                optimizer = keras.optimizers.Adam(second.learning_rate)
+                model.enter_latent_shaping(optimizer, gamma=second.gamma, beta=second.beta)
+        rows.append(compare(
+            f"phase {phase} in bfloat16, {item.label}: in float32",
+            *(partial(_fit, model, normal, other, size, 1) for model in models),
+            target=1.0, repeats=repeats, unit="pictures/s",
+            work=phase * steps_per_epoch(normal, size) * size,
+            note=f"network.precision=mixed_bfloat16, batch {size}; needs a processor that has it",
+        ))  # fmt: skip
+    return rows
 
 
 class PlainLatentShaping(keras.Model):
@@ -198,6 +223,7 @@ def run(data_dir: Path | None, quick: bool) -> list[Row]:
     for dataset in ("mnist", "cifar10"):
         item = subject(dataset, data_dir, 256 if quick else 4096)
         rows += phase_1(item, 1 if quick else 7)
+        rows += lower_precision(item, 1 if quick else 5)
         item = subject(dataset, data_dir, 256 if quick else 1600)
         epochs = 2 if quick else item.config.latent_shaping.epochs
         rows += phase_2(item, 1 if quick else 3, epochs)

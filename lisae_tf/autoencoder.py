@@ -89,7 +89,7 @@ class LatentInsensitiveAutoencoder(keras.Model):
 
     def _features_of(self, images):
         """S = ℰ(x): uint8 (N, H, W, C) -> float32 (N, S)."""
-        return self.encoder(self.scale(images))
+        return tf.cast(self.encoder(self.scale(images)), tf.float32)
 
     def _errors_of(self, images):
         """e(x): uint8 (N, H, W, C) -> float32 (N,)."""

@@ -82,7 +82,7 @@ def feature_extraction(
         seed = config.seed + attempt * RESTART_STRIDE
         model = build_autoencoder(
             config, data.shape, seed=seed, mean_pixel=mean_pixel, build_latent=build_latent,
-            encoder_bias=encoder_bias,
+            encoder_bias=encoder_bias, training=True,
         )  # fmt: skip
         if options.initial and attempt == 0:
             set_weights(model, options.initial)

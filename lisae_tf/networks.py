@@ -146,6 +146,7 @@ def build_networks(
         KERNEL,
         padding="same",
         kernel_initializer=init(),
+        dtype="float32",  # of x̂ and the error, whatever the layers before compute in
         name="picture",
         activation="sigmoid",
         bias_initializer=keras.initializers.Constant(math.log(clipped / (1 - clipped))),
@@ -175,7 +176,7 @@ def _dense_networks(
     code = keras.Input((architecture.latent,), name="z")
     y = layers.LeakyReLU(LEAK)(dense("expansion", middle)(code))
     y = layers.LeakyReLU(LEAK)(dense("dense_3", last)(y))
-    y = dense("row", architecture.shape[0])(y)
+    y = dense("row", architecture.shape[0], dtype="float32")(y)
     return keras.Model(x, s, name="encoder"), latent, keras.Model(code, y, name="decoder")
 
 

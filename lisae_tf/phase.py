@@ -1,6 +1,7 @@
 """What both phases share: building the model, fitting it until convergence, errors of pictures."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,17 +39,33 @@ def build_autoencoder(
     mean_pixel: float = 0.5,
     build_latent: LatentBuilder = tanh_latent,
     encoder_bias: bool = True,
+    training: bool = False,
 ) -> LatentInsensitiveAutoencoder:
-    """An untrained model for pictures of `shape`."""
+    """An untrained model for pictures of `shape`.
+
+    In float32, unless it is for training and `network.precision` says otherwise.
+    """
     network = config.network
     architecture = Architecture(
         shape, network.latent, tuple(network.filters),
         network.decoder_filters and tuple(network.decoder_filters), encoder_bias,
     )  # fmt: skip
-    networks = build_networks(
-        architecture, seed=seed, mean_pixel=mean_pixel, build_latent=build_latent
-    )
+    with _computing_in(network.precision if training else "float32"):
+        networks = build_networks(
+            architecture, seed=seed, mean_pixel=mean_pixel, build_latent=build_latent
+        )
     return LatentInsensitiveAutoencoder(*networks)
+
+
+@contextlib.contextmanager
+def _computing_in(precision: str) -> Iterator[None]:
+    """What layers compute in that are made here."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def fit_phase(

@@ -14,8 +14,15 @@ Filters = Annotated[list[Natural], Field(min_length=2, max_length=2)]
 Side = Annotated[int, Field(ge=8, le=1024)]
 
 
+Precision = Literal["float32", "mixed_bfloat16"]
+
+
 def _is_none(value: object) -> bool:
     return value is None
+
+
+def _is_float32(value: object) -> bool:
+    return value == "float32"
 
 
 class Section(BaseModel):
@@ -44,6 +51,8 @@ class Network(Section):
     latent: Natural = 32
     filters: Filters = [32, 64]
     decoder_filters: Filters | None = None  # as `filters`, in reverse, unless given
+    # Of the arithmetic while the autoencoders train; weights and scores are float32 in any case.
+    precision: Annotated[Precision, Field(exclude_if=_is_float32)] = "float32"
 
 
 class FeatureExtraction(Section):

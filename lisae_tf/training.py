@@ -44,10 +44,13 @@ def train(
         LisaeError: a collapse that restarts did not cure, or a lost worker.
     """
     if options.strategy is None:
-        return _train(config, data, options, build_latent)
-    with options.strategy.scope(), lost_worker_named():
         result = _train(config, data, options, build_latent)
-    # What comes after training is this process's own.
+        if config.network.precision == "float32":
+            return result
+    else:
+        with options.strategy.scope(), lost_worker_named():
+            result = _train(config, data, options, build_latent)
+    # What comes after training is this process's own, and float32.
     model = build_autoencoder(config, data.shape, seed=config.seed, build_latent=build_latent)
     set_weights(model, weights_of(result.model))
     return replace(result, model=model)
@@ -60,7 +63,9 @@ def _train(
     if options.shared and point.phase == 1:
         point = options.shared.find(config, options.checkpoint) or point
     if point.phase == 2:
-        model = build_autoencoder(config, data.shape, seed=config.seed, build_latent=build_latent)
+        model = build_autoencoder(
+            config, data.shape, seed=config.seed, build_latent=build_latent, training=True
+        )
         set_weights(model, point.phase1_weights)
         history, restarts = list(point.earlier_history), list(point.restart_seeds)
     else:

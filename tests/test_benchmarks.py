@@ -101,8 +101,10 @@ def test_training_and_its_rivals_run_and_store_nothing(tfds_dir, monkeypatch):
     assert result.exit_code == 0, result.output
     named = [line.split(":")[0] for line in result.output.splitlines() if "target" in line]
     assert named == [
-        f"phase {k}, {shape}" for shape in ("28×28×1", "32×32×3") for k in (1, 2, 2)
-    ]  # fmt: skip
+        f"phase {k}, {shape}"
+        for shape in ("28×28×1", "32×32×3")
+        for k in (1, "1 in bfloat16", "2 in bfloat16", 2, 2)
+    ]
 
 
 def test_the_peak_of_memory_is_the_process_s_own():

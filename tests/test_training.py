@@ -104,6 +104,41 @@ def test_a_run_with_its_features_in_files_ends_with_the_same_weights(undisturbed
     assert as_bytes(weights_of(filed.model)) == as_bytes(weights_of(undisturbed.model))
 
 
+LOWER = {"precision": "mixed_bfloat16"}
+
+
+@pytest.fixture(scope="module")
+def lower():
+    return train(tiny_config(network=LOWER), tiny_data(augment=True), TrainingOptions())
+
+
+@pytest.mark.parametrize("variant", ["lis", "linsep"])
+def test_a_lower_precision_trains_both_phases_to_nearly_the_same_losses(variant):
+    config = tiny_config(variant=variant)
+    other = tiny_config(variant=variant, network=LOWER)
+    plain, lower = (train(c, tiny_data(), TrainingOptions()).history for c in (config, other))
+    for a, b in zip(plain, lower, strict=True):
+        assert a["val_loss"] != b["val_loss"]
+        assert b["val_loss"] == pytest.approx(a["val_loss"], rel=0.2)  # of short trainings
+
+
+def test_what_a_lower_precision_ends_with_is_scored_in_float32(lower):
+    networks = (lower.model.encoder, lower.model.latent, lower.model.decoder)
+    layers = [layer for network in networks for layer in network.layers]
+    assert {layer.compute_dtype for layer in layers} == {"float32"}
+    assert {array.dtype for array in weights_of(lower.model).values()} == {np.dtype("float32")}
+    assert keras.config.dtype_policy().name == "float32"
+
+
+def test_a_killed_run_of_lower_precision_resumes_byte_equal(tmp_path, lower):
+    config, checkpoint = tiny_config(network=LOWER), tmp_path / "checkpoint.npz"
+    kill = KillAfter("latent-shaping", 0)
+    with pytest.raises(Killed):
+        train(config, tiny_data(augment=True), TrainingOptions(checkpoint, (kill,)))
+    resumed = train(config, tiny_data(augment=True), TrainingOptions(checkpoint))
+    assert as_bytes(weights_of(resumed.model)) == as_bytes(weights_of(lower.model))
+
+
 def flat_data():
     """Pictures of noise: nothing but their mean can be painted."""
     noise = np.random.default_rng(0).integers(0, 256, (200, 32, 32, 1)).astype(np.uint8)
