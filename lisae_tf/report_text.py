@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from lisae_tf import paper_tables, report_appendix, tables, tuned
 from lisae_tf.markdown import difference, folded, markdown
+from lisae_tf.trainings import Row
 
 if TYPE_CHECKING:
     from lisae_tf.report import Results, Summed
@@ -172,7 +173,8 @@ def _sides(found: Mapping[str, float]) -> tuple[dict[str, float], dict[str, floa
 
 
 def _rivals_of_table3(results: "Results") -> Iterator[str]:
-    named = {row.variant: name for name, row in tables.ROWS.items() if not row.phase1}
+    # The row of each system with whatever negatives it is given.
+    named = {row.variant: name for name, row in tables.ROWS.items() if row == Row(row.variant)}
     by_place: dict[tuple[str, str], dict[str, float]] = {}
     for name, figures in results.by_table.items():
         if name.startswith("table3"):
