@@ -1,15 +1,15 @@
 """Every task of one dataset, one result file each; running again continues.
 
-The tables of the paper are in `tables` and `grid`; this is for any configuration.
+The tables of the paper are in `tables`; this is for any configuration.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from lisae_tf import __version__
-from lisae_tf.cells import Cell, run_cell
+from lisae_tf.cells import Cell
 from lisae_tf.config import dataset_settings, merge, resolve
 from lisae_tf.datasets import open_dataset
 from lisae_tf.errors import LisaeError
@@ -46,27 +46,10 @@ def cells(
                 yield Cell(config, folder / name / variant / file)
 
 
-def run(
-    chosen: Sequence[Cell], data_dir: Path | None, say: Callable[[str], None]
-) -> list[tuple[Cell, dict]]:
-    """All cells, stored ones first come first served; a failed one is named and stops nothing."""
-    done = []
-    for number, cell in enumerate(chosen, 1):
-        record = cell.stored()
-        origin = "stored" if record else "trained"
-        try:
-            record = record or run_cell(cell, data_dir)
-        except LisaeError as error:
-            say(f"[{number}/{len(chosen)}] {cell.path}: failed: {error}")
-            continue
-        before, after = record["auroc_phase1"], f"{record['auroc']:.4f}"
-        say(
-            f"[{number}/{len(chosen)}] {cell.config.variant} {', '.join(record['normal'])}: "
-            f"{after if before is None else f'{before:.4f} -> {after}'} "
-            f"({record['seconds']['training']:.0f} s, {origin})"
-        )
-        done.append((cell, record))
-    return done
+def stored(chosen: Sequence[Cell]) -> list[tuple[Cell, dict]]:
+    """The cells that have a result, with it."""
+    found = ((cell, cell.stored()) for cell in chosen)
+    return [(cell, record) for cell, record in found if record]
 
 
 def table(results: Sequence[tuple[Cell, dict]]) -> str:

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from lisae_tf import benchmark
+from lisae_tf import benchmark, grid
 from lisae_tf import cells as cells_module
-from lisae_tf.errors import LisaeError
 from lisae_tf.files import write_json
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -22,14 +21,11 @@ def cells(folder, **options):
     return list(benchmark.cells("surfaces", ["lis"], range(1), folder, **settings))
 
 
-def test_a_second_run_reads_what_the_first_wrote(tmp_path, monkeypatch):
-    said = []
-    first = benchmark.run(cells(tmp_path), None, said.append)
-    monkeypatch.setattr(benchmark, "run_cell", None)  # would fail if called
-    second = benchmark.run(cells(tmp_path), None, said.append)
-    assert first[0][1] == second[0][1]
-    assert said[0].endswith("trained)")
-    assert said[1].endswith("stored)")
+def test_a_second_run_trains_nothing_and_reads_what_the_first_wrote(tmp_path):
+    first = list(grid.run(cells(tmp_path), None))
+    assert [finished.error for finished in first] == [None]
+    assert not list(grid.run(cells(tmp_path), None))
+    assert benchmark.stored(cells(tmp_path)) == [(cells(tmp_path)[0], first[0].record)]
 
 
 def test_another_setting_or_training_version_makes_a_cell_stale(tmp_path, monkeypatch):
@@ -44,19 +40,6 @@ def test_another_setting_or_training_version_makes_a_cell_stale(tmp_path, monkey
     assert changed.stored() is None
     monkeypatch.setattr(cells_module, "TRAINING_VERSION", cells_module.TRAINING_VERSION + 1)
     assert cell.stored() is None
-
-
-def test_a_failed_cell_is_named_and_stops_nothing(tmp_path, monkeypatch):
-    def failing(cell, data_dir):
-        if cell.config.normal_class == ["gravel"]:
-            raise LisaeError("collapsed")
-        return {"normal": ["x"], "auroc": 0.9, "auroc_phase1": 0.5, "seconds": {"training": 1.0}}
-
-    monkeypatch.setattr(benchmark, "run_cell", failing)
-    said = []
-    both = cells(tmp_path, classes=["gravel", "brick"])
-    assert len(benchmark.run(both, None, said.append)) == 1
-    assert "gravel-seed0.json: failed: collapsed" in said[0]
 
 
 @pytest.mark.skipif(not (RESULTS / "surfaces").is_dir(), reason="no committed results")
@@ -86,7 +69,7 @@ ROUNDING = {"phase1": 0.01, "phase2": 0.025}
 def test_one_committed_cell_recomputed_shows_a_forgotten_training_version(tmp_path):
     committed = cells(RESULTS / "guard", over=GUARD)[0].stored()
     assert committed, "its settings have changed; run the command above and commit the result"
-    record = benchmark.run_cell(cells(tmp_path, over=GUARD)[0], None)
+    record = cells_module.run_cell(cells(tmp_path, over=GUARD)[0], None)
     for phase, share in ROUNDING.items():
         expected = pytest.approx(committed["held_out_loss"][phase], rel=share)
         assert record["held_out_loss"][phase] == expected

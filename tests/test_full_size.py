@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lisae_tf import benchmark
+from lisae_tf import benchmark, grid
 
 pytestmark = [
     pytest.mark.slow,
@@ -24,9 +24,9 @@ def records(tmp_path, name, variant, seeds=1, classes=None):
     chosen = list(
         benchmark.cells(name, [variant], range(seeds), tmp_path, classes=classes, data_dir=DATA)
     )
-    results = [record for _, record in benchmark.run(chosen, DATA, print)]
-    assert len(results) == len(chosen)
-    return results
+    finished = list(grid.run(chosen, DATA))
+    assert not [one.error for one in finished if one.error]
+    return [one.record for one in finished]
 
 
 def test_mnist_one_class_with_omniglot(tmp_path, measured):
