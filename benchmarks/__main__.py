@@ -100,12 +100,19 @@ def everything(quick, data_dir):
     "--out", type=click.Path(path_type=Path), default=Path("runs/grid"), show_default=True
 )
 @click.option("--jobs", type=click.IntRange(1), default=2, show_default=True)
+@click.option(
+    "--stored", type=click.Path(path_type=Path),
+    help="Train nothing: add up the seconds in the result files of this folder.",
+)  # fmt: skip
 @_quick
 @shared.data_dir
-def grid(out, jobs, quick, data_dir):
+def grid(out, jobs, stored, quick, data_dir):
     """All AE, LIS-AE and LinSep rows of the paper's tables, against an hour."""
     from benchmarks import grid as whole
 
+    if stored:
+        _measured(whole.stored(stored, jobs), quick)
+        return
     if out.exists() and any(out.iterdir()):
         raise LisaeError(
             f"{out} holds cells already, which would not be trained; name an empty one"

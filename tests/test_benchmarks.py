@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from benchmarks import measure
 from benchmarks.__main__ import main
 from benchmarks.growth import peak_mib
 from lisae_tf.config import resolve
+from lisae_tf.errors import LisaeError
 from lisae_tf.phase import build_autoencoder
 
 ROOT = Path(__file__).parents[1]
@@ -89,6 +91,28 @@ def test_the_page_marks_what_meets_its_target(tmp_path):
     page = render.write(tmp_path / "README.md", tmp_path / "results.json").read_text()
     lines = {line.split(" |")[0]: line for line in page.splitlines() if line.startswith("| ")}
     assert "**3.00**" in lines["| a"] and "**" not in lines["| b"]
+
+
+def test_the_grid_row_adds_up_the_seconds_of_its_cells_and_wants_all_of_them(monkeypatch):
+    from benchmarks import grid as whole
+
+    def cell(name, variant, record):
+        config = SimpleNamespace(variant=variant)
+        return SimpleNamespace(path=name, config=config, stored=lambda: record)
+
+    seconds = {"data": 60.0, "training": 600.0, "calibration": 0.0, "evaluation": 60.0}
+    found = [
+        cell("a", "lis", {"seconds": seconds | {"phase1": 500.0}}),  # a part of the training
+        cell("b", "linsep", {"seconds": seconds}),
+        cell("c", "vae", None),  # no row of ours
+    ]
+    monkeypatch.setattr(whole.grid, "plan", lambda *_: SimpleNamespace(cells=tuple(found)))
+    row = whole.stored(Path("results"), jobs=2)[0]
+    assert row.ours == pytest.approx(12.0)
+    assert "2 trainings" in row.note
+    found.append(cell("d", "lis", None))
+    with pytest.raises(LisaeError, match="1 of 3 trainings are not stored"):
+        whole.stored(Path("results"), jobs=2)
 
 
 @pytest.mark.slow
