@@ -45,8 +45,8 @@ def run(data_dir: Path | None, quick: bool) -> list[Row]:
 
         def score(source: Path, engine: str) -> None:
             begun.append(root / f"parts-{len(begun)}")
-            parts = bulk.claim(begun[-1], bulk.cut([source], size), size, "model")
-            bulk.score(parts, begun[-1], run=None, model=model, engine=engine)
+            _, missing = bulk.claim(begun[-1], [source], size, "model")
+            bulk.score(missing, begun[-1], run=None, model=model, engine=engine)
 
         ray.init(address="local", include_dashboard=False, log_to_driver=False)
         try:

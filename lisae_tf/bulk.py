@@ -5,34 +5,35 @@ engine that cuts the same parts writes the same bytes. Runs without TensorFlow f
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from lisae_tf import __version__, picture_tables, pictures
 from lisae_tf.errors import LisaeError
-from lisae_tf.files import make_folder, read_json, replacing, write_json
+from lisae_tf.files import make_folder, read_json, replacing, sha256, write_json
 
 PART_SIZE = 10_000
 BATCH_SIZE = 256
-# A name that readers of Parquet folders pass over.
-MANIFEST = "_manifest.json"
+# Names that readers of Parquet folders pass over.
+MANIFEST, LISTING = "_manifest.json", "_files.jsonl"
 _TABLE = picture_tables.PARQUET
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some pictures: files, or rows of one table or array."""
+    """Some pictures: rows of a list of files, a Parquet table, a TFRecord file or an array."""
 
     number: int
-    files: tuple[str, ...] = ()
-    source: str | None = None  # a Parquet, TFRecord or .npy file instead
-    rows: tuple[int, int] = (0, 0)
-    begin: int = 0  # byte of a TFRecord file where the first row begins
+    source: str  # the file whose rows they are
+    rows: tuple[int, int]
+    begin: int = 0  # byte of a list or a TFRecord file where the first row begins
 
     @property
     def name(self) -> str:
@@ -42,7 +43,7 @@ class Part:
     @property
     def size(self) -> int:
         """How many pictures."""
-        return len(self.files) if self.source is None else self.rows[1] - self.rows[0]
+        return self.rows[1] - self.rows[0]
 
 
 def _rows_of_array(path: Path) -> int:
@@ -62,43 +63,49 @@ def _pieces(path: Path, size: int) -> Iterator[tuple[int, int, int]]:
         yield start, min(start + size, rows), 0
 
 
-def cut(paths: Sequence[Path], part_size: int) -> list[Part]:
-    """Everything below `paths` in parts, in the same order each time.
+def _is_table(path: Path) -> bool:
+    return path.suffix.lower() == ".npy" or picture_tables.is_table(path)
 
-    Only paths are held: about 150 bytes a picture.
 
-    Args:
-        paths: files, folders (searched below), `.npy` arrays, and Parquet tables and TFRecord
-            files whose column or feature "image" holds encoded pictures.
-        part_size: pictures in a part; the last of each table may be smaller.
-
-    Raises:
-        LisaeError: a path is missing or of another kind.
-    """
-    files: list[str] = []
-    pieces: list[dict[str, Any]] = []
-    # A worker may stand in another folder.
-    for path in (given.absolute() for given in paths):
-        if path.is_dir():
-            files += [str(file) for file in pictures.find(path)]
-        elif not path.exists():
+def _refuse_missing(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if not path.exists():
             raise LisaeError(f"{path} does not exist; check the path")
-        elif path.suffix.lower() == ".npy" or picture_tables.is_table(path):
-            for start, end, begin in _pieces(path, part_size):
-                pieces.append({"source": str(path), "rows": (start, end), "begin": begin})
-        else:
-            files.append(str(path))
-    starts = range(0, len(files), part_size)
-    pieces = [{"files": tuple(files[k : k + part_size])} for k in starts] + pieces
-    return [Part(number, **piece) for number, piece in enumerate(pieces)]
+        if path.is_dir() and next(pictures.walk(path), None) is None:
+            raise pictures.no_picture_in(path)
+
+
+def _write_list(
+    paths: Iterable[Path], listing: Path, part_size: int
+) -> Iterator[tuple[int, int, int]]:
+    """Writes the path of each file, a line of JSON each; gives rows and first byte of each part."""
+    with open(listing, "wb") as stream:
+        first, begin, row = 0, 0, 0
+        for path in paths:
+            for file in pictures.walk(path) if path.is_dir() else [path]:
+                stream.write(json.dumps(str(file)).encode() + b"\n")
+                row += 1
+                if row - first == part_size:
+                    yield first, row, begin
+                    first, begin = row, stream.tell()
+        if row > first:
+            yield first, row, begin
+
+
+def _listed(part: Part) -> list[str]:
+    """The paths of a part of a list."""
+    with open(part.source, "rb") as stream:
+        stream.seek(part.begin)
+        return [json.loads(line) for line in islice(stream, part.size)]
 
 
 def _batches(part: Part, shape: tuple[int, int, int]) -> Iterator[pictures.Decoded]:
     """The part's pictures; batches begin at its first one, whoever reads it."""
     start, end = part.rows
-    if part.source is None:
-        for k in range(0, len(part.files), BATCH_SIZE):
-            files = [Path(file) for file in part.files[k : k + BATCH_SIZE]]
+    if Path(part.source).name == LISTING:
+        names = _listed(part)
+        for k in range(0, part.size, BATCH_SIZE):
+            files = [Path(file) for file in names[k : k + BATCH_SIZE]]
             yield pictures.decode_all(files, shape[:2], shape[2], skip_bad=True)
     elif part.source.lower().endswith(".npy"):
         array = pictures.load_array(Path(part.source), shape)
@@ -140,6 +147,11 @@ def _scorer(run: str | None, model: str | None):
     return detector, detector.threshold_.alpha
 
 
+def _told(text: str) -> str:
+    """Text with a file's name in it as UTF-8, which such a name need not be."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
+
+
 def score_part(part: Part, folder: str, run: str | None, model: str | None) -> int:
     """Scores one part and writes its file, whole; gives the number of unreadable pictures.
 
@@ -153,10 +165,10 @@ def score_part(part: Part, folder: str, run: str | None, model: str | None) -> i
     for batch in _batches(part, scorer.shape):
         scores = scorer.score(batch.pixels).tolist() if batch.names else []
         missing = [None] * len(batch.bad)
-        columns["path"] += [*batch.names, *batch.bad]
+        columns["path"] += map(_told, [*batch.names, *batch.bad])
         columns["score"] += [*scores, *missing]
         columns["is_anomaly"] += [*(score > alpha for score in scores), *missing]
-        columns["reason"] += [*([None] * len(scores)), *batch.bad.values()]
+        columns["reason"] += [*([None] * len(scores)), *map(_told, batch.bad.values())]
         unreadable += len(missing)
     count = len(columns["path"])
     table = pyarrow.table({
@@ -171,11 +183,12 @@ def score_part(part: Part, folder: str, run: str | None, model: str | None) -> i
     return unreadable
 
 
-def _manifest(parts: Sequence[Part], part_size: int, model_digest: str) -> dict:
+def _manifest(parts: Sequence[Part], listing: Path, part_size: int, model_digest: str) -> dict:
     """What must not change between a start and its restart."""
-    inputs = hashlib.sha256()
+    inputs = hashlib.sha256(sha256(listing).encode())
     for part in parts:
-        inputs.update("\0".join((*part.files, str(part.source), *map(str, part.rows))).encode())
+        if Path(part.source).name != LISTING:
+            inputs.update("\0".join((part.source, *map(str, part.rows))).encode())
     return {
         "version": __version__,
         "part_size": part_size,
@@ -186,14 +199,9 @@ def _manifest(parts: Sequence[Part], part_size: int, model_digest: str) -> dict:
     }
 
 
-def claim(folder: Path, parts: Sequence[Part], part_size: int, model_digest: str) -> list[Part]:
-    """Makes the folder belong to this scoring; gives the parts that are still missing.
-
-    Raises:
-        LisaeError: the folder holds the parts of other pictures, another model or another size.
-    """
-    make_folder(folder)
-    manifest, path = _manifest(parts, part_size, model_digest), folder / MANIFEST
+def _write_manifest(folder: Path, manifest: dict) -> None:
+    """Makes the folder belong to this scoring, unless it is that of another one."""
+    path = folder / MANIFEST
     if path.exists():
         before = read_json(path)
         for key, what in (
@@ -208,7 +216,46 @@ def claim(folder: Path, parts: Sequence[Part], part_size: int, model_digest: str
         raise LisaeError(f"{folder} holds parts without {MANIFEST}; name another with --parts")
     else:
         write_json(path, manifest)
-    return [part for part in parts if not (folder / part.name).exists()]
+
+
+def claim(
+    folder: Path, paths: Sequence[Path], part_size: int, model_digest: str
+) -> tuple[list[Part], list[Part]]:
+    """Cuts everything below `paths` into parts and makes the folder belong to this scoring.
+
+    The paths of files go into a list in that folder, so that memory does not grow with them.
+
+    Args:
+        folder: of the parts.
+        paths: files, folders (searched below), `.npy` arrays, and Parquet tables and TFRecord
+            files whose column or feature "image" holds encoded pictures.
+        part_size: pictures in a part; the last of each table may be smaller.
+        model_digest: tells models apart.
+
+    Returns:
+        All parts, in the same order each time, and those that are still missing.
+
+    Raises:
+        LisaeError: a path is missing or of another kind, or the folder holds the parts of other
+            pictures, another model or another size.
+    """
+    given = [path.absolute() for path in paths]  # a worker may stand in another folder
+    _refuse_missing(given)
+    files = [path for path in given if not _is_table(path) or path.is_dir()]
+    # Tables are looked into before anything is written.
+    tables = (path for path in given if path not in files)
+    cut = [(str(path), piece) for path in tables for piece in _pieces(path, part_size)]
+    make_folder(folder)
+
+    listing = folder.absolute() / LISTING
+    with replacing(listing) as temporary:
+        listed = [(str(listing), piece) for piece in _write_list(files, temporary, part_size)]
+        parts = [
+            Part(number, source, (first, last), begin)
+            for number, (source, (first, last, begin)) in enumerate(listed + cut)
+        ]
+        _write_manifest(folder, _manifest(parts, temporary, part_size, model_digest))
+    return parts, [part for part in parts if not (folder / part.name).exists()]
 
 
 def score(

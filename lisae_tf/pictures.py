@@ -7,6 +7,7 @@ bilinear resize with Pillow's antialiasing. Scaling to 0-1 is part of the model'
 
 import hashlib
 import io
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -129,24 +130,50 @@ def header(source: Path | bytes, name: str | None = None) -> Header:
         return Header(picture.height, picture.width, picture.mode)
 
 
-def find(folder: Path) -> list[Path]:
+def walk(folder: Path) -> Iterator[Path]:
     """All pictures below `folder`, sorted by path; hidden files are left out.
+
+    Holds the names of one folder, and of those above it, at a time.
+
+    Raises:
+        LisaeError: a folder cannot be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(
+                (entry.name, entry.is_dir(follow_symlinks=False))
+                for entry in entries
+                if not entry.name.startswith(".")
+            )
+    except OSError as error:
+        raise LisaeError(
+            f"the folder {folder} cannot be read ({error.strerror}); check its permissions"
+        ) from error
+    for name, is_folder in names:
+        path = folder / name
+        if is_folder:
+            yield from walk(path)
+        elif path.suffix.lower() in SUFFIXES and path.is_file():
+            yield path
+
+
+def find(folder: Path) -> list[Path]:
+    """All pictures below `folder`, as `walk` gives them.
 
     Raises:
         LisaeError: the folder is missing or holds no picture.
     """
     if not folder.is_dir():
         raise LisaeError(f"the folder {folder} does not exist; check the path")
-    found = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+    found = list(walk(folder))
     if not found:
-        raise LisaeError(f"the folder {folder} holds no PNG, JPEG or BMP picture")
+        raise no_picture_in(folder)
     return found
+
+
+def no_picture_in(folder: Path) -> LisaeError:
+    """What is said of such a folder."""
+    return LisaeError(f"the folder {folder} holds no PNG, JPEG or BMP picture")
 
 
 @dataclass(frozen=True)

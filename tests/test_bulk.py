@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import shutil
 import signal
+import tracemalloc
 from functools import partial
 from pathlib import Path
 
@@ -106,6 +108,58 @@ def test_a_folder_of_another_scoring_is_refused(cli, model, pictures, local, tmp
         assert result.exit_code == 1
         assert f"was begun with another {what}" in result.output
     assert tables(local) == before
+
+
+def test_a_file_that_came_later_is_another_list_and_changes_nothing(
+    cli, model, pictures, local, tmp_path
+):
+    folder, more = tmp_path / "parts", tmp_path / "more"
+    shutil.copytree(local, folder)
+    shutil.copytree(pictures, more)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    result = score(cli, model, more, folder)
+    assert result.exit_code == 1 and "another list of pictures" in result.output
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_folder_without_pictures_is_refused(cli, model, tmp_path):
+    (tmp_path / "empty").mkdir()
+    result = score(cli, model, tmp_path / "empty", tmp_path / "parts")
+    assert result.exit_code == 1 and "holds no PNG" in result.output
+    assert not (tmp_path / "parts").exists()
+
+
+def test_memory_does_not_grow_with_the_number_of_files(tmp_path):
+    """Nothing but the names of one folder is held."""
+
+    def peak(folders):
+        place = tmp_path / f"{folders} folders"
+        for folder in range(folders):
+            (place / f"{folder:03d}").mkdir(parents=True)
+            for number in range(100):
+                (place / f"{folder:03d}" / f"{number:03d}.png").touch()
+        tracemalloc.start()
+        parts, _ = bulk.claim(tmp_path / f"parts of {folders}", [place], 1000, "model")
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert sum(part.size for part in parts) == 100 * folders
+        return found
+
+    few = peak(100)
+    assert peak(400) < few + 30_000 * 20  # bytes: a path alone has more than 100
+
+
+def test_a_name_that_is_not_utf_8_is_told_all_the_same(cli, model, pictures, tmp_path):
+    folder = os.fsencode(tmp_path / "odd")
+    os.mkdir(folder)
+    try:
+        shutil.copy(os.fsencode(pictures / "000.png"), folder + b"/\xff.png")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    result = score(cli, model, tmp_path / "odd", tmp_path / "parts")
+    assert result.exit_code == 0, result.output
+    (row,) = parquet.read_table(tmp_path / "parts").to_pylist()
+    assert row["path"].endswith("odd/\\xff.png") and row["score"] is not None
 
 
 def test_parquet_tables_and_arrays_are_read_by_rows(cli, model, pictures, local, tmp_path):
@@ -235,7 +289,8 @@ def test_ray_writes_the_same_bytes(cli, model, pictures, local, tmp_path, cluste
 
 def test_a_killed_worker_loses_nothing(model, pictures, local, tmp_path, cluster):
     folder, marker = tmp_path / "parts", tmp_path / "killed"
-    parts = bulk.claim(folder, bulk.cut([pictures], PART), PART, "model")
+    parts, missing = bulk.claim(folder, [pictures], PART, "model")
+    assert parts == missing
     one = partial(bulk.score_part, folder=str(folder), run=None, model=str(model))
 
     def work(part):

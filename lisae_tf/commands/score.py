@@ -112,9 +112,8 @@ def _score_in_parts(
     else:
         found = runs.find_run(run)
         digest = sha256(found / "detector.json")
-    cut = bulk.cut(paths, part_size)
-    missing = bulk.claim(folder, cut, part_size, digest)
-    click.echo(f"{len(cut)} parts in {folder}: {len(cut) - len(missing)} stored", err=True)
+    parts, missing = bulk.claim(folder, paths, part_size, digest)
+    click.echo(f"{len(parts)} parts in {folder}: {len(parts) - len(missing)} stored", err=True)
     unreadable = bulk.score(
         missing, folder, run=found, model=model, engine=engine, address=address,
         say=lambda line: click.echo(line, err=True),
