@@ -67,27 +67,17 @@ def _is_table(path: Path) -> bool:
     return path.suffix.lower() == ".npy" or picture_tables.is_table(path)
 
 
-def _refuse_missing(paths: Iterable[Path]) -> None:
-    for path in paths:
-        if not path.exists():
-            raise LisaeError(f"{path} does not exist; check the path")
-        if path.is_dir() and next(pictures.walk(path), None) is None:
-            raise pictures.no_picture_in(path)
-
-
 def _write_list(
     paths: Iterable[Path], listing: Path, part_size: int
 ) -> Iterator[tuple[int, int, int]]:
     """Writes the path of each file, a line of JSON each; gives rows and first byte of each part."""
     with open(listing, "wb") as stream:
         first, begin, row = 0, 0, 0
-        for path in paths:
-            for file in pictures.walk(path) if path.is_dir() else [path]:
-                stream.write(json.dumps(str(file)).encode() + b"\n")
-                row += 1
-                if row - first == part_size:
-                    yield first, row, begin
-                    first, begin = row, stream.tell()
+        for row, file in enumerate(pictures.files_of(paths), 1):
+            stream.write(json.dumps(str(file)).encode() + b"\n")
+            if row - first == part_size:
+                yield first, row, begin
+                first, begin = row, stream.tell()
         if row > first:
             yield first, row, begin
 
@@ -240,7 +230,7 @@ def claim(
             pictures, another model or another size.
     """
     given = [path.absolute() for path in paths]  # a worker may stand in another folder
-    _refuse_missing(given)
+    pictures.refuse_missing(given)
     files = [path for path in given if not _is_table(path) or path.is_dir()]
     # Tables are looked into before anything is written.
     tables = (path for path in given if path not in files)

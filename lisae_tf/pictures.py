@@ -9,9 +9,10 @@ import hashlib
 import io
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,9 @@ def header(source: Path | bytes, name: str | None = None) -> Header:
         return Header(picture.height, picture.width, picture.mode)
 
 
+_NO_PICTURE = "the folder {} holds no PNG, JPEG or BMP picture"
+
+
 def walk(folder: Path) -> Iterator[Path]:
     """All pictures below `folder`, sorted by path; hidden files are left out.
 
@@ -167,13 +171,30 @@ def find(folder: Path) -> list[Path]:
         raise LisaeError(f"the folder {folder} does not exist; check the path")
     found = list(walk(folder))
     if not found:
-        raise no_picture_in(folder)
+        raise LisaeError(_NO_PICTURE.format(folder))
     return found
 
 
-def no_picture_in(folder: Path) -> LisaeError:
-    """What is said of such a folder."""
-    return LisaeError(f"the folder {folder} holds no PNG, JPEG or BMP picture")
+def files_of(paths: Iterable[Path]) -> Iterator[Path]:
+    """Every file among `paths`, and every picture below every folder, one after the other."""
+    for path in paths:
+        if path.is_dir():
+            yield from walk(path)
+        else:
+            yield path
+
+
+def refuse_missing(paths: Iterable[Path]) -> None:
+    """Looks at what is to be read before any of it is.
+
+    Raises:
+        LisaeError: a path does not exist, or a folder holds no picture.
+    """
+    for path in paths:
+        if not path.exists():
+            raise LisaeError(f"{path} does not exist; check the path")
+        if path.is_dir() and next(walk(path), None) is None:
+            raise LisaeError(_NO_PICTURE.format(path))
 
 
 @dataclass(frozen=True)
@@ -286,27 +307,19 @@ def stream(
     Raises:
         LisaeError: a path is missing, empty, unreadable or of another shape.
     """
-    files: list[Path] = []
-
-    def decoded_files() -> Iterator[Decoded]:
-        for start in range(0, len(files), batch_size):
-            chunk = files[start : start + batch_size]
-            yield decode_all(chunk, shape[:2], shape[2], skip_bad=skip_bad)
-        files.clear()
-
-    for path in paths:
-        if path.is_dir():
-            files += find(path)
-        elif path.suffix.lower() == ".npy":
-            yield from decoded_files()
-            array = load_array(path, shape)
-            for start in range(0, len(array), batch_size):
-                pixels = array_to_uint8(array[start : start + batch_size], str(path))
-                names = [f"{path}#{index}" for index in range(start, start + len(pixels))]
-                yield Decoded(pixels, names, {})
+    refuse_missing(paths)
+    for is_array, sources in groupby(paths, key=lambda path: path.suffix.lower() == ".npy"):
+        if is_array:
+            for path in sources:
+                array = load_array(path, shape)
+                for start in range(0, len(array), batch_size):
+                    pixels = array_to_uint8(array[start : start + batch_size], str(path))
+                    names = [f"{path}#{index}" for index in range(start, start + len(pixels))]
+                    yield Decoded(pixels, names, {})
         else:
-            files.append(path)
-    yield from decoded_files()
+            files = files_of(sources)
+            while chunk := list(islice(files, batch_size)):
+                yield decode_all(chunk, shape[:2], shape[2], skip_bad=skip_bad)
 
 
 def content_hashes(pixels: np.ndarray) -> list[bytes]:

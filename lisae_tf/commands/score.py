@@ -143,9 +143,7 @@ def scored_rows(
     from lisae_tf import pictures
     from lisae_tf.files import make_folder
 
-    for path in paths:
-        if not path.exists():
-            raise LisaeError(f"{path} does not exist; check the path")
+    pictures.refuse_missing(paths)
     if maps is not None:
         if not hasattr(scorer, "reconstruct") or not getattr(scorer, "reconstructs", True):
             raise LisaeError("this detector reconstructs nothing, so there are no maps of errors")
