@@ -50,9 +50,14 @@ def build_autoencoder(
         shape, network.latent, tuple(network.filters),
         network.decoder_filters and tuple(network.decoder_filters), encoder_bias,
     )  # fmt: skip
+
+    def latent(*parts) -> keras.Model:  # small, and what such layers add is float32
+        with _computing_in("float32"):
+            return build_latent(*parts)
+
     with _computing_in(network.precision if training else "float32"):
         networks = build_networks(
-            architecture, seed=seed, mean_pixel=mean_pixel, build_latent=build_latent
+            architecture, seed=seed, mean_pixel=mean_pixel, build_latent=latent
         )
     return LatentInsensitiveAutoencoder(*networks)
 

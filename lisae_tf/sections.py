@@ -51,7 +51,7 @@ class Network(Section):
     latent: Natural = 32
     filters: Filters = [32, 64]
     decoder_filters: Filters | None = None  # as `filters`, in reverse, unless given
-    # Of the arithmetic while the autoencoders train; weights and scores are float32 in any case.
+    # Of encoder and decoder while the autoencoders train; weights and scores are float32 always.
     precision: Annotated[Precision, Field(exclude_if=_is_float32)] = "float32"
 
 

@@ -17,6 +17,7 @@ from training_fixtures import (
 from lisae_tf import feature_extraction, latent_shaping, phase
 from lisae_tf.checkpoints import weights_of
 from lisae_tf.convergence import Convergence, ResumePoint
+from lisae_tf.detectors import make_detector
 from lisae_tf.errors import LisaeError
 from lisae_tf.features import FeatureFile, encode
 from lisae_tf.parts import Parts
@@ -120,6 +121,17 @@ def test_a_lower_precision_trains_both_phases_to_nearly_the_same_losses(variant)
     for a, b in zip(plain, lower, strict=True):
         assert a["val_loss"] != b["val_loss"]
         assert b["val_loss"] == pytest.approx(a["val_loss"], rel=0.2)  # of short trainings
+
+
+@pytest.mark.parametrize("variant", ["vae", "mem-ae", "sig-repnn", "deep-sad"])
+def test_a_lower_precision_trains_whatever_the_latent_layer_is(variant):
+    detector = make_detector(tiny_config(variant=variant, network=LOWER))
+    detector.fit_data(tiny_data(), TrainingOptions())
+    first, last = (row["val_loss"] for row in detector.history[:3:2])
+    assert last < first
+    scores = detector.score(tiny_data().normal.stopping)
+    assert scores.dtype == np.float32
+    assert np.isfinite(scores).all() and len(np.unique(scores)) > 30
 
 
 def test_what_a_lower_precision_ends_with_is_scored_in_float32(lower):
