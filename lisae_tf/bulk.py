@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lisae_tf import __version__, picture_tables, pictures
+from lisae_tf import __version__, picture_files, picture_tables, pictures
 from lisae_tf.errors import LisaeError
 from lisae_tf.files import make_folder, read_json, replacing, sha256, write_json
 
@@ -73,7 +73,7 @@ def _write_list(
     """Writes the path of each file, a line of JSON each; gives rows and first byte of each part."""
     with open(listing, "wb") as stream:
         first, begin, row = 0, 0, 0
-        for row, file in enumerate(pictures.files_of(paths), 1):
+        for row, file in enumerate(picture_files.files_of(paths), 1):
             stream.write(json.dumps(str(file)).encode() + b"\n")
             if row - first == part_size:
                 yield first, row, begin
@@ -230,7 +230,7 @@ def claim(
             pictures, another model or another size.
     """
     given = [path.absolute() for path in paths]  # a worker may stand in another folder
-    pictures.refuse_missing(given)
+    picture_files.refuse_missing(given)
     files = [path for path in given if not _is_table(path) or path.is_dir()]
     # Tables are looked into before anything is written.
     tables = (path for path in given if path not in files)

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lisae_tf import checks, pictures
+from lisae_tf import checks, picture_files, pictures
 from lisae_tf.config import Config
 from lisae_tf.folders import MIN_NEGATIVE, MIN_NORMAL, settle_folder_channels
 from lisae_tf.tiling import tiling_of
@@ -78,7 +78,7 @@ def treatment(header: pictures.Header, size: tuple[int, int], channels: int) -> 
 
 
 def _report(folders: list[str], size: tuple[int, int], channels: int):
-    files = [path for folder in folders for path in pictures.find(Path(folder))]
+    files = [path for folder in folders for path in picture_files.find(Path(folder))]
     decoded = pictures.decode_all(files, size, channels, skip_bad=True)
     kinds: Counter[str] = Counter()
     treatments = {}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lisae_tf import checks, pictures
+from lisae_tf import checks, picture_files, pictures
 from lisae_tf.config import FOLDER, Config
 from lisae_tf.drawings import draw, match_polarity
 from lisae_tf.errors import LisaeError
@@ -18,7 +18,7 @@ MIN_NORMAL, MIN_NEGATIVE = 20, 10
 
 def _read(path: str, config: Config, skip_bad: bool) -> pictures.Decoded:
     """One folder's pictures in the size and channels of the settings."""
-    found = pictures.find(Path(path))
+    found = picture_files.find(Path(path))
     size = tuple(config.data.size or FOLDER_SIZE)
     return pictures.decode_all(found, size, config.data.channels or 3, skip_bad=skip_bad)
 
@@ -34,11 +34,8 @@ def settle_folder_channels(config: Config) -> Config:
         except pictures.BadPicture:
             return True  # decoding names it
 
-    channels = (
-        1
-        if all(map(grey, (path for d in config.normal_dirs for path in pictures.find(Path(d)))))
-        else 3
-    )
+    files = (path for d in config.normal_dirs for path in picture_files.find(Path(d)))
+    channels = 1 if all(map(grey, files)) else 3
     data = config.data.model_copy(
         update={"channels": channels, "size": config.data.size or list(FOLDER_SIZE)}
     )

@@ -7,7 +7,7 @@ from PIL import Image
 from skimage import measure
 from sklearn.metrics import roc_auc_score
 
-from lisae_tf import pictures
+from lisae_tf import picture_files, pictures
 from lisae_tf.errors import LisaeError
 
 PRO_LIMIT = 0.3  # largest false-positive rate of pixels that counts
@@ -77,7 +77,7 @@ def read_masks(
     Raises:
         LisaeError: a mask is missing, unreadable, of other proportions, or empty.
     """
-    found = {path.relative_to(folder).with_suffix(""): path for path in pictures.find(folder)}
+    found = {path.relative_to(folder).with_suffix(""): path for path in picture_files.find(folder)}
     masks = np.empty((len(anomalies), *size), bool)
     for row, picture in zip(masks, anomalies, strict=True):
         name = picture.relative_to(anomaly_dir).with_suffix("")

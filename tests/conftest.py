@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from hypothesis import settings
 from PIL import Image
 
-from lisae_tf import __version__, pictures
+from lisae_tf import __version__, picture_files
 from lisae_tf.cli import main
 from lisae_tf.files import make_folder, write_json
 
@@ -166,7 +166,7 @@ def workplace(trained, tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def with_one_bad(tmp_path, picture_folder):
     """Twelve paths; the file of the eighth is no picture."""
-    paths = pictures.find(picture_folder(tmp_path / "p", 12))
+    paths = picture_files.find(picture_folder(tmp_path / "p", 12))
     paths[7].write_bytes(b"no picture")
     return paths
 
@@ -177,7 +177,9 @@ def bad_places(workplace, picture_folder):
     (workplace / "empty").mkdir()
     picture_folder(workplace / "single", 1)
     picture_folder(workplace / "copies", 12, level=90)
-    (workplace / "copies" / "copy.png").write_bytes(pictures.find(Path("normal"))[0].read_bytes())
+    (workplace / "copies" / "copy.png").write_bytes(
+        picture_files.find(Path("normal"))[0].read_bytes()
+    )
     picture_folder(workplace / "corrupt", 60, kinds=[(24, 24, "L", ".jpg")])
     corrupt = workplace / "corrupt" / "031.jpg"
     corrupt.write_bytes(corrupt.read_bytes()[:-100])

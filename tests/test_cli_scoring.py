@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import QUICK, assert_one_sentence, contents
 
-from lisae_tf import pictures, runs
+from lisae_tf import picture_files, pictures, runs
 from lisae_tf.arrays import load_arrays
 
 RUN = Path("runs/normal-lis-seed0")
@@ -33,7 +33,7 @@ def test_csv_and_json_lines_say_the_same(workplace, cli):
     lines = cli("score", "normal", "anomaly", "--format", "jsonl").stdout.splitlines()
     records = [json.loads(line) for line in lines]
     assert [record["path"] for record in records] == [
-        str(path) for name in ("normal", "anomaly") for path in pictures.find(Path(name))
+        str(path) for name in ("normal", "anomaly") for path in picture_files.find(Path(name))
     ]
     alpha = runs.read_metrics(RUN)["threshold"]
     for row, record in zip(table, records, strict=True):
@@ -50,7 +50,7 @@ def test_out_holds_what_standard_output_would(workplace, cli):
 
 
 def test_an_array_scores_as_the_files_that_it_was_made_of(workplace, cli):
-    paths = pictures.find(Path("anomaly"))
+    paths = picture_files.find(Path("anomaly"))
     np.save("a.npy", pictures.decode_all(paths, (12, 12), 3).pixels)
     from_array, from_files = rows_of(cli("score", "a.npy")), rows_of(cli("score", *paths))
     assert [row["path"] for row in from_array] == [f"a.npy#{i}" for i in range(len(paths))]
@@ -64,7 +64,7 @@ def test_a_score_does_not_depend_on_order_or_company(workplace, cli):
         return {row["path"]: float(row["score"]) for row in rows_of(cli("score", *paths))}
 
     together = scores("normal", "anomaly")
-    few = pictures.find(Path("anomaly"))[::-2]
+    few = picture_files.find(Path("anomaly"))[::-2]
     apart = scores(*few)
     assert list(apart) == [str(path) for path in few]
     assert apart == pytest.approx({str(path): together[str(path)] for path in few}, rel=1e-5)
@@ -78,8 +78,8 @@ def test_skip_bad_names_what_it_leaves_out_beside_the_scores(bad_places, cli):
 
 
 def test_file_names_that_are_no_text_come_out_as_they_are(workplace, cli):
-    name = os.fsencode(pictures.find(Path("anomaly"))[0].parent) + b"/\xff.png"
-    Path(os.fsdecode(name)).write_bytes(pictures.find(Path("anomaly"))[0].read_bytes())
+    name = os.fsencode(picture_files.find(Path("anomaly"))[0].parent) + b"/\xff.png"
+    Path(os.fsdecode(name)).write_bytes(picture_files.find(Path("anomaly"))[0].read_bytes())
     assert cli("score", os.fsdecode(name), "--out", "scores.csv").exit_code == 0
     assert name + b"," in Path("scores.csv").read_bytes()
     assert name + b"," in cli("score", os.fsdecode(name)).stdout_bytes

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from lisae_tf import pictures
 from lisae_tf.errors import LisaeError
-from lisae_tf.pictures import BadPicture, array_to_uint8, decode, decode_all, find, load_array
+from lisae_tf.picture_files import find
+from lisae_tf.pictures import BadPicture, array_to_uint8, decode, decode_all, load_array
 
 
 def save(path, array):

@@ -11,7 +11,8 @@ from PIL import Image, ImageFile
 
 from lisae_tf import pictures
 from lisae_tf.errors import LisaeError
-from lisae_tf.pictures import BadPicture, decode, decode_all, find
+from lisae_tf.picture_files import find
+from lisae_tf.pictures import BadPicture, decode, decode_all
 
 # No two of its eight orientations are equal, and it has no square side.
 UPRIGHT = np.array([[0, 50, 100], [150, 200, 250]], np.uint8)
@@ -238,6 +239,14 @@ def test_find_is_nested_sorted_and_leaves_hidden_and_other_files_out(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
+    assert find(tmp_path) == sorted(tmp_path / name for name in shown)
+
+
+def test_find_sorts_files_and_folders_of_like_names_by_path(tmp_path):
+    shown = ["a.png", "a/b.png", "a/b/c.png", "a-b/c.png", "a.png.d/e.png", "B.png", "a0.png"]
+    for name in shown:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
     assert find(tmp_path) == sorted(tmp_path / name for name in shown)
 
 

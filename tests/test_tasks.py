@@ -3,7 +3,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from lisae_tf import drawings, experiment, folders, pictures
+from lisae_tf import drawings, experiment, folders, picture_files, pictures
 from lisae_tf.config import dataset_settings, merge, resolve
 from lisae_tf.drawings import background_is_bright, match_polarity
 from lisae_tf.errors import LisaeError
@@ -67,7 +67,7 @@ def test_each_picture_of_the_folders_has_one_place(three_folders):
 
 
 def test_copies_of_one_picture_stay_in_one_part(three_folders):
-    for path in pictures.find(three_folders / "normal")[:30]:
+    for path in picture_files.find(three_folders / "normal")[:30]:
         (path.parent / f"copy of {path.name}").write_bytes(path.read_bytes())
     config = folder_config(three_folders)
     data, test = load_training(config), load_test(config)
@@ -114,7 +114,7 @@ def test_the_smallest_folders_are_enough(tmp_path, picture_folder):
 def test_too_small_folders_are_refused(side, minimum, count, three_folders):
     """Empty, a single picture, one too few."""
     kept = count if count >= 0 else minimum - 1
-    for path in pictures.find(three_folders / side)[kept:]:
+    for path in picture_files.find(three_folders / side)[kept:]:
         path.unlink()
     reason = f"usable {side} picture{'s' * (kept != 1)}; training needs at least {minimum}"
     wanted = rf"{side} holds {kept} {reason}" if kept else f"{side} holds no PNG, JPEG or BMP"
@@ -148,7 +148,7 @@ def test_one_corrupt_jpeg_among_many_is_named_and_left_out_only_on_demand(tmp_pa
 @pytest.mark.parametrize("one, other", [("normal", "negative"), ("normal", "anomaly"),
                                         ("negative", "anomaly")])  # fmt: skip
 def test_a_picture_in_two_folders_is_refused_by_content(one, other, three_folders):
-    shared = pictures.find(three_folders / one)[0]
+    shared = picture_files.find(three_folders / one)[0]
     copy = three_folders / other / f"another name{shared.suffix}"
     copy.write_bytes(shared.read_bytes())
     config = folder_config(three_folders)
@@ -164,10 +164,10 @@ def test_the_normal_folder_is_no_negative_folder(three_folders):
 
 
 def test_a_folder_of_copies_of_one_picture_is_refused(three_folders):
-    paths = pictures.find(three_folders / "normal")
+    paths = picture_files.find(three_folders / "normal")
     for path in paths:
         path.unlink()
-    picture = pictures.find(three_folders / "anomaly")[0]
+    picture = picture_files.find(three_folders / "anomaly")[0]
     for index in range(30):
         (three_folders / "normal" / f"{index}.png").write_bytes(picture.read_bytes())
     with pytest.raises(LisaeError, match=r"^30 pictures \(1 different"):

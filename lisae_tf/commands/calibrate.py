@@ -35,7 +35,7 @@ def command(
     start_tensorflow()
     import numpy as np
 
-    from lisae_tf import experiment, pictures, runs
+    from lisae_tf import experiment, picture_files, pictures, runs
     from lisae_tf.arrays import save_arrays
     from lisae_tf.detectors import load_detector
     from lisae_tf.evaluation import evaluate
@@ -46,7 +46,7 @@ def command(
     detector = load_detector(folder)
     scores, test = experiment.stored_scores(folder)
     if normal_dir is not None:
-        found = pictures.find(normal_dir)
+        found = picture_files.find(normal_dir)
         decoded = pictures.decode_all(found, detector.shape[:2], detector.shape[2])
         scores = detector.score(decoded.pixels)
     old, threshold = detector.threshold_, choose_threshold(scores, fpr)
@@ -79,14 +79,16 @@ def calibrate_model(path: Path, fpr: float, normal_dir: Path, out: Path | None) 
     """The same for an exported model, which is written anew; needs no run."""
     from export.model_card import write_model_card
     from export.serving_files import MODELS, write_serving_files
-    from lisae_tf import artefacts, pictures
+    from lisae_tf import artefacts, picture_files, pictures
     from lisae_tf.recalibration import next_place, recalibrate
     from lisae_tf.runtimes import open_model
     from lisae_tf.thresholds import choose_threshold
 
     model = open_model(path)
     place = next_place(model, out)
-    normal = pictures.decode_all(pictures.find(normal_dir), model.shape[:2], model.shape[2]).pixels
+    normal = pictures.decode_all(
+        picture_files.find(normal_dir), model.shape[:2], model.shape[2]
+    ).pixels
     threshold = choose_threshold(model.score(normal), fpr)
     recalibrate(model, threshold, normal, place)
     record = artefacts.read_record(place, model.record["kind"])

@@ -141,13 +141,10 @@ def scored_rows(
         LisaeError: a path that is missing or unreadable, or maps of what does not reconstruct.
     """
     from lisae_tf import pictures
-    from lisae_tf.files import make_folder
 
-    pictures.refuse_missing(paths)
-    if maps is not None:
-        if not hasattr(scorer, "reconstruct") or not getattr(scorer, "reconstructs", True):
-            raise LisaeError("this detector reconstructs nothing, so there are no maps of errors")
-        make_folder(maps)
+    reconstructs = hasattr(scorer, "reconstruct") and getattr(scorer, "reconstructs", True)
+    if maps is not None and not reconstructs:
+        raise LisaeError("this detector reconstructs nothing, so there are no maps of errors")
     number = 0
     for batch in pictures.stream(paths, scorer.shape, skip_bad=skip_bad):
         for reason in batch.bad.values():
@@ -167,9 +164,11 @@ def _write_maps(scorer, alpha: float, batch, folder: Path, first: int) -> Iterat
     from PIL import Image
 
     from lisae_tf.error_maps import error_maps, overlay
-    from lisae_tf.files import replacing
-    from lisae_tf.pictures import SUFFIXES, decode
+    from lisae_tf.files import make_folder, replacing
+    from lisae_tf.picture_files import SUFFIXES
+    from lisae_tf.pictures import decode
 
+    make_folder(folder)
     errors = error_maps(batch.pixels, scorer.reconstruct(batch.pixels))
     for k, (name, error) in enumerate(zip(batch.names, errors, strict=True)):
         file = Path(name)
