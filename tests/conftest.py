@@ -186,3 +186,13 @@ def bad_places(workplace, picture_folder):
     Path("key.yaml").write_text("sed: 1\n")
     Path("broken.yaml").write_text("seed: 1\n  network: 2\n")
     return workplace
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A Ray of two workers."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield ray
+    ray.shutdown()

@@ -13,10 +13,8 @@ import pyarrow
 import pytest
 import tensorflow as tf
 from pyarrow import parquet
-from test_grid import small
 
-from lisae_tf import bulk, grid, ray_engine, workers
-from lisae_tf.errors import LisaeError
+from lisae_tf import bulk, ray_engine
 
 PART = 7
 
@@ -29,16 +27,6 @@ def model(trained, cli, tmp_path_factory):
         result = cli("export", "--run", "runs/normal-lis-seed0", "--out", out, "--name", "bulk")
     assert result.exit_code == 0, result.output
     return next(out.rglob("model.onnx"))
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """A Ray of two workers."""
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield ray
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -303,41 +291,3 @@ def test_a_killed_worker_loses_nothing(model, pictures, local, tmp_path, cluster
     assert marker.exists()
     assert sorted(part.number for part in done) == [0, 1, 2, 3, 4]
     assert tables(folder) == tables(local)
-
-
-def test_what_a_worker_refuses_arrives_as_it_is(cluster):
-    def work(item):
-        if item == 1:
-            raise LisaeError("item 1 is no good; leave it out")
-        return item
-
-    with pytest.raises(LisaeError, match="item 1 is no good"):
-        list(ray_engine.run(work, [0, 1, 2]))
-
-
-def test_no_more_than_a_few_tasks_wait(cluster, tmp_path):
-    """Items are taken from the list only as results come."""
-    taken = []
-
-    def items():
-        for k in range(40):
-            taken.append(k)
-            yield k
-
-    results = ray_engine.run(lambda item: item, items())
-    next(results)
-    assert len(taken) <= 2 * ray_engine.AHEAD + 1
-    assert len(list(results)) == 39
-
-
-def test_cells_trained_on_ray_are_those_of_one_process(tmp_path, cluster):
-    # One thread a worker on both sides: with more, sums may be taken in another order.
-    here = list(workers.run(grid.groups(small(tmp_path / "here")), None, os.cpu_count()))
-    there = list(grid.run(small(tmp_path / "there"), None, engine="ray"))
-    assert all(done.error is None and done.record == done.cell.stored() for done in there)
-
-    def prints(finished, out):
-        return {done.cell.path.relative_to(out): done.record["scores_sha256"] for done in finished}
-
-    assert len(here) == 3
-    assert prints(there, tmp_path / "there") == prints(here, tmp_path / "here")
