@@ -30,9 +30,10 @@ def main() -> None:
 
 def _peers() -> None:
     try:
-        import torch  # noqa: F401
+        import torch
     except ModuleNotFoundError as error:
         raise LisaeError("the comparisons need PyTorch; pip install '.[bench]'") from error
+    torch.set_flush_denormal(True)  # as TensorFlow does; of the whole process, so not on import
 
 
 def _measured(rows, quick: bool) -> None:

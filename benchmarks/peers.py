@@ -11,8 +11,6 @@ from torch.nn import functional as F
 
 from lisae_tf.networks import LEAK
 
-torch.set_flush_denormal(True)
-
 
 class TorchAutoencoder(nn.Module):
     """Encoder, latent and decoder of `lisae_tf.networks`, pictures as (N, C, H, W)."""
