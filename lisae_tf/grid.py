@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lisae_tf.cells import Cell
+from lisae_tf.config import Config
 from lisae_tf.errors import LisaeError
 from lisae_tf.sharing import SharedPhase1, phase1_key
 from lisae_tf.tables import Figures
@@ -36,6 +37,10 @@ class Plan:
 
 class Training(Protocol):
     """What a group consists of; equal ones are the same training."""
+
+    @property
+    def config(self) -> Config:
+        """Its settings."""
 
     def train(self, data_dir: Path | None, shared: SharedPhase1) -> dict:
         """Trains, writes what it writes, and returns its record."""
@@ -88,11 +93,11 @@ def plan(figures: Figures, seeds: Iterable[int], root: Path, *, quick: bool = Fa
     return Plan(tuple(cells.values()), failures)
 
 
-def groups(cells: Iterable[Cell]) -> list[list[Cell]]:
-    """Cells with the same phase 1 together, in order of first appearance."""
-    by_key: dict[str, list[Cell]] = {}
-    for cell in cells:
-        by_key.setdefault(phase1_key(cell.config), []).append(cell)
+def groups(trainings: Iterable[Training]) -> list[list[Training]]:
+    """Trainings with the same phase 1 together, in order of first appearance."""
+    by_key: dict[str, list[Training]] = {}
+    for training in trainings:
+        by_key.setdefault(phase1_key(training.config), []).append(training)
     return list(by_key.values())
 
 

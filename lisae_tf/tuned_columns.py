@@ -20,6 +20,8 @@ from lisae_tf.latents import fixed_tasks
 from lisae_tf.sharing import SharedPhase1
 from lisae_tf.tuned import SEED, folder_defaults, settings_file
 
+TOGETHER = 6  # trials asked for before their values are known; those of one latent share phase 1
+
 
 @dataclass(frozen=True)
 class Attempt:
@@ -54,15 +56,16 @@ def choose(
     ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL)
     # A trial that was cut off does not count, a failed one does: it would fail again.
     missing = trials - len(study.get_trials(deepcopy=False, states=ended))
-    for start in range(0, missing, jobs):
-        asked = [study.ask() for _ in range(min(jobs, missing - start))]
+    for start in range(0, missing, TOGETHER):
+        asked = [study.ask() for _ in range(min(TOGETHER, missing - start))]
         chosen = [tuning.suggest(trial, "lis") for trial in asked]
         waiting = [
-            [Attempt(trial.number, tuning.apply(config, setting)) for config in configs]
+            Attempt(trial.number, tuning.apply(config, setting))
             for trial, setting in zip(asked, chosen, strict=True)
+            for config in configs
         ]
         values: dict[int, list[float]] = {trial.number: [] for trial in asked}
-        for finished in grid.run_groups(waiting, data_dir, jobs):
+        for finished in grid.run_groups(grid.groups(waiting), data_dir, jobs):
             if finished.record is None:
                 say(f"{column}, trial {finished.cell.trial + 1}: failed: {finished.error}")
             else:

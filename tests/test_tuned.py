@@ -76,6 +76,23 @@ def test_a_setting_is_tried_on_both_tasks_and_the_best_is_for_all(attempts, tmp_
     assert len(attempts) == count
 
 
+def test_trials_of_one_latent_size_share_phase_1(attempts, tmp_path, monkeypatch):
+    kept, fit = {}, selection.fit
+
+    def remembering(left, shared):
+        place = (tuple(left.config.normal_class), left.config.network.latent)
+        kept.setdefault(place, []).append(shared)
+        return fit(left, shared)
+
+    monkeypatch.setattr(selection, "fit", remembering)
+    trials = tuned_columns.TOGETHER
+    tuned_columns.choose(COLUMN, tmp_path, trials, None, 1, lambda line: None)
+    assert sum(map(len, kept.values())) == 2 * trials
+    assert max(map(len, kept.values())) > 1, "the seed draws no latent size twice: take another"
+    assert all(len(set(map(id, found))) == 1 for found in kept.values())
+    assert len({id(found[0]) for found in kept.values()}) == len(kept)
+
+
 def test_where_nothing_can_be_trained_it_says_so(attempts, tmp_path, monkeypatch):
     def fit(left, shared):
         raise LisaeError("it diverged")
