@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 from benchmarks.measure import Row, figures_row
-from lisae_tf import grid, tables
 from lisae_tf.errors import LisaeError
+from lisae_tf.paper import grid, tables
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 60.0  # minutes

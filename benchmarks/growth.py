@@ -11,8 +11,8 @@ import numpy as np
 from benchmarks.measure import Row, figures_row
 from benchmarks.subjects import subject
 from lisae_tf.config import dataset_settings, merge, resolve
+from lisae_tf.data.parts import TrainingData, split_side
 from lisae_tf.files import read_json, write_json
-from lisae_tf.parts import TrainingData, split_side
 from lisae_tf.sections import LatentShaping
 
 ROOT = Path(__file__).parents[1]

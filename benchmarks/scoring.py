@@ -16,8 +16,8 @@ from lisae_tf import experiment
 from lisae_tf.commands.score import scored_rows
 from lisae_tf.config import merge, resolve
 from lisae_tf.detectors.base import Detector
+from lisae_tf.exported.runtimes import open_model
 from lisae_tf.files import make_folder
-from lisae_tf.runtimes import open_model
 
 ROOT = Path(__file__).parents[1]
 SHORT = {

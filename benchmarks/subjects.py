@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lisae_tf.config import Config, dataset_settings, merge, resolve
-from lisae_tf.datasets import open_dataset
+from lisae_tf.data.datasets import open_dataset
 
 FLOPS = 2  # of a multiply-add
 TRAINING = 3  # forward passes that a training step costs

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 
-from lisae_tf.artefacts import numbered, write_record
 from lisae_tf.errors import LisaeError
+from lisae_tf.exported.artefacts import numbered, write_record
 from lisae_tf.files import make_folder
 
 # What `--format` takes, and the module whose `write` makes it.

@@ -13,10 +13,10 @@ import numpy as np
 import tensorflow as tf
 
 from lisae_tf import __version__, runs
-from lisae_tf.artefacts import Record, metadata_of
 from lisae_tf.detectors.base import Detector
 from lisae_tf.detectors.graph import AutoencoderDetector, GraphDetector
 from lisae_tf.errors import LisaeError
+from lisae_tf.exported.artefacts import Record, metadata_of
 from lisae_tf.scoring import scoring_graph, set_threshold
 
 PAPER = "Battikh and Lenskiy (2021), Latent-Insensitive Autoencoders for Anomaly Detection"

@@ -1,4 +1,4 @@
-"""PNG and JPEG bytes become pixels inside the graph, as `lisae_tf.pictures` makes them outside.
+"""PNG and JPEG bytes become pixels inside the graph, as `lisae_tf.data.pictures` has them outside.
 
 Same decoding (accurate JPEG transform), same grey (ITU-R 601 in integers), same antialiased
 bilinear resize in two passes with rounding between. What remains is the rounding of ties: at most
@@ -7,7 +7,7 @@ one level in each pass. EXIF orientation is not applied.
 
 import tensorflow as tf
 
-from lisae_tf.pictures import MAX_PIXELS
+from lisae_tf.data.pictures import MAX_PIXELS
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 # Pillow's fixed-point sums round exact halves up; float sums may fall just short of them.

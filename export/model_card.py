@@ -6,8 +6,8 @@ Runs without TensorFlow.
 import json
 from pathlib import Path
 
-from lisae_tf import artefacts
-from lisae_tf.artefacts import Record
+from lisae_tf.exported import artefacts
+from lisae_tf.exported.artefacts import Record
 from lisae_tf.files import write_text
 
 _TITLES = {

@@ -6,7 +6,8 @@ import tensorflow as tf
 
 from export.artefact import PAPER, Artefact
 from export.samples import Samples
-from lisae_tf import __version__, onnx_file
+from lisae_tf import __version__
+from lisae_tf.exported import onnx_file
 
 OPSET = 18
 

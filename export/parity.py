@@ -10,11 +10,11 @@ import numpy as np
 
 from export.artefact import Artefact
 from export.samples import Samples
-from lisae_tf import artefacts
 from lisae_tf.errors import LisaeError
 from lisae_tf.evaluation import auroc
+from lisae_tf.exported import artefacts
+from lisae_tf.exported.runtimes import Model, open_model
 from lisae_tf.files import write_json
-from lisae_tf.runtimes import Model, open_model
 
 BATCHES = (1, 2, 7, 64)
 # So many batches of a size; more of the same say nothing new.

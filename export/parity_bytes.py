@@ -16,8 +16,8 @@ from export.encoded import decode_pictures
 from export.parity import ABSOLUTE, BOUNDS, usual_score
 from export.samples import Samples
 from export.savedmodel import LABELS, METHODS
-from lisae_tf import pictures
-from lisae_tf.runtimes import SavedModel
+from lisae_tf.data import pictures
+from lisae_tf.exported.runtimes import SavedModel
 
 COUNT = 8
 # Height and width in terms of the model's.

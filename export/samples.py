@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lisae_tf.data.tasks import load_test, load_training
 from lisae_tf.detectors.base import Detector
-from lisae_tf.tasks import load_test, load_training
 
 MAX_REAL = 1000  # of normal pictures, and of anomalies
 MAX_REPRESENTATIVE = 200  # likewise

@@ -9,7 +9,7 @@ from export.artefact import Artefact
 from export.encoded import decode_pictures
 from export.samples import Samples
 from export.warmup import write_warmup
-from lisae_tf.artefacts import GRAPH
+from lisae_tf.exported.artefacts import GRAPH
 from lisae_tf.networks import scale
 
 LABELS = ("normal", "anomaly")

@@ -7,7 +7,7 @@ image on the folder.
 import re
 from pathlib import Path
 
-from lisae_tf.artefacts import GRAPH, numbered
+from lisae_tf.exported.artefacts import GRAPH, numbered
 from lisae_tf.files import write_text
 
 MODELS, BATCHING, MONITORING, COMPOSE = (

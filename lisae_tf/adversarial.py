@@ -16,18 +16,18 @@ from keras import layers
 from lisae_tf.checkpoints import set_weights, weights_of
 from lisae_tf.config import Config
 from lisae_tf.convergence import Convergence, ResumePoint
-from lisae_tf.errors import LisaeError
-from lisae_tf.feature_extraction import LinearWarmup
-from lisae_tf.losses import reconstruction_error
-from lisae_tf.networks import scale
-from lisae_tf.parts import TrainingData, full_scale
-from lisae_tf.phase import TrainingOptions, build_autoencoder, fit_phase
-from lisae_tf.pipelines import (
+from lisae_tf.data.parts import TrainingData, full_scale
+from lisae_tf.data.pipelines import (
     held_out_batches,
     steps_at_once,
     steps_per_epoch,
     training_batches,
 )
+from lisae_tf.errors import LisaeError
+from lisae_tf.feature_extraction import LinearWarmup
+from lisae_tf.losses import reconstruction_error
+from lisae_tf.networks import scale
+from lisae_tf.phase import TrainingOptions, build_autoencoder, fit_phase
 
 CRITIC_SEED = 500_009  # apart from that of the encoder, whose architecture it shares
 

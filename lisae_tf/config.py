@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from lisae_tf.data.tiling import tiling_of
 from lisae_tf.errors import LisaeError
 from lisae_tf.sections import (
     AnoGAN,
@@ -33,7 +34,6 @@ from lisae_tf.sections import (
     SigmoidReplicator,
     VariationalAutoencoder,
 )
-from lisae_tf.tiling import tiling_of
 
 Classes = Annotated[list[int | str], Field(min_length=1)]
 

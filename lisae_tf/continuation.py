@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lisae_tf.config import FOLDER, Config, read_settings, resolve
+from lisae_tf.data.parts import TestData
 from lisae_tf.errors import LisaeError
 from lisae_tf.evaluation import auroc
-from lisae_tf.parts import TestData
 from lisae_tf.runs import CONFIG
 
 if TYPE_CHECKING:  # reading a run's settings needs no TensorFlow

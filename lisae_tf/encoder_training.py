@@ -10,18 +10,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from lisae_tf.augmentation import augment
 from lisae_tf.autoencoder import LatentInsensitiveAutoencoder
 from lisae_tf.checkpoints import set_weights, weights_of
 from lisae_tf.config import Config
 from lisae_tf.convergence import Convergence, ResumePoint
+from lisae_tf.data.augmentation import augment
+from lisae_tf.data.parts import TrainingData
+from lisae_tf.data.pipelines import held_out_batches, steps_per_epoch, training_batches
 from lisae_tf.errors import LisaeError
 from lisae_tf.feature_extraction import LinearWarmup, feature_extraction
 from lisae_tf.heads import DistanceHead, Head
 from lisae_tf.networks import input_dtype, linear_latent, scale
-from lisae_tf.parts import TrainingData
 from lisae_tf.phase import TrainingOptions, build_autoencoder, fit_phase
-from lisae_tf.pipelines import held_out_batches, steps_per_epoch, training_batches
 
 # Spread of the codes over ‖c‖²: below it float32 hardly tells one picture from another.
 COLLAPSED = 1e-8

@@ -14,11 +14,11 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from lisae_tf.config import Config, merge, resolve
+from lisae_tf.data.protocols import DEFAULT_SYNTHETIC, synthetic_generators
 from lisae_tf.detectors import make_detector
 from lisae_tf.detectors.base import Detector
 from lisae_tf.errors import LisaeError
 from lisae_tf.feature_rows import Standardiser, synthetic_rows
-from lisae_tf.protocols import DEFAULT_SYNTHETIC, synthetic_generators
 from lisae_tf.scoring import BATCH_SIZE
 from lisae_tf.thresholds import Threshold
 
@@ -180,7 +180,7 @@ class LISAEDetector(OutlierMixin, BaseEstimator):
     def _synthetic(self, normal: np.ndarray, seed: int) -> np.ndarray:
         if normal.ndim == 2:
             return synthetic_rows(normal, seed)
-        from lisae_tf.synthetic import made_of
+        from lisae_tf.data.synthetic import made_of
 
         names = synthetic_generators(self.synthetic)
         if not names:

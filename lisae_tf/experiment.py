@@ -16,7 +16,10 @@ from lisae_tf import __version__, runs
 from lisae_tf.arrays import save_arrays
 from lisae_tf.config import FOLDER, Config
 from lisae_tf.continuation import Before
-from lisae_tf.datasets import open_dataset
+from lisae_tf.data.datasets import open_dataset
+from lisae_tf.data.parts import TestData, TrainingData
+from lisae_tf.data.protocols import make_task, synthetic_generators
+from lisae_tf.data.tasks import load_test, load_training
 from lisae_tf.detectors import make_detector
 from lisae_tf.detectors.base import Detector
 from lisae_tf.detectors.graph import AutoencoderDetector
@@ -25,12 +28,9 @@ from lisae_tf.error_maps import error_maps
 from lisae_tf.errors import LisaeError
 from lisae_tf.evaluation import Scored, auroc, evaluate
 from lisae_tf.files import write_json
-from lisae_tf.parts import TestData, TrainingData
 from lisae_tf.phase import TrainingOptions
-from lisae_tf.protocols import make_task, synthetic_generators
 from lisae_tf.runs import CHECKPOINT, HISTORY, METRICS, SCORES
 from lisae_tf.sharing import SharedPhase1
-from lisae_tf.tasks import load_test, load_training
 from lisae_tf.thresholds import choose_threshold, smallest_fpr
 
 

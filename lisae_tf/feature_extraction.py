@@ -9,16 +9,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from lisae_tf.augmentation import augment
 from lisae_tf.autoencoder import LatentInsensitiveAutoencoder
 from lisae_tf.checkpoints import set_weights
 from lisae_tf.config import Config
 from lisae_tf.convergence import Convergence, ResumePoint
+from lisae_tf.data.augmentation import augment
+from lisae_tf.data.parts import TrainingData, full_scale
+from lisae_tf.data.pipelines import held_out_batches, steps_per_epoch, training_batches
 from lisae_tf.errors import LisaeError
 from lisae_tf.networks import LatentBuilder, tanh_latent
-from lisae_tf.parts import TrainingData, full_scale
 from lisae_tf.phase import TrainingOptions, build_autoencoder, fit_phase
-from lisae_tf.pipelines import held_out_batches, steps_per_epoch, training_batches
 from lisae_tf.sharing import LINSEP, LOSSES
 
 RESTART_STRIDE = 1_000_003  # between the seeds of a run and of its restarts

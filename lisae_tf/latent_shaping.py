@@ -11,20 +11,20 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from lisae_tf.augmentation import augment
 from lisae_tf.autoencoder import LatentInsensitiveAutoencoder
 from lisae_tf.config import Config
 from lisae_tf.convergence import Convergence, ResumePoint
-from lisae_tf.errors import LisaeError
-from lisae_tf.features import Features, encode
-from lisae_tf.parts import TrainingData
-from lisae_tf.phase import TrainingOptions, fit_phase, picture_errors
-from lisae_tf.pipelines import (
+from lisae_tf.data.augmentation import augment
+from lisae_tf.data.parts import TrainingData
+from lisae_tf.data.pipelines import (
     augmented_bank,
     held_out_batches,
     steps_per_epoch,
     training_batches,
 )
+from lisae_tf.errors import LisaeError
+from lisae_tf.features import Features, encode
+from lisae_tf.phase import TrainingOptions, fit_phase, picture_errors
 
 
 def _negatives_past_gamma(errors: np.ndarray, gamma: float) -> str | None:

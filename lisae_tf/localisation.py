@@ -7,7 +7,7 @@ from PIL import Image
 from skimage import measure
 from sklearn.metrics import roc_auc_score
 
-from lisae_tf import picture_files, pictures
+from lisae_tf.data import picture_files, pictures
 from lisae_tf.errors import LisaeError
 
 PRO_LIMIT = 0.3  # largest false-positive rate of pixels that counts

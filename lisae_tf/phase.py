@@ -14,8 +14,8 @@ from lisae_tf.arrays import Arrays
 from lisae_tf.autoencoder import LatentInsensitiveAutoencoder
 from lisae_tf.config import Config
 from lisae_tf.convergence import Convergence
+from lisae_tf.data.pipelines import steps_at_once
 from lisae_tf.networks import Architecture, LatentBuilder, build_networks, tanh_latent
-from lisae_tf.pipelines import steps_at_once
 from lisae_tf.sharing import SharedPhase1
 
 

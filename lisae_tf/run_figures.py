@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from lisae_tf import figures
+from lisae_tf.data.parts import TestData
 from lisae_tf.detectors.graph import AutoencoderDetector
 from lisae_tf.experiment import Outcome
 from lisae_tf.files import make_folder
-from lisae_tf.parts import TestData
 
 SHOWN = 5  # pictures of each side in the reconstruction grid
 

@@ -19,6 +19,8 @@ from scipy import stats
 
 from lisae_tf import runs
 from lisae_tf.config import FOLDER, Config
+from lisae_tf.data.parts import TestData
+from lisae_tf.data.tasks import load_test
 from lisae_tf.detectors import load_detector
 from lisae_tf.detectors.base import Detector
 from lisae_tf.detectors.graph import AutoencoderDetector
@@ -27,8 +29,6 @@ from lisae_tf.errors import LisaeError
 from lisae_tf.evaluation import Scored, auroc, fpr_at_tpr
 from lisae_tf.experiment import stored_scores
 from lisae_tf.files import write_text
-from lisae_tf.parts import TestData
-from lisae_tf.tasks import load_test
 
 SHOWN = 8  # pictures of each kind
 RESAMPLES, CONFIDENCE = 400, 0.95

@@ -13,17 +13,17 @@ import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.metrics import roc_auc_score
 
-from lisae_tf.checks import thumbnails
 from lisae_tf.config import FOLDER, Config
-from lisae_tf.datasets import Dataset, open_dataset
+from lisae_tf.data.checks import thumbnails
+from lisae_tf.data.datasets import Dataset, open_dataset
+from lisae_tf.data.parts import Parts, TrainingData
+from lisae_tf.data.protocols import SYNTH, is_made
+from lisae_tf.data.tasks import load_training, open_task, read_like
 from lisae_tf.detectors import make_detector
 from lisae_tf.detectors.base import Detector
 from lisae_tf.errors import LisaeError
-from lisae_tf.parts import Parts, TrainingData
 from lisae_tf.phase import TrainingOptions
-from lisae_tf.protocols import SYNTH, is_made
 from lisae_tf.sharing import SharedPhase1
-from lisae_tf.tasks import load_training, open_task, read_like
 
 MAX_PICTURES = 2000  # of the kind left out; more change the figure little
 # The kind left out where all negatives are of one kind.

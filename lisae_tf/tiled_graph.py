@@ -7,7 +7,7 @@ the mean of theirs. All of it is made of slices and sums, which every exported f
 import keras
 from keras import layers, ops
 
-from lisae_tf.tiling import Tiling
+from lisae_tf.data.tiling import Tiling
 
 
 class Cut(layers.Layer):

@@ -11,11 +11,11 @@ from lisae_tf.autoencoder import LatentInsensitiveAutoencoder
 from lisae_tf.checkpoints import set_weights, weights_of
 from lisae_tf.config import Config
 from lisae_tf.convergence import ResumePoint
+from lisae_tf.data.parts import TrainingData
 from lisae_tf.distribution import lost_worker_named
 from lisae_tf.feature_extraction import feature_extraction
 from lisae_tf.latent_shaping import latent_shaping
 from lisae_tf.networks import LatentBuilder, tanh_latent
-from lisae_tf.parts import TrainingData
 from lisae_tf.phase import TrainingOptions, build_autoencoder
 
 SHAPED = ("lis", "linsep", "linsep-fused")  # the variants with a second phase

@@ -14,8 +14,8 @@ from lisae_tf.config import Config, merge, resolve
 from lisae_tf.detectors import make_detector
 from lisae_tf.errors import LisaeError
 from lisae_tf.files import write_text
+from lisae_tf.paper.tuned import BEST
 from lisae_tf.sharing import LOSSES, SharedPhase1
-from lisae_tf.tuned import BEST
 
 TRIALS, FIGURE = "trials.journal", "tuning.png"
 LATENT_SIZES = (4, 8, 16, 32, 64, 128)

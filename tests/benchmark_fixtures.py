@@ -3,9 +3,9 @@
 import zlib
 from pathlib import Path
 
-from lisae_tf import cells, tables
 from lisae_tf.files import make_folder, write_json
-from lisae_tf.trainings import Figure
+from lisae_tf.paper import cells, tables
+from lisae_tf.paper.trainings import Figure
 
 NAMES = {
     "mnist": tables.DIGITS, "svhn_cropped": tables.DIGITS, "fashion_mnist": tables.CLOTHES,

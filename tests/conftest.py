@@ -14,8 +14,9 @@ from click.testing import CliRunner, Result
 from hypothesis import settings
 from PIL import Image
 
-from lisae_tf import __version__, picture_files
+from lisae_tf import __version__
 from lisae_tf.cli import main
+from lisae_tf.data import picture_files
 from lisae_tf.files import make_folder, write_json
 
 # Processes that test side by side share the cores; set before TensorFlow is imported.

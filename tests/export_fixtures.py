@@ -55,7 +55,7 @@ def path_of(models: Path, which: str, version: int = 1) -> Path:
 @pytest.fixture(scope="session")
 def opened(models) -> dict:
     """Every export in its own runtime."""
-    from lisae_tf.runtimes import open_model
+    from lisae_tf.exported.runtimes import open_model
 
     return {which: open_model(path_of(models, which)) for which in ALL}
 
@@ -71,7 +71,7 @@ def detector(run):
 @pytest.fixture(scope="session")
 def samples(detector) -> dict[str, np.ndarray]:
     """Pictures by kind, 64 of each."""
-    from lisae_tf.tasks import load_test
+    from lisae_tf.data.tasks import load_test
 
     real = load_test(detector.config).pixels
     return {

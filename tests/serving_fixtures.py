@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lisae_tf import artefacts
+from lisae_tf.exported import artefacts
 
 NAME = "toy"
 SHAPE = (6, 5, 3)

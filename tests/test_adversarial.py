@@ -19,10 +19,10 @@ from lisae_tf.adversarial import (
 )
 from lisae_tf.checkpoints import set_weights, weights_of
 from lisae_tf.convergence import ResumePoint
+from lisae_tf.data.pipelines import training_batches
 from lisae_tf.detectors import make_detector
 from lisae_tf.errors import LisaeError
 from lisae_tf.phase import TrainingOptions
-from lisae_tf.pipelines import training_batches
 
 
 def weights(model):

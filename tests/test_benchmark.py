@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from lisae_tf import benchmark, grid
-from lisae_tf import cells as cells_module
 from lisae_tf.files import write_json
+from lisae_tf.paper import benchmark, grid
+from lisae_tf.paper import cells as cells_module
 
 RESULTS = Path(__file__).parents[1] / "results"
 SMALL = {

@@ -14,7 +14,8 @@ import pytest
 import tensorflow as tf
 from pyarrow import parquet
 
-from lisae_tf import bulk, ray_engine
+from lisae_tf import ray_engine
+from lisae_tf.exported import bulk
 
 PART = 7
 

@@ -7,10 +7,10 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from lisae_tf import checks
 from lisae_tf.cli import main
-from lisae_tf.data_check import treatment
-from lisae_tf.pictures import Decoded, Header
+from lisae_tf.data import checks
+from lisae_tf.data.data_check import treatment
+from lisae_tf.data.pictures import Decoded, Header
 
 
 def scene(seed: int, size: int = 64) -> np.ndarray:
@@ -172,7 +172,7 @@ def test_too_few_pictures_and_a_missing_folder(folders, tmp_path):
 
 def test_training_notes_what_the_check_finds(folders):
     from lisae_tf.config import resolve
-    from lisae_tf.folders import load_folder_test, load_folder_training
+    from lisae_tf.data.folders import load_folder_test, load_folder_training
 
     Image.new("RGB", (64, 64), "red").save(folders["--normal-dir"] / "red.png")
     Image.fromarray(scene(8)).save(folders["--anomaly-dir"] / "near.jpg", quality=80)

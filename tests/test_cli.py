@@ -62,7 +62,7 @@ def test_bad_input_to_train_is_one_sentence_and_no_run(case, bad_places, cli):
 
 
 def test_missing_data_is_one_sentence_and_no_run(workplace, cli, monkeypatch):
-    monkeypatch.setattr("lisae_tf.datasets._online", lambda: False)
+    monkeypatch.setattr("lisae_tf.data.datasets._online", lambda: False)
     for name, arguments in (
         ("kmnist", ("--dataset", "kmnist")),
         ("omniglot", ("--protocol", "one-class", "--negatives", "omniglot")),

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from conftest import QUICK, assert_one_sentence, contents
 
-from lisae_tf import picture_files, pictures, runs
+from lisae_tf import runs
 from lisae_tf.arrays import load_arrays
+from lisae_tf.data import picture_files, pictures
 
 RUN = Path("runs/normal-lis-seed0")
 FOLDERS = ("--normal-dir", "normal", "--negative-dir", "negative")

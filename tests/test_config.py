@@ -60,7 +60,7 @@ def test_any_text_and_number_survive_a_round_trip(text, number, gamma):
 
 
 def test_the_names_in_the_settings_are_those_of_the_registries():
-    from lisae_tf import protocols
+    from lisae_tf.data import protocols
     from lisae_tf.detectors import DETECTORS
 
     for name, listed, registry in (

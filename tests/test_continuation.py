@@ -12,8 +12,8 @@ from training_fixtures import surface
 
 from lisae_tf.arrays import load_arrays
 from lisae_tf.config import ONE_CLASS, resolve
+from lisae_tf.data.folders import load_folder_test, load_folder_training
 from lisae_tf.detectors import DETECTORS, load_detector, make_detector
-from lisae_tf.folders import load_folder_test, load_folder_training
 
 SMALL = (
     *(

@@ -208,7 +208,7 @@ class Harm:
 
     @property
     def scorers(self):
-        from lisae_tf.runtimes import open_model
+        from lisae_tf.exported.runtimes import open_model
 
         if not hasattr(self, "_scorers"):
             self._scorers = {w: open_model(self.models[w]) for w in ("onnx", "tflite")}

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from training_fixtures import surface, tiny_config
 
-from lisae_tf.cells import held_out_loss
 from lisae_tf.detectors import DETECTORS, load_detector, make_detector
 from lisae_tf.detectors.base import CONFIG, SIDECAR, WEIGHTS
 from lisae_tf.detectors.encoders import EncoderDetector
 from lisae_tf.detectors.graph import AutoencoderDetector, GraphDetector
 from lisae_tf.errors import LisaeError
+from lisae_tf.paper.cells import held_out_loss
 from lisae_tf.scoring import Scorer, scoring_graph
 
 # Float32 sums in another order; the linear case's small scores are differences of large numbers.

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from lisae_tf.config import read_settings
+from lisae_tf.data.pictures import decode
 from lisae_tf.error_maps import FULL_RED, LARGEST, error_maps, overlay
-from lisae_tf.pictures import decode
 
 
 def test_the_mean_of_a_map_is_the_score():

@@ -158,7 +158,7 @@ def encode(array, form):
 
 
 def test_encoded_pictures_of_any_size_score_as_pillow_decodes_them(opened, samples):
-    from lisae_tf import pictures
+    from lisae_tf.data import pictures
 
     model = opened["savedmodel"]
     rng = np.random.default_rng(0)
@@ -226,7 +226,7 @@ def test_record_card_and_parity_lie_beside_the_model(which, models, detector):
 
 
 def test_a_second_export_is_the_next_version(run, models, opened, samples, tmp_path, cli):
-    from lisae_tf.runtimes import open_model
+    from lisae_tf.exported.runtimes import open_model
 
     shutil.copytree(models / "onnx", tmp_path / "onnx")
     before = contents(tmp_path)
@@ -295,7 +295,7 @@ def test_a_detector_without_a_graph_is_refused(run):
 
 
 def test_float_pictures_make_an_artefact_of_their_own(run, tmp_path, cli, samples, detector):
-    from lisae_tf.runtimes import open_model
+    from lisae_tf.exported.runtimes import open_model
 
     result = cli("export", "--run", run, "--out", tmp_path, "--format", "all", "--input", "float32")
     assert result.exit_code == 0, result.stderr
@@ -309,7 +309,7 @@ def test_float_pictures_make_an_artefact_of_their_own(run, tmp_path, cli, sample
 
 
 def test_the_linear_variant_exports(tmp_path, cli, trained, monkeypatch):
-    from lisae_tf.runtimes import open_model
+    from lisae_tf.exported.runtimes import open_model
 
     monkeypatch.chdir(tmp_path)  # `train` notes its run as the last one of the working folder
     linear = tmp_path / "linear"

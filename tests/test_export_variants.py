@@ -8,9 +8,9 @@ import pytest
 from export_fixtures import TRAIN
 from scipy.stats import spearmanr
 
+from lisae_tf.data.tasks import load_test
 from lisae_tf.detectors import load_detector
-from lisae_tf.runtimes import open_model
-from lisae_tf.tasks import load_test
+from lisae_tf.exported.runtimes import open_model
 
 SETTINGS = (
     *("--set", "feature_extraction.epochs=3", "--set", "hypersphere.epochs=1"),

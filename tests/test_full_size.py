@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lisae_tf import benchmark, grid
+from lisae_tf.paper import benchmark, grid
 
 pytestmark = [
     pytest.mark.slow,

@@ -5,14 +5,14 @@ import itertools
 import pytest
 from benchmark_fixtures import NAMES, invented
 
-from lisae_tf import cells, grid, paper_tables, tables, workers
 from lisae_tf.config import merge, resolve
-from lisae_tf.datasets import open_dataset
+from lisae_tf.data.datasets import open_dataset
+from lisae_tf.data.protocols import make_negatives, make_task
 from lisae_tf.errors import LisaeError
 from lisae_tf.files import make_folder, read_json, write_json
-from lisae_tf.protocols import make_negatives, make_task
+from lisae_tf.paper import cells, grid, published, tables, workers
+from lisae_tf.paper.trainings import Column, Figure, Row
 from lisae_tf.sharing import phase1_key
-from lisae_tf.trainings import Column, Figure, Row
 
 SURFACES = Column("surfaces", (("gravel",),))
 SMALL = merge(grid.QUICK, {"feature_extraction": {"warmup_steps": 20}})
@@ -40,7 +40,7 @@ def planned(figures, root, seeds=(0,)):
 
 def test_rows_and_columns_are_the_paper_s():
     for name in ("table1", "table2", "table3"):
-        printed = paper_tables.load()[name]
+        printed = published.load()[name]
         described = tables.TABLES[name]("lis")
         wanted = {
             (row, column)
@@ -50,7 +50,7 @@ def test_rows_and_columns_are_the_paper_s():
         }
         assert wanted <= set(described)
     assert len(tables.table3("lis")) == 18
-    for variant, blocks in paper_tables.appendix_a().items():
+    for variant, blocks in published.appendix_a().items():
         wanted = {(negative, positive) for positive, rows in blocks.items() for negative in rows}
         assert wanted == set(tables.appendix_a(tables.APPENDIX_VARIANTS[variant]))
 

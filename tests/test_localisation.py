@@ -70,9 +70,9 @@ def test_evaluate_adds_both_where_there_are_masks(workplace, cli):
     assert 0 <= record["per_region_overlap"] <= 1
     assert "pixel_auroc" not in json.loads(cli("evaluate").stdout)
     # The figure is that of the maps themselves: normal pictures count as free of anomalies.
+    from lisae_tf.data.tasks import load_test
     from lisae_tf.detectors import load_detector
     from lisae_tf.error_maps import error_maps
-    from lisae_tf.tasks import load_test
 
     detector = load_detector(workplace / "runs" / "normal-lis-seed0")
     test = load_test(detector.config)

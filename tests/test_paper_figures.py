@@ -4,10 +4,11 @@ import numpy as np
 from benchmark_fixtures import store
 from PIL import Image
 
-from lisae_tf import experiment, grid, paper_pictures, report, report_figures, tables
+from lisae_tf import experiment
 from lisae_tf.config import merge
 from lisae_tf.files import read_json
-from lisae_tf.paper_pictures import EXHIBITS, Exhibit, decompose
+from lisae_tf.paper import grid, reconstructions, report, report_figures, tables
+from lisae_tf.paper.reconstructions import EXHIBITS, Exhibit, decompose
 
 TABLE2 = tables.table2("lis")
 
@@ -52,18 +53,18 @@ def test_pictures_are_made_once_for_the_same_settings(tmp_path, monkeypatch):
         "both": Exhibit("Both", "surfaces", "lis", "gravel"),
         "failing": Exhibit("Failing", "surfaces", "lis", "no such surface"),
     }
-    monkeypatch.setattr(paper_pictures, "EXHIBITS", exhibits)
+    monkeypatch.setattr(reconstructions, "EXHIBITS", exhibits)
     said = []
-    made = list(paper_pictures.make_all(tmp_path, None, grid.QUICK, said.append))
+    made = list(reconstructions.make_all(tmp_path, None, grid.QUICK, said.append))
     assert [path.name for path in made] == ["linear.png", "both.png"]
     assert len(said) == 1
     assert said[0].startswith("failing: failed: there is no class")
-    assert paper_pictures.stored(tmp_path) == {"Linear": made[0], "Both": made[1]}
+    assert reconstructions.stored(tmp_path) == {"Linear": made[0], "Both": made[1]}
     assert {"auroc", "seed", "version", "config_hash"} <= set(read_json(tmp_path / "both.json"))
     del exhibits["failing"]
-    assert not list(paper_pictures.make_all(tmp_path, None, grid.QUICK, said.append))
+    assert not list(reconstructions.make_all(tmp_path, None, grid.QUICK, said.append))
     other = merge(grid.QUICK, {"latent_shaping": {"gamma": 0.5}})
-    assert len(list(paper_pictures.make_all(tmp_path, None, other, said.append))) == 2
+    assert len(list(reconstructions.make_all(tmp_path, None, other, said.append))) == 2
 
 
 def test_the_parts_of_figure_2(tmp_path):

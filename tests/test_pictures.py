@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from lisae_tf import pictures
+from lisae_tf.data import pictures
+from lisae_tf.data.picture_files import find
+from lisae_tf.data.pictures import BadPicture, decode, decode_all
 from lisae_tf.errors import LisaeError
-from lisae_tf.picture_files import find
-from lisae_tf.pictures import BadPicture, decode, decode_all
 
 # No two of its eight orientations are equal, and it has no square side.
 UPRIGHT = np.array([[0, 50, 100], [150, 200, 250]], np.uint8)
@@ -160,7 +160,7 @@ def test_a_bomb_is_refused_without_a_warning_beside_it(tmp_path):
     """In a process of its own, for pytest makes every warning an error."""
     (tmp_path / "big.png").write_bytes(png_header(10_000, 10_000))
     script = (
-        "import pathlib, sys; from lisae_tf import pictures\n"
+        "import pathlib, sys; from lisae_tf.data import pictures\n"
         "try: pictures.decode(pathlib.Path(sys.argv[1]))\n"
         "except pictures.BadPicture as error: print('refused')"
     )

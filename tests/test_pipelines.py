@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from lisae_tf.pipelines import (
+from lisae_tf.data.pipelines import (
     augmented_bank,
     held_out_batches,
     steps_at_once,

@@ -29,8 +29,8 @@ def normal(tmp_path, samples):
 def test_calibrate_makes_a_new_version_that_differs_in_the_threshold_alone(
     which, models, opened, tmp_path, normal, samples, cli
 ):
-    from lisae_tf.artefacts import digest
-    from lisae_tf.runtimes import open_model
+    from lisae_tf.exported.artefacts import digest
+    from lisae_tf.exported.runtimes import open_model
 
     copy = tmp_path / "models"
     shutil.copytree(models, copy)
@@ -59,7 +59,7 @@ def test_calibrate_makes_a_new_version_that_differs_in_the_threshold_alone(
 
 
 def test_calibrate_writes_a_file_of_another_name_and_never_over_one(models, tmp_path, normal, cli):
-    from lisae_tf.runtimes import open_model
+    from lisae_tf.exported.runtimes import open_model
 
     path = path_of(models, "onnx")
     options = ["--model", path, "--normal-dir", normal, "--fpr", "0.2", "--out"]
@@ -77,7 +77,7 @@ def test_calibrate_writes_a_file_of_another_name_and_never_over_one(models, tmp_
 
 
 def test_a_calibration_that_changes_a_score_is_refused(models, tmp_path, opened, monkeypatch):
-    from lisae_tf import onnx_file, recalibration
+    from lisae_tf.exported import onnx_file, recalibration
     from lisae_tf.thresholds import Threshold
 
     replace = onnx_file.replace

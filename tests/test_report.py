@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from benchmark_fixtures import store
 
-from lisae_tf import paper_tables, report, tables
 from lisae_tf.errors import LisaeError
 from lisae_tf.files import read_json
+from lisae_tf.paper import published, report, tables
 
 CHECKOUT = Path(__file__).parents[1]
 LIS, AE = ("LIS-AE", "cifar10"), ("AE", "cifar10")
@@ -72,7 +72,7 @@ def test_an_incomplete_column_is_counted_and_not_compared(stored):
 
 
 def test_a_stale_cell_counts_as_missing(stored, monkeypatch):
-    from lisae_tf import cells
+    from lisae_tf.paper import cells
 
     monkeypatch.setattr(cells, "TRAINING_VERSION", cells.TRAINING_VERSION + 1)
     with pytest.raises(LisaeError, match="no current cell"):
@@ -131,8 +131,8 @@ def test_the_report_says_what_the_data_is_and_which_averages_contradict(stored):
 
 
 def test_the_paper_contradicts_itself_eighteen_times():
-    assert len(paper_tables.contradictory_averages()) == 18
-    for blocks in paper_tables.appendix_a().values():
+    assert len(published.contradictory_averages()) == 18
+    for blocks in published.appendix_a().values():
         for rows in blocks.values():
             for row in rows.values():
                 assert row["avg"] == pytest.approx(statistics.fmean(row["outliers"].values()))

@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lisae_tf import artefacts, onnx_file, tflite_file, wire
+from lisae_tf import wire
 from lisae_tf.errors import LisaeError
-from lisae_tf.runtimes import open_model
+from lisae_tf.exported import artefacts, onnx_file, tflite_file
+from lisae_tf.exported.runtimes import open_model
 
 run, models, opened = export_fixtures.run, export_fixtures.models, export_fixtures.opened
 detector, samples = export_fixtures.detector, export_fixtures.samples
@@ -123,7 +124,10 @@ def test_a_missing_runtime_is_named_with_the_extra_that_brings_it(
 
 
 def test_the_module_itself_imports_no_runtime():
-    code = "import sys, lisae_tf.runtimes, lisae_tf.recalibration; print(sorted(sys.modules))"
+    code = (
+        "import sys; from lisae_tf.exported import recalibration, runtimes; "
+        "print(sorted(sys.modules))"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in eval(out.stdout)}
     assert not loaded & (HEAVY | {"onnxruntime", "ai_edge_litert", "PIL"})

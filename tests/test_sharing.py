@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from training_fixtures import surface, tiny_config, tiny_data
 
-from lisae_tf.decoded import DecodedPictures
+from lisae_tf.data.decoded import DecodedPictures
+from lisae_tf.data.parts import Parts, TrainingData
 from lisae_tf.detectors import make_detector
-from lisae_tf.parts import Parts, TrainingData
 from lisae_tf.phase import TrainingOptions
 from lisae_tf.sharing import SharedPhase1, phase1_key
 

@@ -3,11 +3,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from lisae_tf import drawings, experiment, folders, picture_files, pictures
+from lisae_tf import experiment
 from lisae_tf.config import dataset_settings, merge, resolve
-from lisae_tf.drawings import background_is_bright, match_polarity
+from lisae_tf.data import drawings, folders, picture_files, pictures
+from lisae_tf.data.drawings import background_is_bright, match_polarity
+from lisae_tf.data.tasks import load_test, load_training
 from lisae_tf.errors import LisaeError
-from lisae_tf.tasks import load_test, load_training
 
 
 def drawing(paper, ink, count=6):

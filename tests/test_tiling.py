@@ -12,12 +12,12 @@ from PIL import Image
 from training_fixtures import TINY, surface
 
 from lisae_tf.config import merge, resolve
+from lisae_tf.data.parts import Parts, TrainingData
+from lisae_tf.data.tiling import Tiling
 from lisae_tf.detectors import load_detector, make_detector
 from lisae_tf.errors import LisaeError
-from lisae_tf.parts import Parts, TrainingData
-from lisae_tf.runtimes import open_model
+from lisae_tf.exported.runtimes import open_model
 from lisae_tf.tiled_graph import Cut, Highest, Mend
-from lisae_tf.tiling import Tiling
 
 
 @st.composite

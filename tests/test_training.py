@@ -17,10 +17,10 @@ from training_fixtures import (
 from lisae_tf import feature_extraction, latent_shaping, phase
 from lisae_tf.checkpoints import weights_of
 from lisae_tf.convergence import Convergence, ResumePoint
+from lisae_tf.data.parts import Parts
 from lisae_tf.detectors import make_detector
 from lisae_tf.errors import LisaeError
 from lisae_tf.features import FeatureFile, encode
-from lisae_tf.parts import Parts
 from lisae_tf.phase import TrainingOptions, build_autoencoder
 from lisae_tf.training import train
 

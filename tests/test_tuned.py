@@ -5,11 +5,12 @@ import pytest
 from benchmark_fixtures import invented
 from click.testing import CliRunner
 
-from lisae_tf import grid, report, selection, tables, tuned, tuned_columns, tuning
+from lisae_tf import selection, tuning
 from lisae_tf.cli import main
 from lisae_tf.config import Config, read_settings, resolve
 from lisae_tf.errors import LisaeError
 from lisae_tf.files import make_folder, read_json, write_json, write_text
+from lisae_tf.paper import grid, report, tables, tuned, tuned_columns
 
 COLUMN = "fashion_mnist"
 

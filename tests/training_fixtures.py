@@ -4,8 +4,8 @@ import keras
 import numpy as np
 
 from lisae_tf.config import merge, resolve
-from lisae_tf.parts import Parts, TrainingData
-from lisae_tf.surfaces import patches
+from lisae_tf.data.parts import Parts, TrainingData
+from lisae_tf.data.surfaces import patches
 
 TINY = {
     "variant": "lis",

@@ -41,7 +41,7 @@ def command() -> None:
 
 
 def _known_column(name: str) -> None:
-    from lisae_tf.tables import COLUMNS
+    from lisae_tf.paper.tables import COLUMNS
 
     if name not in COLUMNS:
         raise LisaeError(f"there is no column '{name}'; there are {', '.join(COLUMNS)}")
@@ -57,14 +57,14 @@ def _known_column(name: str) -> None:
 @shared.data_dir
 def _latent(column: str, rows, sizes, jobs, quick, out, data_dir):
     """Choose a latent size for each row of COLUMN on held-out training data."""
-    from lisae_tf import tables
+    from lisae_tf.paper import tables
 
     _known_column(column)
     listed = shared.listed(sizes)
     if not listed or not all(size.isdecimal() and int(size) for size in listed):
         raise LisaeError(f"--sizes {sizes}: give whole numbers, as in 8,16,32")
     start_tensorflow()
-    from lisae_tf import latents
+    from lisae_tf.paper import latents
 
     known = tables.ROWS
     for row in shared.listed(rows):
@@ -91,13 +91,13 @@ def _latent(column: str, rows, sizes, jobs, quick, out, data_dir):
 @shared.data_dir
 def _tuning(columns, trials, jobs, out, data_dir):
     """Tune LIS-AE from the folder defaults on held-out training data, and test both settings."""
-    from lisae_tf.tables import COLUMNS
+    from lisae_tf.paper.tables import COLUMNS
 
     wanted = shared.listed(columns) or list(COLUMNS)
     for column in wanted:
         _known_column(column)
     start_tensorflow()
-    from lisae_tf import tuned, tuned_columns
+    from lisae_tf.paper import tuned, tuned_columns
 
     root = out or trained.RESULTS
     cells = []
@@ -115,12 +115,12 @@ def _tuning(columns, trials, jobs, out, data_dir):
 def _figures(quick, out, data_dir):
     """Train for the pictures of figures 2 and 4 and draw them; `benchmark report` shows them."""
     start_tensorflow()
-    from lisae_tf import grid, paper_pictures
-    from lisae_tf.report import FIGURES
+    from lisae_tf.paper import grid, reconstructions
+    from lisae_tf.paper.report import FIGURES
 
     folder = trained.root_of(out, quick) / FIGURES
     over = grid.QUICK if quick else {}
-    for path in paper_pictures.make_all(folder, data_dir, over, click.echo):
+    for path in reconstructions.make_all(folder, data_dir, over, click.echo):
         click.echo(f"wrote {path}")
 
 
@@ -134,7 +134,7 @@ def _figures(quick, out, data_dir):
 )
 def _report(quick, out, text):
     """Write summary.json, RESULTS.md and the figures from the stored cells alone."""
-    from lisae_tf import grid, report
+    from lisae_tf.paper import grid, report
 
     root = trained.root_of(out, quick)
     text = text or (root / "RESULTS.md" if quick or out else Path("RESULTS.md"))
@@ -161,7 +161,7 @@ def _dataset(name: str, variants, seeds, classes, assigned, jobs, engine, addres
 
     over = config.assignments(assigned)
     start_tensorflow()
-    from lisae_tf import benchmark
+    from lisae_tf.paper import benchmark
 
     chosen = list(
         benchmark.cells(

@@ -35,8 +35,9 @@ def command(
     start_tensorflow()
     import numpy as np
 
-    from lisae_tf import experiment, picture_files, pictures, runs
+    from lisae_tf import experiment, runs
     from lisae_tf.arrays import save_arrays
+    from lisae_tf.data import picture_files, pictures
     from lisae_tf.detectors import load_detector
     from lisae_tf.evaluation import evaluate
     from lisae_tf.files import write_json
@@ -79,9 +80,10 @@ def calibrate_model(path: Path, fpr: float, normal_dir: Path, out: Path | None) 
     """The same for an exported model, which is written anew; needs no run."""
     from export.model_card import write_model_card
     from export.serving_files import MODELS, write_serving_files
-    from lisae_tf import artefacts, picture_files, pictures
-    from lisae_tf.recalibration import next_place, recalibrate
-    from lisae_tf.runtimes import open_model
+    from lisae_tf.data import picture_files, pictures
+    from lisae_tf.exported import artefacts
+    from lisae_tf.exported.recalibration import next_place, recalibrate
+    from lisae_tf.exported.runtimes import open_model
     from lisae_tf.thresholds import choose_threshold
 
     model = open_model(path)

@@ -20,7 +20,8 @@ from lisae_tf.quiet import start_tensorflow
 def command(run: str | None, data_dir: Path | None, mask_dir: Path | None, skip_bad: bool):
     """Score the run's test pictures again and print the metrics as JSON."""
     start_tensorflow()
-    from lisae_tf import experiment, runs, tasks
+    from lisae_tf import experiment, runs
+    from lisae_tf.data import tasks
     from lisae_tf.detectors import load_detector
 
     folder = runs.find_run(run)

@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 
 from export import FORMATS, QUANTIZATIONS, export_run
-from lisae_tf.artefacts import DTYPES
 from lisae_tf.commands import options as shared
+from lisae_tf.exported.artefacts import DTYPES
 from lisae_tf.quiet import start_tensorflow
 
 

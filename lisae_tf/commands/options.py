@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
+from lisae_tf.data.protocols import DEFAULT_SYNTHETIC
 from lisae_tf.errors import LisaeError
-from lisae_tf.protocols import DEFAULT_SYNTHETIC
 
 data_dir = click.option(
     "--data-dir", type=click.Path(path_type=Path), envvar="TFDS_DATA_DIR",

@@ -57,7 +57,7 @@ def command(
     if engine == "ray":
         raise LisaeError("--engine ray writes parts; name their folder with --parts")
     if model is not None:
-        from lisae_tf.runtimes import open_model
+        from lisae_tf.exported.runtimes import open_model
 
         _refuse_both(run, model)
         scorer = open_model(model)
@@ -102,7 +102,8 @@ def _score_in_parts(
     skip_bad: bool, engine: str, address: str | None,
 ) -> None:  # fmt: skip
     """Scores what is missing in the folder; unreadable pictures have a row with the reason."""
-    from lisae_tf import artefacts, bulk, runs
+    from lisae_tf import runs
+    from lisae_tf.exported import artefacts, bulk
     from lisae_tf.files import sha256
 
     _refuse_both(run, model)
@@ -140,7 +141,7 @@ def scored_rows(
     Raises:
         LisaeError: a path that is missing or unreadable, or maps of what does not reconstruct.
     """
-    from lisae_tf import pictures
+    from lisae_tf.data import pictures
 
     reconstructs = hasattr(scorer, "reconstruct") and getattr(scorer, "reconstructs", True)
     if maps is not None and not reconstructs:
@@ -163,10 +164,10 @@ def _write_maps(scorer, alpha: float, batch, folder: Path, first: int) -> Iterat
     """Writes the overlays of a batch, numbered as their rows are; gives their paths."""
     from PIL import Image
 
+    from lisae_tf.data.picture_files import SUFFIXES
+    from lisae_tf.data.pictures import decode
     from lisae_tf.error_maps import error_maps, overlay
     from lisae_tf.files import make_folder, replacing
-    from lisae_tf.picture_files import SUFFIXES
-    from lisae_tf.pictures import decode
 
     make_folder(folder)
     errors = error_maps(batch.pixels, scorer.reconstruct(batch.pixels))

@@ -11,7 +11,7 @@ from lisae_tf.errors import LisaeError
 from lisae_tf.quiet import start_tensorflow
 
 if TYPE_CHECKING:
-    from lisae_tf.cells import Cell
+    from lisae_tf.paper.cells import Cell
 
 RESULTS, QUICK_RESULTS = Path("results"), Path("runs/quick")
 PAPER = ("table1", "table2", "table3", "appendix-a")
@@ -62,8 +62,8 @@ def run(
     """
     from rich.console import Console
 
-    from lisae_tf import grid
-    from lisae_tf.grid_progress import CellProgress
+    from lisae_tf.paper import grid
+    from lisae_tf.paper.grid_progress import CellProgress
 
     missing = sum(cell.stored() is None for cell in cells)
     click.echo(f"{len(cells)} cells in {root}: {len(cells) - missing} stored, {missing} to train")
@@ -145,7 +145,7 @@ def _planned(
     seeds: int, root: Path, quick: bool,
 ) -> tuple[dict, dict[str, str]]:  # fmt: skip
     """The cells of a table by their path, and figures that cannot be planned."""
-    from lisae_tf import grid, tables
+    from lisae_tf.paper import grid, tables
 
     if quick and name in ("table1", "table2") and rows is None:
         rows = list(tables.HEADLINE)

@@ -70,7 +70,8 @@ def command(
     for note in notes:
         say(f"note: {note}")
     start_tensorflow()
-    from lisae_tf import distribution, experiment, folders, runs
+    from lisae_tf import distribution, experiment, runs
+    from lisae_tf.data import folders
 
     strategy = _strategy(distribute, config, out)
     chief = strategy is None or distribution.is_chief(strategy)

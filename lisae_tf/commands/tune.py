@@ -37,8 +37,9 @@ def command(
 
     console = Console(highlight=False, soft_wrap=True)
     start_tensorflow()
-    from lisae_tf import folders, runs, selection, tuning
+    from lisae_tf import runs, selection, tuning
     from lisae_tf.commands.train import run_name
+    from lisae_tf.data import folders
 
     config = folders.settle_folder_channels(config)
     folder = out or runs.default_folder(f"tune-{run_name(config)}", resume=resume)

@@ -5,8 +5,8 @@ from keras import layers
 
 from lisae_tf.adversarial import build_adversarial, feature_distance, train_adversarial
 from lisae_tf.checkpoints import Arrays, set_weights, weights_of
+from lisae_tf.data.parts import TrainingData
 from lisae_tf.detectors.graph import AutoencoderDetector
-from lisae_tf.parts import TrainingData
 from lisae_tf.phase import TrainingOptions
 from lisae_tf.scoring import reconstruction_score
 

@@ -9,9 +9,9 @@ import numpy as np
 from lisae_tf import __version__
 from lisae_tf.arrays import Arrays, load_arrays, save_arrays
 from lisae_tf.config import Config, read_settings, resolve
+from lisae_tf.data.parts import TrainingData, mirrored, split_side
 from lisae_tf.errors import LisaeError
 from lisae_tf.files import make_folder, read_json, sha256, write_json, write_text
-from lisae_tf.parts import TrainingData, mirrored, split_side
 from lisae_tf.phase import TrainingOptions
 from lisae_tf.thresholds import Threshold, choose_threshold
 

@@ -9,9 +9,9 @@ import numpy as np
 from sklearn.ensemble import IsolationForest
 
 from lisae_tf.checkpoints import Arrays
+from lisae_tf.data.parts import TrainingData
 from lisae_tf.detectors.pixels import PixelDetector, check_arrays, rows
 from lisae_tf.errors import LisaeError
-from lisae_tf.parts import TrainingData
 from lisae_tf.phase import TrainingOptions
 
 NAMES = ("left", "right", "feature", "threshold", "samples")  # (trees, nodes) each

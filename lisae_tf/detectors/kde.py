@@ -10,8 +10,8 @@ from scipy.special import logsumexp
 from sklearn.metrics.pairwise import euclidean_distances
 
 from lisae_tf.checkpoints import Arrays
+from lisae_tf.data.parts import TrainingData
 from lisae_tf.detectors.pixels import PixelDetector, check_arrays, rows, thin
-from lisae_tf.parts import TrainingData
 from lisae_tf.phase import TrainingOptions
 
 

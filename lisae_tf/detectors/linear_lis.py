@@ -5,12 +5,12 @@ import math
 import numpy as np
 
 from lisae_tf.checkpoints import Arrays
+from lisae_tf.data.parts import TrainingData
 from lisae_tf.detectors.graph import AutoencoderDetector
 from lisae_tf.detectors.pixels import rows, thin
 from lisae_tf.errors import LisaeError
 from lisae_tf.linear import fit_linear
 from lisae_tf.networks import build_linear_networks
-from lisae_tf.parts import TrainingData
 from lisae_tf.phase import TrainingOptions
 
 MAX_PICTURES = 10_000  # of each side; the second moments change little beyond

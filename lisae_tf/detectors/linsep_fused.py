@@ -12,10 +12,10 @@ from keras import layers
 from sklearn.metrics import roc_auc_score
 
 from lisae_tf.checkpoints import Arrays, set_weights
+from lisae_tf.data.parts import TrainingData
 from lisae_tf.detectors.lisae import LatentInsensitiveDetector
 from lisae_tf.errors import LisaeError
 from lisae_tf.networks import input_dtype, scale
-from lisae_tf.parts import TrainingData
 from lisae_tf.phase import TrainingOptions, build_autoencoder
 from lisae_tf.scoring import Score, Scorer
 

@@ -14,8 +14,8 @@ from sklearn.svm import OneClassSVM
 
 from lisae_tf import sections
 from lisae_tf.checkpoints import Arrays
+from lisae_tf.data.parts import TrainingData
 from lisae_tf.detectors.pixels import PixelDetector, check_arrays, rows, thin
-from lisae_tf.parts import TrainingData
 from lisae_tf.phase import TrainingOptions
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from lisae_tf.checkpoints import Arrays
+from lisae_tf.data.parts import full_scale
 from lisae_tf.detectors.base import Detector
 from lisae_tf.errors import LisaeError
-from lisae_tf.parts import full_scale
 
 BATCH_SIZE = 500
 

@@ -6,12 +6,12 @@ import keras
 
 from lisae_tf.arrays import Arrays
 from lisae_tf.config import Config
+from lisae_tf.data.parts import Parts, TrainingData
+from lisae_tf.data.tiling import Tiling, tiling_of
 from lisae_tf.detectors.graph import AutoencoderDetector, GraphDetector
-from lisae_tf.parts import Parts, TrainingData
 from lisae_tf.phase import TrainingOptions
 from lisae_tf.scoring import BATCH_SIZE, Scorer
 from lisae_tf.tiled_graph import tiled
-from lisae_tf.tiling import Tiling, tiling_of
 
 
 class TiledDetector(GraphDetector):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from lisae_tf import pictures
+from lisae_tf.data import pictures
 from lisae_tf.serving.codes import RequestError
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from aiohttp import web
 
-from lisae_tf import artefacts
 from lisae_tf.errors import LisaeError
+from lisae_tf.exported import artefacts
 from lisae_tf.serving import grpc_server, saved_model, warmup
 from lisae_tf.serving.limits import Limits
 from lisae_tf.serving.metrics import Metrics

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lisae_tf import artefacts, onnx_file, tflite_file
-from lisae_tf.artefacts import SAVED_MODEL, Record
 from lisae_tf.errors import LisaeError
+from lisae_tf.exported import artefacts, onnx_file, tflite_file
+from lisae_tf.exported.artefacts import SAVED_MODEL, Record
 
 BATCH_SIZE = 256
 

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import optuna
 
-from lisae_tf import grid, selection, tables, tuning
+from lisae_tf import selection, tuning
 from lisae_tf.config import Config
 from lisae_tf.errors import LisaeError
 from lisae_tf.files import make_folder, write_text
-from lisae_tf.latents import fixed_tasks
+from lisae_tf.paper import grid, tables
+from lisae_tf.paper.latents import fixed_tasks
+from lisae_tf.paper.tuned import SEED, folder_defaults, settings_file
 from lisae_tf.sharing import SharedPhase1
-from lisae_tf.tuned import SEED, folder_defaults, settings_file
 
 TOGETHER = 6  # trials asked for before their values are known; those of one latent share phase 1
 

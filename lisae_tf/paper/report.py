@@ -13,12 +13,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lisae_tf import paper_pictures, tables, tuned
-from lisae_tf.cells import Cell
 from lisae_tf.config import VARIANTS
 from lisae_tf.errors import LisaeError
 from lisae_tf.files import make_folder, read_json, write_json, write_text
-from lisae_tf.trainings import Figure, latent_file
+from lisae_tf.paper import reconstructions, tables, tuned
+from lisae_tf.paper.cells import Cell
+from lisae_tf.paper.trainings import Figure, latent_file
 
 DIGITS = 6  # kept in the summary
 FIGURES = "figures"  # folder of the figures, below that of the results
@@ -197,7 +197,7 @@ def write(root: Path, text: Path, over: dict[str, Any]) -> list[Path]:
     Raises:
         LisaeError: no cell is stored there.
     """
-    from lisae_tf import report_figures, report_text
+    from lisae_tf.paper import report_figures, report_text
 
     results = Results(root, over)
     summary = results.summary()
@@ -206,7 +206,7 @@ def write(root: Path, text: Path, over: dict[str, Any]) -> list[Path]:
     make_folder(root)
     write_json(root / "summary.json", summary)
     drawn = dict(report_figures.draw_all(results, root / FIGURES))
-    shown = drawn | paper_pictures.stored(root / FIGURES)
+    shown = drawn | reconstructions.stored(root / FIGURES)
     links = {title: os.path.relpath(path, text.parent) for title, path in shown.items()}
     write_text(text, report_text.render(results, links))
     return [root / "summary.json", *drawn.values(), text]

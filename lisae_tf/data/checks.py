@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
-from lisae_tf.pictures import Decoded, content_hashes
+from lisae_tf.data.pictures import Decoded, content_hashes
 
 # Two pictures are near copies if their grey thumbnails differ by less than this, in levels of
 # 255 (root mean square): another JPEG quality or size does not reach it, another subject does.

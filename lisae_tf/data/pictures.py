@@ -18,8 +18,8 @@ import numpy as np
 from PIL import ExifTags, Image
 from PIL.Image import Transpose
 
+from lisae_tf.data.picture_files import files_of, refuse_missing
 from lisae_tf.errors import LisaeError
-from lisae_tf.picture_files import files_of, refuse_missing
 
 MAX_PIXELS = 64_000_000
 _FORMATS = ("PNG", "JPEG", "BMP")

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lisae_tf.cells import TRAINING_VERSION
 from lisae_tf.config import Config, dataset_settings, merge, resolve
 from lisae_tf.errors import LisaeError
 from lisae_tf.files import make_folder, read_json, write_json
+from lisae_tf.paper.cells import TRAINING_VERSION
 
 if TYPE_CHECKING:
     import numpy as np

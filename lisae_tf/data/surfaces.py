@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lisae_tf import pictures
+from lisae_tf.data import pictures
 from lisae_tf.errors import LisaeError
 
 PATCH = 32

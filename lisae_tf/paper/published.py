@@ -1,4 +1,4 @@
-"""The figures that the paper prints, from `paper_tables.json` (source and caveats are in it)."""
+"""The figures that the paper prints, from `published.json` (source and caveats are in it)."""
 
 import json
 from functools import cache
@@ -10,7 +10,9 @@ Outliers = dict[str, float]
 @cache
 def load() -> dict:
     """The whole file."""
-    return json.loads(resources.files("lisae_tf").joinpath("paper_tables.json").read_text("utf-8"))
+    return json.loads(
+        resources.files("lisae_tf.paper").joinpath("published.json").read_text("utf-8")
+    )
 
 
 def printed(table: str, row: str, column: str) -> float | None:

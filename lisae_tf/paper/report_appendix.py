@@ -3,8 +3,8 @@
 import statistics
 from collections.abc import Mapping
 
-from lisae_tf import paper_tables, tables
 from lisae_tf.markdown import difference, folded, markdown
+from lisae_tf.paper import published, tables
 
 Blocks = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
 WHOLE = ("None", "Comb", "Sup")
@@ -34,7 +34,7 @@ def _average(row: Mapping[str, float]) -> float:
 
 def _summary(variant: str, blocks: Mapping) -> str:
     """Means over the positive classes, and how many averages are near the paper's."""
-    paper = paper_tables.appendix_a()[variant]
+    paper = published.appendix_a()[variant]
     lines = []
     for negative in WHOLE:
         found = [_average(blocks[p][negative]) for p in paper if negative in blocks.get(p, {})]
@@ -57,7 +57,7 @@ def _summary(variant: str, blocks: Mapping) -> str:
 
 def _averages(variant: str, blocks: Mapping) -> str:
     """One line a positive class, ours / paper's for each negative set."""
-    paper = paper_tables.appendix_a()[variant]
+    paper = published.appendix_a()[variant]
     names = list(tables.CIFAR10)
     lines = []
     for positive in names:

@@ -7,10 +7,10 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lisae_tf import checks, picture_files, pictures
 from lisae_tf.config import Config
-from lisae_tf.folders import MIN_NEGATIVE, MIN_NORMAL, settle_folder_channels
-from lisae_tf.tiling import tiling_of
+from lisae_tf.data import checks, picture_files, pictures
+from lisae_tf.data.folders import MIN_NEGATIVE, MIN_NORMAL, settle_folder_channels
+from lisae_tf.data.tiling import tiling_of
 
 STRETCHED = 1.1  # sides scaled more unequally than this are mentioned
 

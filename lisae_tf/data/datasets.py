@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lisae_tf import pictures, surfaces
-from lisae_tf.decoded import DecodedPictures
+from lisae_tf.data import pictures, surfaces
+from lisae_tf.data.decoded import DecodedPictures
 from lisae_tf.errors import LisaeError
 
 DATA_DIR_VARIABLE = "TFDS_DATA_DIR"

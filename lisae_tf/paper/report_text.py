@@ -7,12 +7,12 @@ import statistics
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from lisae_tf import paper_tables, report_appendix, tables, tuned
 from lisae_tf.markdown import difference, folded, markdown
-from lisae_tf.trainings import Row
+from lisae_tf.paper import published, report_appendix, tables, tuned
+from lisae_tf.paper.trainings import Row
 
 if TYPE_CHECKING:
-    from lisae_tf.report import Results, Summed
+    from lisae_tf.paper.report import Results, Summed
 
 _HEAD = """# Results
 
@@ -83,7 +83,7 @@ def _table(name: str, figures: Mapping[tuple[str, str], "Summed"]) -> str:
     for row in rows:
         line = [row]
         for column in columns:
-            summed, paper = figures.get((row, column)), paper_tables.printed(name, row, column)
+            summed, paper = figures.get((row, column)), published.printed(name, row, column)
             printed = "–" if paper is None else f"{paper:.4f}"
             gap = difference(summed.mean if summed else None, paper)
             line += [_ours(summed), printed, gap]
@@ -237,7 +237,7 @@ def _tuning(figures: Mapping[tuple[str, str], "Summed"]) -> str:
 def _contradictions() -> str:
     rows = [
         [variant, positive, negative, f"{avg:.4f}", f"{printed:.4f}"]
-        for variant, positive, negative, avg, printed in paper_tables.contradictory_averages()
+        for variant, positive, negative, avg, printed in published.contradictory_averages()
     ]
     return (
         f"## Averages of appendix A that contradict their rows\n\n{len(rows)} printed averages of "

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from lisae_tf import checks, picture_files, pictures
 from lisae_tf.config import FOLDER, Config
-from lisae_tf.drawings import draw, match_polarity
+from lisae_tf.data import checks, picture_files, pictures
+from lisae_tf.data.drawings import draw, match_polarity
+from lisae_tf.data.parts import Parts, TestData, TrainingData, split_side
+from lisae_tf.data.protocols import GENERATED, synthetic_generators
 from lisae_tf.errors import LisaeError
-from lisae_tf.parts import Parts, TestData, TrainingData, split_side
-from lisae_tf.protocols import GENERATED, synthetic_generators
 
 FOLDER_SIZE = (64, 64)
 MIN_NORMAL, MIN_NEGATIVE = 20, 10
@@ -131,7 +131,7 @@ def load_folder_training(config: Config, *, skip_bad: bool) -> TrainingData:
             notes += _refuse_overlap(side.found, "normal", negative, "negative")
         negative_parts, _ = _split_folder(negative, config, 1)
         if names := synthetic_generators(config.negatives):
-            from lisae_tf.synthetic import joined
+            from lisae_tf.data.synthetic import joined
 
             negative_parts = joined(negative_parts, names, normal_parts, config.seed)
     elif config.negatives in GENERATED:
@@ -139,7 +139,7 @@ def load_folder_training(config: Config, *, skip_bad: bool) -> TrainingData:
         pixels = match_polarity(draw(config.negatives, shape, config.seed), normal_parts.fit)
         negative_parts, _ = split_side(pixels, config.data, seed=config.seed, stream=1)
     elif names := synthetic_generators(config.negatives):
-        from lisae_tf.synthetic import synthetic_negatives
+        from lisae_tf.data.synthetic import synthetic_negatives
 
         negative_parts = synthetic_negatives(names, normal_parts, config.seed)
     elif config.negatives != "none":

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from lisae_tf.augmentation import random_strokes
-from lisae_tf.parts import Parts
-from lisae_tf.pipelines import augmented_bank
+from lisae_tf.data.augmentation import random_strokes
+from lisae_tf.data.parts import Parts
+from lisae_tf.data.pipelines import augmented_bank
 
 GRID = 4  # patches along each side that are shuffled
 PASTED_SHARE = (0.2, 0.5)  # of each side of the picture

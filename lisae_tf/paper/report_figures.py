@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lisae_tf import tables
 from lisae_tf.files import make_folder
-from lisae_tf.trainings import Figure
+from lisae_tf.paper import tables
+from lisae_tf.paper.trainings import Figure
 
 if TYPE_CHECKING:
-    from lisae_tf.report import Results
+    from lisae_tf.paper.report import Results
 
 Curves = dict[str, list[float]]  # task -> accuracy on anomalies, see `cells.detection`
 TABLE2, TABLE3 = tables.table2("lis"), tables.table3("lis")

@@ -6,9 +6,9 @@ Pure descriptions; how the settings were chosen is in `tuned_columns`.
 from collections.abc import Sequence
 from pathlib import Path
 
-from lisae_tf.cells import Cell, cell_of
 from lisae_tf.config import Config, dataset_settings, read_settings, resolve
-from lisae_tf.tables import COLUMNS
+from lisae_tf.paper.cells import Cell, cell_of
+from lisae_tf.paper.tables import COLUMNS
 
 SEED = 0
 FOLDER, BEST = "tuning", "best.yaml"

@@ -10,11 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from lisae_tf.cells import Cell
 from lisae_tf.config import Config
 from lisae_tf.errors import LisaeError
+from lisae_tf.paper.cells import Cell
+from lisae_tf.paper.tables import Figures
 from lisae_tf.sharing import SharedPhase1, phase1_key
-from lisae_tf.tables import Figures
 
 DECODED_BYTES = 2**30  # of pictures kept between cells, in each process
 # A tiny version of every cell: the wiring, not the figures.
@@ -103,7 +103,7 @@ def groups(trainings: Iterable[Training]) -> list[list[Training]]:
 
 def run_group(group: Sequence[Training], data_dir: Path | None) -> Iterator[Finished]:
     """Trains one group in this process; an error becomes a sentence."""
-    from lisae_tf import datasets
+    from lisae_tf.data import datasets
 
     datasets.DECODED.limit = DECODED_BYTES
     shared = SharedPhase1()
@@ -157,7 +157,7 @@ def _run_on_ray(
 
 def train_group(group: Sequence[Cell], data_dir: Path | None) -> list[Finished]:
     """One group in a Ray worker; what it stored before it was killed is not trained again."""
-    from lisae_tf.workers import use_cores
+    from lisae_tf.paper.workers import use_cores
 
     use_cores(1)
     stored = {cell.path: cell.stored() for cell in group}
@@ -170,7 +170,7 @@ def run_groups(
 ) -> Iterator[Finished]:
     """Trains all groups, and gives each training as it is finished."""
     if jobs > 1 and waiting:
-        from lisae_tf import workers
+        from lisae_tf.paper import workers
 
         yield from workers.run(waiting, data_dir, min(jobs, len(waiting)))
         return

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lisae_tf import __version__, picture_files, picture_tables, pictures
+from lisae_tf import __version__
+from lisae_tf.data import picture_files, picture_tables, pictures
 from lisae_tf.errors import LisaeError
 from lisae_tf.files import make_folder, read_json, replacing, sha256, write_json
 
@@ -124,7 +125,7 @@ def _decoded_rows(batch: list[bytes], source: str, first: int, shape) -> picture
 def _scorer(run: str | None, model: str | None):
     """The detector of a run or an exported model, once in each process; and its threshold."""
     if model is not None:
-        from lisae_tf.runtimes import open_model
+        from lisae_tf.exported.runtimes import open_model
 
         opened = open_model(Path(model))
         return opened, opened.threshold

@@ -28,7 +28,7 @@ def draw(name: str, shape: tuple[int, int, int], seed: int) -> np.ndarray:
     """
     import tensorflow as tf
 
-    from lisae_tf.augmentation import random_strokes
+    from lisae_tf.data.augmentation import random_strokes
 
     generators = {"strokes": random_strokes}
     batches = [

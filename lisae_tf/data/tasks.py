@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from lisae_tf.config import FOLDER, Config
-from lisae_tf.datasets import Dataset, Images, open_dataset
-from lisae_tf.drawings import background_is_bright, draw
-from lisae_tf.errors import LisaeError
-from lisae_tf.folders import FOLDER_SIZE, load_folder_test, load_folder_training
-from lisae_tf.parts import Parts, TestData, TrainingData, mirrored, split_side
-from lisae_tf.protocols import (
+from lisae_tf.data.datasets import Dataset, Images, open_dataset
+from lisae_tf.data.drawings import background_is_bright, draw
+from lisae_tf.data.folders import FOLDER_SIZE, load_folder_test, load_folder_training
+from lisae_tf.data.parts import Parts, TestData, TrainingData, mirrored, split_side
+from lisae_tf.data.protocols import (
     GENERATED,
     Negatives,
     Task,
@@ -22,6 +21,7 @@ from lisae_tf.protocols import (
     make_task,
     synthetic_generators,
 )
+from lisae_tf.errors import LisaeError
 
 # Drawn sets: ink and paper are brought to the polarity of the normal pictures.
 _DRAWN = ("omniglot", *GENERATED)
@@ -76,7 +76,7 @@ def _negatives(
     notes: list[str] = []
     normal = normal_parts.fit
     if names := synthetic_generators(negatives.source):
-        from lisae_tf.synthetic import synthetic_negatives
+        from lisae_tf.data.synthetic import synthetic_negatives
 
         return synthetic_negatives(names, normal_parts, config.seed), notes
     if negatives.source in GENERATED:
@@ -101,7 +101,7 @@ def _negatives(
     if _other_polarity(negatives.source, parts.fit, normal):
         parts = Parts(255 - parts.fit, 255 - parts.stopping, 255 - parts.calibration)
     if negatives.made:
-        from lisae_tf.synthetic import joined
+        from lisae_tf.data.synthetic import joined
 
         parts = joined(parts, negatives.made, normal_parts, config.seed)
     return parts, notes

@@ -1,0 +1,1 @@
+"""Exported models: their records, scores and thresholds, without the training side."""
