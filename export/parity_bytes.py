@@ -12,8 +12,8 @@ import tensorflow as tf
 from PIL import Image
 
 from export.artefact import Artefact
+from export.bounds import ABSOLUTE, BOUNDS, usual_score
 from export.encoded import decode_pictures
-from export.parity import ABSOLUTE, BOUNDS, usual_score
 from export.samples import Samples
 from export.savedmodel import LABELS, METHODS
 from lisae_tf.data import pictures

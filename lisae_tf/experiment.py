@@ -238,7 +238,9 @@ def _write(outcome: Outcome, folder: Path, calibration_scores: np.ndarray, watch
         scores["test_phase1"] = outcome.before.scores
     save_arrays(folder / SCORES, scores)
     with watch.stage("figures"):
-        run_figures.draw(outcome, folder / "figures")
+        run_figures.draw(
+            outcome.detector, outcome.test, outcome.before, outcome.after, folder / "figures"
+        )
     write_json(folder / METRICS, outcome.metrics)
     (folder / CHECKPOINT).unlink(missing_ok=True)
 

@@ -6,8 +6,9 @@ import numpy as np
 
 from lisae_tf import figures
 from lisae_tf.data.parts import TestData
+from lisae_tf.detectors.base import Detector
 from lisae_tf.detectors.graph import AutoencoderDetector
-from lisae_tf.experiment import Outcome
+from lisae_tf.evaluation import Scored
 from lisae_tf.files import make_folder
 
 SHOWN = 5  # pictures of each side in the reconstruction grid
@@ -32,26 +33,26 @@ def shown(test: TestData, count: int) -> tuple[np.ndarray, int]:
     return np.concatenate([normal, np.asarray(anomaly[:count], np.int64)]), len(normal)
 
 
-def draw(outcome: Outcome, folder: Path) -> None:
+def draw(
+    detector: Detector, test: TestData, before: Scored | None, after: Scored, folder: Path
+) -> None:
     """Writes every figure of a run; what needs anomalies is left out without them."""
     make_folder(folder)
-    chosen, n_normal = shown(outcome.test, SHOWN)
-    if len(chosen) and isinstance(outcome.detector, AutoencoderDetector):
-        pixels = outcome.test.pixels[chosen]
+    chosen, n_normal = shown(test, SHOWN)
+    if len(chosen) and isinstance(detector, AutoencoderDetector):
+        pixels = test.pixels[chosen]
         rows = [("input", pixels)]
-        if phase1 := outcome.detector.phase1_detector():
+        if phase1 := detector.phase1_detector():
             rows.append(("phase 1", phase1.reconstruct(pixels)))
-        if outcome.detector.config.variant != "ae":
-            rows.append((outcome.detector.config.variant, outcome.detector.reconstruct(pixels)))
-        names = [Path(outcome.test.labels[index]).name for index in chosen]
+        if detector.config.variant != "ae":
+            rows.append((detector.config.variant, detector.reconstruct(pixels)))
+        names = [Path(test.labels[index]).name for index in chosen]
         figures.reconstructions(folder / "reconstructions.png", rows, names, n_normal)
-    alpha = outcome.detector.threshold_.alpha
-    if len(outcome.after.scores):
-        figures.score_histograms(
-            folder / "score_histograms.png", outcome.before, outcome.after, alpha
-        )
-    if len(outcome.after.anomaly) and len(outcome.after.normal):
-        figures.roc(folder / "roc.png", outcome.before, outcome.after)
-        figures.trade_off(folder / "trade_off.png", outcome.before, outcome.after, alpha)
-    if outcome.detector.history:
-        figures.training_curves(folder / "training_curves.png", outcome.detector.history)
+    alpha = detector.threshold_.alpha
+    if len(after.scores):
+        figures.score_histograms(folder / "score_histograms.png", before, after, alpha)
+    if len(after.anomaly) and len(after.normal):
+        figures.roc(folder / "roc.png", before, after)
+        figures.trade_off(folder / "trade_off.png", before, after, alpha)
+    if detector.history:
+        figures.training_curves(folder / "training_curves.png", detector.history)

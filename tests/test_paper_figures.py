@@ -9,12 +9,13 @@ from lisae_tf.config import merge
 from lisae_tf.files import read_json
 from lisae_tf.paper import grid, reconstructions, report, report_figures, tables
 from lisae_tf.paper.reconstructions import EXHIBITS, Exhibit, decompose
+from lisae_tf.paper.results import Results
 
 TABLE2 = tables.table2("lis")
 
 
 def drawn(root):
-    return dict(report_figures.draw_all(report.Results(root, {}), root / "figures"))
+    return dict(report_figures.draw_all(Results(root, {}), root / "figures"))
 
 
 def test_a_figure_waits_for_all_its_tasks(tmp_path):
@@ -29,7 +30,7 @@ def test_a_figure_waits_for_all_its_tasks(tmp_path):
 def test_the_curves_are_those_of_the_stage_and_of_one_seed(tmp_path):
     store(TABLE2["LIS-AE", "cifar10"], tmp_path, seeds=[0], tasks=3)
     store(TABLE2["LIS-AE", "cifar10"], tmp_path, seeds=[1])
-    results = report.Results(tmp_path, {})
+    results = Results(tmp_path, {})
     found = {}
     for row in ("AE", "LIS-AE"):
         found[row] = report_figures.curves(results, TABLE2[row, "cifar10"])

@@ -8,15 +8,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from lisae_tf.config import Config
 from lisae_tf.errors import LisaeError
 from lisae_tf.paper.cells import Cell
+from lisae_tf.paper.group import Finished, Training, run_group
 from lisae_tf.paper.tables import Figures
-from lisae_tf.sharing import SharedPhase1, phase1_key
+from lisae_tf.sharing import phase1_key
 
-DECODED_BYTES = 2**30  # of pictures kept between cells, in each process
 # A tiny version of every cell: the wiring, not the figures.
 QUICK: dict[str, Any] = {
     "data": {"stopping_fraction": 0.3, "calibration_fraction": 0.3},
@@ -33,26 +32,6 @@ class Plan:
 
     cells: tuple[Cell, ...]
     failures: dict[str, str]  # row and column -> why
-
-
-class Training(Protocol):
-    """What a group consists of; equal ones are the same training."""
-
-    @property
-    def config(self) -> Config:
-        """Its settings."""
-
-    def train(self, data_dir: Path | None, shared: SharedPhase1) -> dict:
-        """Trains, writes what it writes, and returns its record."""
-
-
-@dataclass(frozen=True)
-class Finished:
-    """What became of a training: a record, or one sentence on what went wrong."""
-
-    cell: Any
-    record: dict | None
-    error: str | None = None
 
 
 def choose(figures: Figures, rows: Sequence[str] | None, columns: Sequence[str] | None) -> Figures:
@@ -99,22 +78,6 @@ def groups(trainings: Iterable[Training]) -> list[list[Training]]:
     for training in trainings:
         by_key.setdefault(phase1_key(training.config), []).append(training)
     return list(by_key.values())
-
-
-def run_group(group: Sequence[Training], data_dir: Path | None) -> Iterator[Finished]:
-    """Trains one group in this process; an error becomes a sentence."""
-    from lisae_tf.data import datasets
-
-    datasets.DECODED.limit = DECODED_BYTES
-    shared = SharedPhase1()
-    for cell in group:
-        try:
-            yield Finished(cell, cell.train(data_dir, shared))
-        except LisaeError as error:
-            yield Finished(cell, None, str(error))
-        except Exception as error:  # a full memory or a bug in one system must not end the grid
-            text = f"{type(error).__name__}: {error}".splitlines()[0]
-            yield Finished(cell, None, text)
 
 
 def run(

@@ -13,7 +13,7 @@ from lisae_tf.paper import tables
 from lisae_tf.paper.trainings import Figure
 
 if TYPE_CHECKING:
-    from lisae_tf.paper.report import Results
+    from lisae_tf.paper.results import Results
 
 Curves = dict[str, list[float]]  # task -> accuracy on anomalies, see `cells.detection`
 TABLE2, TABLE3 = tables.table2("lis"), tables.table3("lis")

@@ -12,7 +12,7 @@ from lisae_tf.paper import published, report_appendix, tables, tuned
 from lisae_tf.paper.trainings import Row
 
 if TYPE_CHECKING:
-    from lisae_tf.paper.report import Results, Summed
+    from lisae_tf.paper.results import Results, Summed
 
 _HEAD = """# Results
 

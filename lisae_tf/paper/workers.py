@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from lisae_tf.paper.grid import Finished, Training, run_group
+from lisae_tf.paper.group import Finished, Training, run_group
 from lisae_tf.quiet import start_tensorflow
 
 GROUPS_PER_PROCESS = 20  # TensorFlow keeps a little of each training
