@@ -91,10 +91,7 @@ def _table(name: str, figures: Mapping[tuple[str, str], "Summed"]) -> str:
     variant = name.partition("_")[2]
     title = _TITLES.get(name, f"Table 3 with `{variant}`")
     text = f"## {title}\n\n{markdown(head, lines)}\n"
-    if name in ("table1", "table2"):
-        text += "".join(
-            f"- {row}: {tables.REMARKS[row]}\n" for row in rows if row in tables.REMARKS
-        )
+    text += "".join(f"- {row}: {tables.REMARKS[row]}\n" for row in rows if row in tables.REMARKS)
     for column in columns:
         text += _tasks(
             column, {row: figures[row, column] for row in rows if (row, column) in figures}
