@@ -8,6 +8,8 @@ from lisae_tf.commands import options as shared
 from lisae_tf.errors import LisaeError
 from lisae_tf.quiet import start_tensorflow
 
+LOST = 0.01  # of AUROC in phase 2, from which on it is worth a word
+
 
 @click.command("train")
 @click.option("--dataset", help="surfaces (default), or any TensorFlow Datasets image set.")
@@ -138,6 +140,8 @@ def _callbacks(console, folder: Path, quiet: bool, tensorboard: bool) -> tuple:
 
 def closing_lines(metrics: dict, folder: Path) -> list[str]:
     """What happened, where it lies, what to type next."""
+    from lisae_tf.sharing import LOSSES
+
     lines = [f"note: {note}" for note in metrics["notes"]]
     normal = ", ".join(map(str, metrics["normal"]))
     if metrics["auroc"] is not None:
@@ -149,6 +153,11 @@ def closing_lines(metrics: dict, folder: Path) -> list[str]:
             f"{normal} ({metrics['variant']}): AUROC {auroc} "
             f"({metrics['n_normal']} normal, {metrics['n_anomaly']} anomalies)"
         )
+        if metrics["variant"] in LOSSES and before is not None and metrics["auroc"] < before - LOST:
+            lines.append(
+                "note: phase 2 lowered it, so the negatives are of another kind than these "
+                "anomalies: try more like them, --set latent_shaping.gamma=0.01, or --variant ae"
+            )
         lines.append(
             f"threshold {metrics['threshold']:.5g}: finds {100 * metrics['detection_rate']:.1f} % "
             f"of the anomalies, calls {100 * metrics['false_positive_rate']:.1f} % of the normal "
