@@ -12,7 +12,7 @@ from benchmarks.measure import Row, compare
 from benchmarks.scoring import trained
 from benchmarks.subjects import subject
 from export import export_run
-from lisae_tf.exported import bulk
+from lisae_tf import bulk
 from lisae_tf.files import make_folder
 
 

@@ -14,8 +14,7 @@ import pytest
 import tensorflow as tf
 from pyarrow import parquet
 
-from lisae_tf import ray_engine
-from lisae_tf.exported import bulk
+from lisae_tf import bulk, ray_engine
 
 PART = 7
 

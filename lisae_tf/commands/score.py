@@ -102,8 +102,8 @@ def _score_in_parts(
     skip_bad: bool, engine: str, address: str | None,
 ) -> None:  # fmt: skip
     """Scores what is missing in the folder; unreadable pictures have a row with the reason."""
-    from lisae_tf import runs
-    from lisae_tf.exported import artefacts, bulk
+    from lisae_tf import bulk, runs
+    from lisae_tf.exported import artefacts
     from lisae_tf.files import sha256
 
     _refuse_both(run, model)
