@@ -71,6 +71,19 @@ def test_an_incomplete_column_is_counted_and_not_compared(stored):
     assert "| 4 of 10 tasks | 0.6886 |  |" in line
 
 
+def test_a_seed_begun_changes_no_task_of_the_whole_ones(stored):
+    def table2():
+        written(stored)
+        text = (stored / "RESULTS.md").read_text()
+        return text[text.index("## Table 2") : text.index("## Table 3")]
+
+    before, figure = table2(), tables.table2("lis")[LIS]
+    store(figure, stored, tasks=4, seeds=[3], auroc=0.1)
+    assert table2() == before
+    store(figure, stored, seeds=[3], auroc=0.1)
+    assert table2() != before
+
+
 def test_a_stale_cell_counts_as_missing(stored, monkeypatch):
     from lisae_tf.paper import cells
 

@@ -22,6 +22,8 @@ arXiv 2110.13101). Written by `python cli.py benchmark report` from the result f
 
 - The figure is the mean over the tasks of a column, then over seeds; ± is the sample standard
   deviation over seeds, absent where there is one seed. ▲ at or above the paper, ▼ below it.
+- A seed repeats a figure on the same machine with the same number of threads; elsewhere single
+  tasks differ as they do between seeds, for sums of floats are added in another order.
 - A column whose tasks are not all there reads "n of 10 tasks" and has no mean to compare.
 - **Data**: SVHN is a lossy subset here (59,787 of 73,257 training and 10,000 of 26,032 test
   digits, stored as JPEG), and CIFAR-10 is complete but re-encoded as JPEG; MNIST, Fashion-MNIST
@@ -112,7 +114,7 @@ def _tasks(column: str, by_row: Mapping[str, "Summed"]) -> str:
         lines.append([name, *("–" if value is None else f"{value:.4f}" for value in values)])
     sizes = [", ".join(map(str, sorted(summed.latents))) for summed in found.values()]
     lines.append(["latent", *sizes])
-    lines.append(["seeds", *(str(len(summed.by_seed)) for summed in found.values())])
+    lines.append(["seeds", *(str(len(summed.shown)) for summed in found.values())])
     return folded(f"{column}: each task", markdown(head, lines))
 
 

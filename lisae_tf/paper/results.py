@@ -27,10 +27,19 @@ class Summed:
     latents: set[int] = field(default_factory=set)
 
     @property
+    def whole(self) -> list[dict[str, float]]:
+        """The tasks of each seed that has them all."""
+        return [found for found in self.by_seed.values() if len(found) == len(self.tasks)]
+
+    @property
     def complete(self) -> list[float]:
         """The mean over all tasks of each seed that has them all."""
-        whole = (found for found in self.by_seed.values() if len(found) == len(self.tasks))
-        return [statistics.fmean(found.values()) for found in whole]
+        return [statistics.fmean(found.values()) for found in self.whole]
+
+    @property
+    def shown(self) -> list[dict[str, float]]:
+        """The seeds whose tasks are shown one by one: the whole ones, else those begun."""
+        return self.whole or list(self.by_seed.values())
 
     @property
     def mean(self) -> float | None:
@@ -49,8 +58,8 @@ class Summed:
         return len(set().union(*self.by_seed.values())) if self.by_seed else 0
 
     def task(self, name: str) -> float | None:
-        """The mean of one task over the seeds that have it."""
-        values = [found[name] for found in self.by_seed.values() if name in found]
+        """The mean of one task over the seeds that are shown."""
+        values = [found[name] for found in self.shown if name in found]
         return statistics.fmean(values) if values else None
 
     def to_json(self) -> dict[str, Any]:
