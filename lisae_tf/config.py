@@ -49,6 +49,24 @@ ONE_CLASS: tuple[str, ...] = (
     "ae", "kde", "if", "oc-svm", "oc-dsvdd", "anogan", "anogan-fm", "linear-ae", "vae", "mem-ae",
     "sig-repnn",
 )  # fmt: skip
+_CLASSICAL = ("kde", "if", "oc-svm")
+# Sections that only some variants read.
+_READ_BY: dict[str, tuple[str, ...]] = {
+    "network": tuple(v for v in VARIANTS if v not in _CLASSICAL),
+    "feature_extraction": tuple(
+        v for v in VARIANTS if v not in (*_CLASSICAL, "linear-ae", "linear-lis")
+    ),
+    "latent_shaping": ("lis", "linsep", "linsep-fused", "linear-lis"),
+    "kde": ("kde",),
+    "isolation_forest": ("if",),
+    "oc_svm": ("oc-svm",),
+    "vae": ("vae",),
+    "memory": ("mem-ae",),
+    "sig_repnn": ("sig-repnn",),
+    "fusion": ("linsep-fused",),
+    "hypersphere": ("oc-dsvdd", "deep-sad", "bce", "hsc"),
+    "anogan": ("anogan", "anogan-fm"),
+}
 PROTOCOLS = ("one-class", "two-class", "next-class", "halves")
 FOLDER = "folder"
 
@@ -112,9 +130,20 @@ class Config(Section):
             [self.normal_dir] if isinstance(self.normal_dir, str) else list(self.normal_dir or ())
         )
 
-    def to_yaml(self) -> str:
-        """The resolved settings as YAML that `--config` takes."""
-        return yaml.dump(self.model_dump(), Dumper=_Dumper, sort_keys=False)
+    def settings_read(self) -> dict[str, Any]:
+        """The settings that the variant reads, without the sections of other variants."""
+        return self.model_dump(
+            exclude={name for name, variants in _READ_BY.items() if self.variant not in variants}
+        )
+
+    def to_yaml(self, *, read: bool = False) -> str:
+        """The resolved settings as YAML that `--config` takes.
+
+        Args:
+            read: those that the variant reads alone, for people.
+        """
+        settings = self.settings_read() if read else self.model_dump()
+        return yaml.dump(settings, Dumper=_Dumper, sort_keys=False)
 
     def digest(self) -> str:
         """The first 16 hex digits of the SHA-256 of the settings."""

@@ -198,7 +198,7 @@ def render(folder: Path, data_dir: Path | None = None) -> str:
         folder=folder,
         record=record,
         config=detector.config,
-        settings=detector.config.to_yaml(),
+        settings=detector.config.to_yaml(read=True),
         own_folders=detector.config.dataset == FOLDER,
         threshold=detector.threshold_,
         metrics=metrics_of(scored, alpha),

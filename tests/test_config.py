@@ -71,6 +71,20 @@ def test_the_names_in_the_settings_are_those_of_the_registries():
         assert typing.get_args(Config.model_fields[name].annotation) == listed
 
 
+def test_people_are_shown_the_sections_that_the_variant_reads():
+    shown = {
+        variant: parse_yaml(resolve({"variant": variant}).to_yaml(read=True), "text")
+        for variant in VARIANTS
+    }
+    assert {"data", "network", "feature_extraction", "latent_shaping"} < shown["lis"].keys()
+    assert not {"kde", "anogan", "fusion", "hypersphere"} & shown["lis"].keys()
+    assert "kde" in shown["kde"]
+    assert "network" not in shown["kde"]
+    # No section is for nobody, and what is shown is what a run would get.
+    assert set().union(*shown.values()) == Config.model_fields.keys()
+    assert resolve(shown["anogan"]) == resolve({"variant": "anogan"})
+
+
 @pytest.mark.parametrize(
     "path, nearest",
     [

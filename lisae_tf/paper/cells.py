@@ -29,25 +29,9 @@ KEPT = (
 )  # fmt: skip
 
 
-# Sections that only some variants read.
-_READ_BY = {
-    "latent_shaping": ("lis", "linsep", "linsep-fused", "linear-lis"),
-    "kde": ("kde",),
-    "isolation_forest": ("if",),
-    "oc_svm": ("oc-svm",),
-    "vae": ("vae",),
-    "memory": ("mem-ae",),
-    "sig_repnn": ("sig-repnn",),
-    "fusion": ("linsep-fused",),
-    "hypersphere": ("oc-dsvdd", "deep-sad", "bce", "hsc"),
-    "anogan": ("anogan", "anogan-fm"),
-}
-
-
-def _read_settings(config: Config) -> dict:
+def _deciding(config: Config) -> dict:
     """The settings that decide what the training of this variant ends with."""
-    unread = {section for section, variants in _READ_BY.items() if config.variant not in variants}
-    settings = config.model_dump(exclude=unread)
+    settings = config.settings_read()
     settings.get("latent_shaping", {}).pop("memory_budget_mb", None)  # where, not what
     return settings
 
@@ -66,7 +50,7 @@ class Cell:
         record = read_json(self.path)
         try:
             # A setting that came later stood at its default before.
-            same = _read_settings(resolve(record["config"])) == _read_settings(self.config)
+            same = _deciding(resolve(record["config"])) == _deciding(self.config)
         except (KeyError, TypeError, LisaeError):
             return None
         fresh = same and record.get("training_version") == TRAINING_VERSION
