@@ -131,6 +131,19 @@ def test_missing_folders_are_named(side, three_folders):
         (load_test if side == "anomaly" else load_training)(config)
 
 
+@pytest.mark.parametrize("side", ["normal", "negative", "anomaly"])
+@pytest.mark.parametrize("channels", [None, 1])
+def test_missing_folders_are_named_before_any_picture_is_read(
+    side, channels, three_folders, monkeypatch
+):
+    config = folder_config(three_folders, data={"size": [12, 12], "channels": channels})
+    (three_folders / side).rename(three_folders / "elsewhere")
+    monkeypatch.delattr(folders.pictures, "header")
+    monkeypatch.delattr(folders.pictures, "decode_all")
+    with pytest.raises(LisaeError, match=rf"{side} does not exist; check the path"):
+        folders.settle_folder_channels(config)
+
+
 def test_one_corrupt_jpeg_among_many_is_named_and_left_out_only_on_demand(tmp_path, picture_folder):
     folder = picture_folder(tmp_path / "normal", 300, kinds=[(8, 8, "L", ".jpg")])
     broken = folder / "123.jpg"

@@ -24,8 +24,16 @@ def _read(path: str, config: Config, skip_bad: bool) -> pictures.Decoded:
 
 
 def settle_folder_channels(config: Config) -> Config:
-    """Grey if every readable normal picture is grey, else RGB; written into the settings."""
-    if config.dataset != FOLDER or config.data.channels:
+    """Grey if every readable normal picture is grey, else RGB; written into the settings.
+
+    Raises:
+        LisaeError: a folder is missing or empty, before any picture is read.
+    """
+    if config.dataset != FOLDER:
+        return config
+    others = filter(None, (config.negative_dir, config.anomaly_dir))
+    picture_files.refuse_missing(map(Path, (*config.normal_dirs, *others)))
+    if config.data.channels:
         return config
 
     def grey(path: Path) -> bool:
