@@ -2,10 +2,11 @@
 
 What a latent size is chosen by, in place of the test set: reads training data only, and knows
 no anomaly. A kind is a class, an alphabet of Omniglot, or, where the negatives are of one
-kind, a foreign set.
+kind, a foreign set. Where that kind is too easy to tell apart, negatives made of held-out normal
+pictures are further kinds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from lisae_tf.config import FOLDER, Config
 from lisae_tf.data.checks import thumbnails
 from lisae_tf.data.datasets import Dataset, open_dataset
 from lisae_tf.data.parts import Parts, TrainingData
-from lisae_tf.data.protocols import SYNTH, is_made
+from lisae_tf.data.protocols import SYNTH, SYNTHETIC, is_made
 from lisae_tf.data.tasks import load_training, open_task, read_like
 from lisae_tf.detectors import make_detector
 from lisae_tf.detectors.base import Detector
@@ -151,6 +152,34 @@ def fit(left: LeftOut, shared: SharedPhase1 | None = None) -> Detector:
 
 def figure(detector: Detector, left: LeftOut) -> float:
     """AUROC of held-out normal pictures against the kind left out."""
-    normal, kind = (detector.score(pixels) for pixels in (left.data.normal.stopping, left.pixels))
-    truth = np.repeat([0, 1], [len(normal), len(kind)])
-    return float(roc_auc_score(truth, np.concatenate([normal, kind])))
+    return figures(detector, left, {})[LEFT_OUT]
+
+
+LEFT_OUT = "left out"
+
+
+def made_kinds(left: LeftOut) -> dict[str, np.ndarray]:
+    """Held-out normal pictures changed by each generator that the training does not use.
+
+    Returns:
+        uint8 (N, H, W, C) by generator.
+    """
+    from lisae_tf.data.synthetic import made_of
+
+    _, _, used = left.config.negatives.rpartition(SYNTH)
+    return {
+        name: made_of([name], left.data.normal.stopping, left.config.seed, copies=1)
+        for name in SYNTHETIC
+        if name not in used.split("+")
+    }
+
+
+def figures(detector: Detector, left: LeftOut, made: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """AUROC of held-out normal pictures against the kind left out, and against each made one."""
+    normal = detector.score(left.data.normal.stopping)
+
+    def against(pixels: np.ndarray) -> float:
+        truth = np.repeat([0, 1], [len(normal), len(pixels)])
+        return float(roc_auc_score(truth, np.concatenate([normal, detector.score(pixels)])))
+
+    return {name: against(pixels) for name, pixels in {LEFT_OUT: left.pixels, **made}.items()}

@@ -10,6 +10,7 @@ from lisae_tf import selection
 from lisae_tf.data import datasets, tasks
 from lisae_tf.data.decoded import DecodedPictures
 from lisae_tf.data.pictures import content_hashes
+from lisae_tf.data.protocols import SYNTHETIC
 from lisae_tf.data.surfaces import PHOTOGRAPHS, patches
 from lisae_tf.errors import LisaeError
 from lisae_tf.files import read_json
@@ -83,6 +84,26 @@ def test_the_figure_is_of_held_out_normals_against_the_kind():
 
     assert len(left.pixels) != len(left.data.normal.stopping)
     assert selection.figure(ByPart(), left) == 1.0
+
+
+def test_made_kinds_come_from_held_out_normals_and_from_generators_that_training_lacks():
+    config = tiny_config(**GRAVEL | {"negatives": "other-half+synth:flip+elastic"})
+    left = selection.leave_out(config, None, negatives=config.negatives)
+    made = selection.made_kinds(left)
+    assert set(made) == set(SYNTHETIC) - {"flip", "elastic"}
+    held_out = left.data.normal.stopping
+    assert all(pixels.shape == held_out.shape for pixels in made.values())
+    turned = {np.rot90(picture, k).tobytes() for picture in held_out for k in (1, 2, 3)}
+    assert {picture.tobytes() for picture in made["rotate"]} <= turned
+
+    class ByBrightness:
+        def score(self, images):
+            return images.mean(axis=(1, 2, 3))
+
+    figures = selection.figures(ByBrightness(), left, made)
+    assert list(figures) == [selection.LEFT_OUT, *made]
+    assert figures[selection.LEFT_OUT] == selection.figure(ByBrightness(), left)
+    assert figures["rotate"] == pytest.approx(0.5, abs=1e-6)
 
 
 @pytest.fixture

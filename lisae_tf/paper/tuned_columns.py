@@ -1,8 +1,7 @@
 """Settings for a whole column of tables 1 and 2, tuned from the folder defaults.
 
-What `tune` does for one training, here for a whole column: a setting's value is the mean of two
-fixed tasks' AUROC of held-out normals against a kind of negatives left out. No test picture is
-read here; `tuned` says what is tested afterwards.
+What `tune` does for one training, here for a whole column: a setting's figures are the means of
+those of two fixed tasks. No test picture is read here; `tuned` says what is tested afterwards.
 """
 
 import statistics
@@ -32,9 +31,10 @@ class Attempt:
     config: Config
 
     def train(self, data_dir: Path | None, shared: SharedPhase1) -> dict:
-        """The held-out AUROC; the test set is not read."""
+        """The held-out AUROCs; the test set is not read."""
         left = selection.leave_out(self.config, data_dir, negatives=self.config.negatives)
-        return {"value": selection.figure(selection.fit(left, shared), left)}
+        made = selection.made_kinds(left)
+        return selection.figures(selection.fit(left, shared), left, made)
 
 
 def choose(
@@ -65,20 +65,22 @@ def choose(
             for trial, setting in zip(asked, chosen, strict=True)
             for config in configs
         ]
-        values: dict[int, list[float]] = {trial.number: [] for trial in asked}
+        values: dict[int, list[dict[str, float]]] = {trial.number: [] for trial in asked}
         for finished in grid.run_groups(grid.groups(waiting), data_dir, jobs):
             if finished.record is None:
                 say(f"{column}, trial {finished.cell.trial + 1}: failed: {finished.error}")
             else:
-                values[finished.cell.trial].append(finished.record["value"])
+                values[finished.cell.trial].append(finished.record)
         for trial, setting in zip(asked, chosen, strict=True):
             found = values[trial.number]
             if len(found) < len(configs):
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
                 continue
-            study.tell(trial, statistics.fmean(found))
-            said = ", ".join(f"{p.split('.')[1]} {value:g}" for p, value in setting.items())
-            say(f"{column}, trial {trial.number + 1}: {statistics.fmean(found):.4f} with {said}")
+            figures = {kind: statistics.fmean(each[kind] for each in found) for kind in found[0]}
+            value = tuning.value_of(trial, study, figures)
+            study.tell(trial, value)
+            said = ", ".join(f"{p.split('.')[1]} {v:g}" for p, v in setting.items())
+            say(f"{column}, trial {trial.number + 1}: {value:.4f} with {said}")
     if not tuning.done(study):
         raise LisaeError(f"no setting could be trained on {column}; the reasons are above")
     write_text(path, tuning.apply(configs[0], tuning.best_of(study)).to_yaml())
