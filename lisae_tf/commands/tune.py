@@ -29,7 +29,8 @@ def command(
     """Try settings and keep the best, without anomalies.
 
     A trial trains without one kind of negatives and is measured by the AUROC of held-out normal
-    pictures against that kind. Writes best.yaml, which train takes as --config.
+    pictures against that kind, and against made ones where that is too easy. Writes best.yaml,
+    which train takes as --config.
     """
     named["normal_class"] = shared.listed(normal_class)
     config, notes = shared.settle(named, config_file, assigned)
