@@ -135,6 +135,7 @@ def test_the_report_compares_columns_whose_tasks_are_all_there(tmp_path):
     text = (tmp_path / "RESULTS.md").read_text()
     assert "better on 1 of 1 columns" in text
     assert "3 of 10 tasks" in text
+    assert "latent 64, γ 0.3, β 1 |" in text
 
 
 def test_the_command_trains_both_settings_and_stores_them(attempts, tmp_path, monkeypatch):

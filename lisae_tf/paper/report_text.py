@@ -5,6 +5,7 @@ Says wherever a classifier on the same negatives is ahead of LIS-AE, and what th
 
 import statistics
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lisae_tf.markdown import difference, folded, markdown
@@ -56,7 +57,7 @@ def render(results: "Results", figures: Mapping[str, str]) -> str:
     sections += [
         _rivals(results),
         _synthetic(results.synthetic),
-        _tuning(results.tuning),
+        _tuning(results.tuning, results.root),
         report_appendix.render(results.appendix),
         _contradictions(),
         _latents(results),
@@ -212,7 +213,7 @@ def _synthetic(figures: Mapping[tuple[str, str], "Summed"]) -> str:
     )
 
 
-def _tuning(figures: Mapping[tuple[str, str], "Summed"]) -> str:
+def _tuning(figures: Mapping[tuple[str, str], "Summed"], root: Path) -> str:
     """What settings tuned without anomalies gain over the folder defaults."""
     if not figures:
         return ""
@@ -223,7 +224,13 @@ def _tuning(figures: Mapping[tuple[str, str], "Summed"]) -> str:
         if given.mean is not None and after is not None:
             measured += 1
             better += after > given.mean
-        lines.append([column, _ours(given), _ours(tuned_), difference(after, given.mean)])
+        settings = tuned.chosen(root, column)
+        said = settings and "latent {}, γ {:g}, β {:g}".format(
+            settings["network"]["latent"],
+            *(settings["latent_shaping"][name] for name in ("gamma", "beta")),
+        )
+        compared = difference(after, given.mean)
+        lines.append([column, _ours(given), _ours(tuned_), compared, said or "–"])
     return (
         "## Settings tuned without anomalies\n\nLIS-AE with the settings that a folder of pictures "
         "gets, and with γ, β and latent size tuned from there (`benchmark tuning`) by the AUROC of "
@@ -231,7 +238,7 @@ def _tuning(figures: Mapping[tuple[str, str], "Summed"]) -> str:
         "column. Where the folder's settings tell that kind apart at more than 0.99, negatives "
         "made of the held-out normal pictures count beside it. "
         f"Tuned settings are better on {better} of {measured} columns.\n\n"
-        + markdown(["column", tuned.DEFAULTS, tuned.TUNED, "difference"], lines)
+        + markdown(["column", tuned.DEFAULTS, tuned.TUNED, "difference", "chosen"], lines)
     )
 
 

@@ -27,14 +27,19 @@ def settings_file(root: Path, column: str) -> Path:
     return root / FOLDER / column / BEST
 
 
+def chosen(root: Path, column: str) -> dict | None:
+    """The settings chosen for a column, once they are."""
+    path = settings_file(root, column)
+    return read_settings(path) if path.is_file() else None
+
+
 def cells_of(root: Path, column: str) -> dict[str, list[Cell]]:
     """The trainings of both settings, task by task; the tuned ones once settings are chosen."""
-    tasks, path = COLUMNS[column].tasks, settings_file(root, column)
+    tasks, folder = COLUMNS[column].tasks, settings_file(root, column).parent
     found = {DEFAULTS: [folder_defaults(column, task) for task in tasks]}
-    if path.is_file():
-        chosen = read_settings(path)
-        found[TUNED] = [resolve(chosen | {"normal_class": list(task)}) for task in tasks]
+    if settings := chosen(root, column):
+        found[TUNED] = [resolve(settings | {"normal_class": list(task)}) for task in tasks]
     return {
-        name: [cell_of(config, path.parent / name.replace(" ", "-")) for config in configs]
+        name: [cell_of(config, folder / name.replace(" ", "-")) for config in configs]
         for name, configs in found.items()
     }
