@@ -3,7 +3,7 @@
 What a latent size is chosen by, in place of the test set: reads training data only, and knows
 no anomaly. A kind is a class, an alphabet of Omniglot, or, where the negatives are of one
 kind, a foreign set. Where that kind is too easy to tell apart, negatives made of held-out normal
-pictures are further kinds.
+pictures are further kinds (`STAND_INS`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from lisae_tf.config import FOLDER, Config
 from lisae_tf.data.checks import thumbnails
 from lisae_tf.data.datasets import Dataset, open_dataset
 from lisae_tf.data.parts import Parts, TrainingData
-from lisae_tf.data.protocols import SYNTH, SYNTHETIC, is_made
+from lisae_tf.data.protocols import SYNTH, is_made
 from lisae_tf.data.tasks import load_training, open_task, read_like
 from lisae_tf.detectors import make_detector
 from lisae_tf.detectors.base import Detector
@@ -158,8 +158,13 @@ def figure(detector: Detector, left: LeftOut) -> float:
 LEFT_OUT = "left out"
 
 
+# What stands in for unknown anomalies in the literature: rotations for other classes (Golan &
+# El-Yaniv 2018), pasted pieces for defects (Li et al. 2021).
+STAND_INS = ("cutpaste", "rotate")
+
+
 def made_kinds(left: LeftOut) -> dict[str, np.ndarray]:
-    """Held-out normal pictures changed by each generator that the training does not use.
+    """Held-out normal pictures changed by each of `STAND_INS` that the training does not use.
 
     Returns:
         uint8 (N, H, W, C) by generator.
@@ -169,7 +174,7 @@ def made_kinds(left: LeftOut) -> dict[str, np.ndarray]:
     _, _, used = left.config.negatives.rpartition(SYNTH)
     return {
         name: made_of([name], left.data.normal.stopping, left.config.seed, copies=1)
-        for name in SYNTHETIC
+        for name in STAND_INS
         if name not in used.split("+")
     }
 

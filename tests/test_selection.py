@@ -10,7 +10,6 @@ from lisae_tf import selection
 from lisae_tf.data import datasets, tasks
 from lisae_tf.data.decoded import DecodedPictures
 from lisae_tf.data.pictures import content_hashes
-from lisae_tf.data.protocols import SYNTHETIC
 from lisae_tf.data.surfaces import PHOTOGRAPHS, patches
 from lisae_tf.errors import LisaeError
 from lisae_tf.files import read_json
@@ -87,10 +86,12 @@ def test_the_figure_is_of_held_out_normals_against_the_kind():
 
 
 def test_made_kinds_come_from_held_out_normals_and_from_generators_that_training_lacks():
-    config = tiny_config(**GRAVEL | {"negatives": "other-half+synth:flip+elastic"})
+    config = tiny_config(**GRAVEL | {"negatives": "other-half+synth:flip+cutpaste"})
     left = selection.leave_out(config, None, negatives=config.negatives)
+    plain = selection.leave_out(tiny_config(**GRAVEL), None, negatives="other-half")
     made = selection.made_kinds(left)
-    assert set(made) == set(SYNTHETIC) - {"flip", "elastic"}
+    assert list(made) == ["rotate"]
+    assert list(selection.made_kinds(plain)) == list(selection.STAND_INS)
     held_out = left.data.normal.stopping
     assert all(pixels.shape == held_out.shape for pixels in made.values())
     turned = {np.rot90(picture, k).tobytes() for picture in held_out for k in (1, 2, 3)}
