@@ -236,7 +236,8 @@ def _tuning(figures: Mapping[tuple[str, str], "Summed"], root: Path) -> str:
         "gets, and with γ, β and latent size tuned from there (`benchmark tuning`) by the AUROC of "
         "held-out normal pictures against negatives of a kind left out, on two tasks of each "
         "column. Where the folder's settings tell that kind apart at more than 0.99, held-out "
-        "normal pictures turned (`rotate`) and with pieces pasted in (`cutpaste`) count beside it. "
+        "normal pictures turned (`rotate`) and with pieces pasted in (`cutpaste`) count beside it: "
+        "a rule set after tuning without it had lost AUROC on mnist_2class. "
         f"Tuned settings are better on {better} of {measured} columns.\n\n"
         + markdown(["column", tuned.DEFAULTS, tuned.TUNED, "difference", "chosen"], lines)
     )
