@@ -1,12 +1,9 @@
 """`tune`: γ, β and the latent size without a look at anomalies, by Optuna.
 
-A trial trains without one kind of negatives; its value is the AUROC of held-out normals against
-that kind (`selection`). A kind that the first settings tell apart almost perfectly cannot choose
-between others: then the value is the mean over it and the kinds made of held-out normals. Test
-pictures are never read.
+A trial trains without one kind of negatives; its value is how far that kind then stands off from
+held-out normals (`selection.separation`). Test pictures are never read.
 """
 
-import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +23,7 @@ LATENT_SIZES = (4, 8, 16, 32, 64, 128)
 # By path in the settings; what is not there for a variant is not tried.
 RANGES = {"latent_shaping.gamma": (0.01, 1.0), "latent_shaping.beta": (0.1, 10.0)}
 LATENT = "network.latent"
-TOO_EASY = 0.99  # AUROC from which on a kind says nothing about what is harder
-KINDS, FIGURES = "kinds", "auroc"  # attributes of a study and of a trial
+AUROC = "auroc"  # attribute of a trial
 
 
 def suggest(trial: optuna.Trial, variant: str) -> dict[str, float | int]:
@@ -100,8 +96,6 @@ def tune(
     study = open_study(folder, config.seed)
     if not study.trials:
         begin_with(study, config)
-    make_detector(config).require_negatives(left.data)
-    made = selection.made_kinds(left)
     # Phase 1 depends on the latent size alone.
     shared: dict[int, SharedPhase1] = {}
 
@@ -114,18 +108,11 @@ def tune(
         except LisaeError as error:
             say(f"trial {trial.number + 1}: failed: {error}")
             raise optuna.TrialPruned from error
-        figures = selection.figures(detector, left, made)
-        alone = figures[selection.LEFT_OUT]
-        if not kinds_of(study) and alone > TOO_EASY:
-            say(
-                f"the kind left out is too easy ({alone:.4f}); counted beside it: held-out normal "
-                f"pictures changed by {', '.join(made)}"
-            )
-        value = value_of(trial, study, figures)
-        settings = ", ".join(f"{path.split('.')[1]} {chosen[path]:g}" for path in chosen)
-        say(f"trial {trial.number + 1}: {value:.4f} with {settings}")
-        return value
+        found = selection.measure(detector, left)
+        say(f"trial {trial.number + 1}: {record(trial, found)} with {named(chosen)}")
+        return found.separation
 
+    make_detector(config).require_negatives(left.data)
     study.optimize(objective, n_trials=max(0, trials - len(done(study))))
     if not done(study):
         raise LisaeError(
@@ -135,21 +122,15 @@ def tune(
     return study
 
 
-def kinds_of(study: optuna.Study) -> list[str]:
-    """The kinds that values of this study are means over; none before the first value."""
-    return study.user_attrs.get(KINDS, [])
+def record(trial: optuna.Trial, found: selection.HeldOut) -> str:
+    """Keeps the AUROC beside a trial's value, which is the separation; both in words."""
+    trial.set_user_attr(AUROC, found.auroc)
+    return f"separation {found.separation:.3f} (AUROC {found.auroc:.4f})"
 
 
-def value_of(trial: optuna.Trial, study: optuna.Study, figures: Mapping[str, float]) -> float:
-    """What a trial is told by its AUROC against each kind; they are kept with it.
-
-    The first value of a study decides which kinds count in it.
-    """
-    trial.set_user_attr(FIGURES, dict(figures))
-    if not kinds_of(study):
-        easy = figures[selection.LEFT_OUT] > TOO_EASY
-        study.set_user_attr(KINDS, list(figures) if easy else [selection.LEFT_OUT])
-    return statistics.fmean(figures[kind] for kind in kinds_of(study))
+def named(chosen: Mapping[str, float | int]) -> str:
+    """Settings in words."""
+    return ", ".join(f"{path.split('.')[1]} {value:g}" for path, value in chosen.items())
 
 
 def begin_with(study: optuna.Study, config: Config) -> None:
@@ -174,7 +155,7 @@ def done(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
 
 
 def draw(study: optuna.Study, kind: str, path: Path) -> None:
-    """Every trial's value over each tuned setting, the best one marked."""
+    """Every trial's separation over each tuned setting, the best one marked."""
     from matplotlib import pyplot as plt
 
     from lisae_tf import plots
@@ -193,8 +174,7 @@ def draw(study: optuna.Study, kind: str, path: Path) -> None:
                          edgecolors=plots.ANOMALY, label="best")  # fmt: skip
             axis.set_xscale("log")
             axis.set_xlabel(name)
-        axes[0][0].set_ylabel("AUROC of held-out normals")
-        kind += " and made negatives" * (len(kinds_of(study)) > 1)
+        axes[0][0].set_ylabel("separation of held-out normals")
         axes[0][0].legend(frameon=False, loc="lower right")
         figure.suptitle(f"against {kind}", fontsize=9)
         plots.save(figure, path)

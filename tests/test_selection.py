@@ -82,29 +82,25 @@ def test_the_figure_is_of_held_out_normals_against_the_kind():
             return np.full(len(images), float(high), np.float32)
 
     assert len(left.pixels) != len(left.data.normal.stopping)
-    assert selection.figure(ByPart(), left) == 1.0
+    assert selection.measure(ByPart(), left).auroc == 1.0
 
 
-def test_made_kinds_come_from_held_out_normals_and_from_generators_that_training_lacks():
-    config = tiny_config(**GRAVEL | {"negatives": "other-half+synth:flip+cutpaste"})
-    left = selection.leave_out(config, None, negatives=config.negatives)
-    plain = selection.leave_out(tiny_config(**GRAVEL), None, negatives="other-half")
-    made = selection.made_kinds(left)
-    assert list(made) == ["rotate"]
-    assert list(selection.made_kinds(plain)) == list(selection.STAND_INS)
-    held_out = left.data.normal.stopping
-    assert all(pixels.shape == held_out.shape for pixels in made.values())
-    turned = {np.rot90(picture, k).tobytes() for picture in held_out for k in (1, 2, 3)}
-    assert {picture.tobytes() for picture in made["rotate"]} <= turned
-
-    class ByBrightness:
-        def score(self, images):
-            return images.mean(axis=(1, 2, 3))
-
-    figures = selection.figures(ByBrightness(), left, made)
-    assert list(figures) == [selection.LEFT_OUT, *made]
-    assert figures[selection.LEFT_OUT] == selection.figure(ByBrightness(), left)
-    assert figures["rotate"] == pytest.approx(0.5, abs=1e-6)
+def test_separation_goes_on_where_auroc_ends():
+    """Both kinds are told apart without fail; the second stands off further."""
+    draw = np.random.default_rng(0).lognormal
+    normal, near, far = draw(0, 0.5, 300), draw(5, 0.5, 200), draw(9, 0.5, 200)
+    assert near.min() > normal.max()
+    assert selection.separation(normal, near) == pytest.approx(10, rel=0.05)
+    assert selection.separation(normal, far) == pytest.approx(18, rel=0.05)
+    # Multiples of errors count, not errors; a change of unit changes nothing.
+    assert selection.separation(normal * 7, near * 7) == pytest.approx(
+        selection.separation(normal, near)
+    )
+    assert selection.separation(near, normal) == -selection.separation(normal, near)
+    # Scores that can be negative count as they are.
+    logits = np.log(normal), np.log(near)
+    assert selection.separation(*logits) == pytest.approx(selection.separation(normal, near))
+    assert np.isfinite(selection.separation(np.zeros(9), np.zeros(4)))
 
 
 @pytest.fixture

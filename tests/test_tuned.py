@@ -33,12 +33,11 @@ def attempts(monkeypatch):
     monkeypatch.setattr(selection, "leave_out", leave_out)
     monkeypatch.setattr(selection, "fit", fit)
 
-    def figures(config, left, made):
-        value = 1 - abs(np.log(config.latent_shaping.gamma / 0.3)) / 10
-        return {selection.LEFT_OUT: value, **{kind: value - 0.5 for kind in made}}
+    def measure(config, left):
+        off = abs(np.log(config.latent_shaping.gamma / 0.3))
+        return selection.HeldOut(auroc=off / 10, separation=3 - off)  # the AUROC misleads
 
-    monkeypatch.setattr(selection, "figures", figures)
-    monkeypatch.setattr(selection, "made_kinds", lambda left: {"elastic": None})
+    monkeypatch.setattr(selection, "measure", measure)
     return seen
 
 
@@ -68,11 +67,9 @@ def test_a_setting_is_tried_on_both_tasks_and_the_best_is_for_all(attempts, tmp_
         (each.gamma for each in fine), key=lambda gamma: abs(np.log(gamma / 0.3))
     )
     assert any("failed: it diverged" in line for line in said) == (len(fine) < len(attempts))
-    # Both kinds are kept, and the defaults (γ = 0.1) are not so good that made ones are needed.
     study = tuning.open_study(tmp_path / tuned.FOLDER / COLUMN, 0)
-    assert tuning.kinds_of(study) == [selection.LEFT_OUT]
     assert all(
-        trial.user_attrs[tuning.FIGURES]["elastic"] == pytest.approx(trial.value - 0.5)
+        trial.user_attrs[tuning.AUROC] == pytest.approx((3 - trial.value) / 10)
         for trial in tuning.done(study)
     )
     # Nothing but what is tuned differs from the defaults, on any task.

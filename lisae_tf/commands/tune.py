@@ -28,9 +28,8 @@ def command(
 ):  # fmt: skip
     """Try settings and keep the best, without anomalies.
 
-    A trial trains without one kind of negatives and is measured by the AUROC of held-out normal
-    pictures against that kind, and against made ones where that is too easy. Writes best.yaml,
-    which train takes as --config.
+    A trial trains without one kind of negatives and is measured by how far that kind then stands
+    off from held-out normal pictures. Writes best.yaml, which train takes as --config.
     """
     named["normal_class"] = shared.listed(normal_class)
     config, notes = shared.settle(named, config_file, assigned)
@@ -54,9 +53,10 @@ def command(
     )
     tuning.draw(study, left.kind, folder / tuning.FIGURE)
     first, best = study.trials[0].value, study.best_trial
-    as_set = "" if first is None else f"; the settings given: {first:.4f}"
+    as_set = "" if first is None else f"; the settings given: {first:.3f}"
     console.print(
-        f"best of {len(study.trials)}: {best.value:.4f}, trial {best.number + 1}{as_set}",
+        f"best of {len(study.trials)}: separation {best.value:.3f}, trial {best.number + 1}"
+        f"{as_set}",
         markup=False,
     )
     console.print(f"the study lies in {folder} ({tuning.BEST}, {tuning.FIGURE})", markup=False)

@@ -123,7 +123,7 @@ class Trial:
         """The kind left out and both figures; the test set is read after the model is fixed."""
         left = selection.leave_out(self.config, data_dir, negatives=self.negatives)
         detector = selection.fit(left, shared)
-        figure = selection.figure(detector, left)
+        figure = selection.measure(detector, left).auroc
         scored = score_test(detector, load_test(self.config, data_dir))[1]
         found = {"auroc_left_out": figure, "auroc_test": auroc(scored.normal, scored.anomaly)}
         del detector

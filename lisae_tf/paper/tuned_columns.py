@@ -1,12 +1,13 @@
 """Settings for a whole column of tables 1 and 2, tuned from the folder defaults.
 
-What `tune` does for one training, here for a whole column: a setting's figures are the means of
-those of two fixed tasks. No test picture is read here; `tuned` says what is tested afterwards.
+What `tune` does for one training, here for a whole column: a setting's value is the mean of two
+fixed tasks' separation of a kind of negatives left out. No test picture is read here; `tuned` says
+what is tested afterwards.
 """
 
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import optuna
@@ -31,10 +32,9 @@ class Attempt:
     config: Config
 
     def train(self, data_dir: Path | None, shared: SharedPhase1) -> dict:
-        """The held-out AUROCs; the test set is not read."""
+        """The held-out figures; the test set is not read."""
         left = selection.leave_out(self.config, data_dir, negatives=self.config.negatives)
-        made = selection.made_kinds(left)
-        return selection.figures(selection.fit(left, shared), left, made)
+        return asdict(selection.measure(selection.fit(left, shared), left))
 
 
 def choose(
@@ -65,22 +65,24 @@ def choose(
             for trial, setting in zip(asked, chosen, strict=True)
             for config in configs
         ]
-        values: dict[int, list[dict[str, float]]] = {trial.number: [] for trial in asked}
+        values: dict[int, list[selection.HeldOut]] = {trial.number: [] for trial in asked}
         for finished in grid.run_groups(grid.groups(waiting), data_dir, jobs):
             if finished.record is None:
                 say(f"{column}, trial {finished.cell.trial + 1}: failed: {finished.error}")
             else:
-                values[finished.cell.trial].append(finished.record)
+                values[finished.cell.trial].append(selection.HeldOut(**finished.record))
         for trial, setting in zip(asked, chosen, strict=True):
             found = values[trial.number]
             if len(found) < len(configs):
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
                 continue
-            figures = {kind: statistics.fmean(each[kind] for each in found) for kind in found[0]}
-            value = tuning.value_of(trial, study, figures)
-            study.tell(trial, value)
-            said = ", ".join(f"{p.split('.')[1]} {v:g}" for p, v in setting.items())
-            say(f"{column}, trial {trial.number + 1}: {value:.4f} with {said}")
+            mean = selection.HeldOut(
+                statistics.fmean(each.auroc for each in found),
+                statistics.fmean(each.separation for each in found),
+            )
+            said = tuning.record(trial, mean)
+            study.tell(trial, mean.separation)
+            say(f"{column}, trial {trial.number + 1}: {said} with {tuning.named(setting)}")
     if not tuning.done(study):
         raise LisaeError(f"no setting could be trained on {column}; the reasons are above")
     write_text(path, tuning.apply(configs[0], tuning.best_of(study)).to_yaml())
