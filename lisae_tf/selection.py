@@ -5,6 +5,7 @@ no anomaly. A kind is a class, an alphabet of Omniglot, or, where the negatives 
 kind, a foreign set.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,13 +53,17 @@ def _kinds(source: Dataset, classes: Sequence[int]) -> list[list[int]]:
     return [[int(c) for c in np.unique(images.labels[images.groups == a])] for a in alphabets]
 
 
-def leave_out(config: Config, data_dir: Path | None, *, negatives: str) -> LeftOut:
+def leave_out(
+    config: Config, data_dir: Path | None, *, negatives: str, near: bool = False
+) -> LeftOut:
     """The training data without the last kind of negatives.
 
     Args:
         config: settings of the training; its negatives may be "none".
         data_dir: folder of TensorFlow Datasets.
         negatives: those of the task, of which one kind is left out.
+        near: where one kind is joined by made negatives, leave that kind out and train with the
+            made ones alone, instead of taking a foreign set.
 
     Raises:
         LisaeError: the negatives are of one kind and no foreign set is known for the dataset.
@@ -75,6 +80,10 @@ def leave_out(config: Config, data_dir: Path | None, *, negatives: str) -> LeftO
         rest = ",".join(str(c) for kept in kinds[:-1] for c in kept)
         made = f"+{SYNTH}{'+'.join(found.made)}" if found.made else ""
         given = config.model_copy(update={"negatives": f"{name}:{rest}{made}"})
+    elif near and kinds and found.made:
+        name, left = source.name, kinds[0]
+        kind = f"{name}: {', '.join(source.class_names[c] for c in left)}"
+        given = config.model_copy(update={"negatives": SYNTH + "+".join(found.made)})
     elif config.dataset in FOREIGN:
         name = kind = FOREIGN[config.dataset]
         left = list(range(len(open_dataset(name, data_dir).class_names)))
@@ -137,7 +146,7 @@ def left_out(config: Config, data_dir: Path | None, *, skip_bad: bool = False) -
         LisaeError: see `load_training` and `leave_out_cluster`.
     """
     if config.dataset != FOLDER and not is_made(config.negatives):
-        return leave_out(config, data_dir, negatives=config.negatives)
+        return leave_out(config, data_dir, negatives=config.negatives, near=True)
     return leave_out_cluster(config, load_training(config, data_dir, skip_bad=skip_bad))
 
 
@@ -151,36 +160,26 @@ def fit(left: LeftOut, shared: SharedPhase1 | None = None) -> Detector:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """How far a kind left out stands off from held-out normal pictures."""
+    """AUROC of held-out normal pictures against a kind left out."""
 
     auroc: float
-    separation: float  # see `separation`; tells models apart that all reach an AUROC near 1
+    hardest: float  # against the tenth of the kind with the lowest scores alone
+
+
+HARDEST = 0.1  # of the kind left out: what looks most like the normal pictures
 
 
 def measure(detector: Detector, left: LeftOut) -> HeldOut:
-    """Both figures of the kind left out."""
-    normal, kind = (detector.score(pixels) for pixels in (left.data.normal.stopping, left.pixels))
-    truth = np.repeat([0, 1], [len(normal), len(kind)])
-    auroc = roc_auc_score(truth, np.concatenate([normal, kind]))
-    return HeldOut(float(auroc), separation(normal, kind))
+    """Both figures of the kind left out.
 
-
-SMALLEST = 1e-8  # of an error, for its logarithm
-
-
-def separation(normal: np.ndarray, kind: np.ndarray) -> float:
-    """The difference of the mean scores in standard deviations, d' of signal detection.
-
-    Errors count by their logarithm, for a model is better whose errors of the kind are a larger
-    multiple of those of normal pictures; scores that can be negative count as they are.
-
-    Args:
-        normal: scores (N,) of held-out normal pictures.
-        kind: scores (M,) of the kind left out.
+    Most of a kind may be told apart by any model; its hardest pictures still tell models apart,
+    and are nearest to anomalies that nobody has seen.
     """
-    if min(normal.min(), kind.min()) >= 0:
-        normal, kind = (np.log(np.maximum(scores, SMALLEST)) for scores in (normal, kind))
-    spread = np.sqrt((np.var(normal, dtype=float) + np.var(kind, dtype=float)) / 2)
-    return float(
-        (np.mean(kind, dtype=float) - np.mean(normal, dtype=float)) / max(spread, SMALLEST)
-    )
+    normal, kind = (detector.score(pixels) for pixels in (left.data.normal.stopping, left.pixels))
+
+    def against(scores: np.ndarray) -> float:
+        truth = np.repeat([0, 1], [len(normal), len(scores)])
+        return float(roc_auc_score(truth, np.concatenate([normal, scores])))
+
+    count = math.ceil(HARDEST * len(kind))
+    return HeldOut(against(kind), against(np.sort(kind)[:count]))

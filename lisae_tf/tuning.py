@@ -1,7 +1,7 @@
 """`tune`: γ, β and the latent size without a look at anomalies, by Optuna.
 
-A trial trains without one kind of negatives; its value is how far that kind then stands off from
-held-out normals (`selection.separation`). Test pictures are never read.
+A trial trains without one kind of negatives; its value is the AUROC of held-out normals against
+the hardest pictures of that kind (`selection.measure`). Test pictures are never read.
 """
 
 from collections.abc import Callable, Mapping
@@ -110,7 +110,7 @@ def tune(
             raise optuna.TrialPruned from error
         found = selection.measure(detector, left)
         say(f"trial {trial.number + 1}: {record(trial, found)} with {named(chosen)}")
-        return found.separation
+        return found.hardest
 
     make_detector(config).require_negatives(left.data)
     study.optimize(objective, n_trials=max(0, trials - len(done(study))))
@@ -123,9 +123,9 @@ def tune(
 
 
 def record(trial: optuna.Trial, found: selection.HeldOut) -> str:
-    """Keeps the AUROC beside a trial's value, which is the separation; both in words."""
+    """Keeps the AUROC beside a trial's value, which is of the hardest; both in words."""
     trial.set_user_attr(AUROC, found.auroc)
-    return f"separation {found.separation:.3f} (AUROC {found.auroc:.4f})"
+    return f"{found.hardest:.4f} ({found.auroc:.4f} of the whole kind)"
 
 
 def named(chosen: Mapping[str, float | int]) -> str:
@@ -155,7 +155,7 @@ def done(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
 
 
 def draw(study: optuna.Study, kind: str, path: Path) -> None:
-    """Every trial's separation over each tuned setting, the best one marked."""
+    """Every trial's value over each tuned setting, the best one marked."""
     from matplotlib import pyplot as plt
 
     from lisae_tf import plots
@@ -174,7 +174,7 @@ def draw(study: optuna.Study, kind: str, path: Path) -> None:
                          edgecolors=plots.ANOMALY, label="best")  # fmt: skip
             axis.set_xscale("log")
             axis.set_xlabel(name)
-        axes[0][0].set_ylabel("separation of held-out normals")
+        axes[0][0].set_ylabel("AUROC of held-out normals")
         axes[0][0].legend(frameon=False, loc="lower right")
-        figure.suptitle(f"against {kind}", fontsize=9)
+        figure.suptitle(f"against the hardest of {kind}", fontsize=9)
         plots.save(figure, path)

@@ -1,5 +1,6 @@
 """Latent sizes are chosen on a kind of negatives that the training did not see, and on no test."""
 
+import math
 import multiprocessing
 
 import numpy as np
@@ -71,6 +72,13 @@ def test_an_alphabet_or_a_foreign_set_is_left_out(tfds_dir, monkeypatch):
     config = tiny_config(**next_class | {"negatives": "next-class"})
     left = selection.leave_out(config, data_dir, negatives="next-class")
     assert (left.kind, left.config) == ("mnist", config)
+    # `tune` leaves the next class out where made negatives remain.
+    joined = config.model_copy(update={"negatives": "next-class+synth:elastic"})
+    left = selection.left_out(joined, data_dir)
+    assert (left.kind, left.config.negatives) == ("fashion_mnist: Coat", "synth:elastic")
+    coats = set(content_hashes(tasks.load_training(config, data_dir).negative.fit))
+    assert coats & set(content_hashes(left.pixels))
+    assert not coats & set(content_hashes(left.data.negative.fit))
 
 
 def test_the_figure_is_of_held_out_normals_against_the_kind():
@@ -85,22 +93,26 @@ def test_the_figure_is_of_held_out_normals_against_the_kind():
     assert selection.measure(ByPart(), left).auroc == 1.0
 
 
-def test_separation_goes_on_where_auroc_ends():
-    """Both kinds are told apart without fail; the second stands off further."""
-    draw = np.random.default_rng(0).lognormal
-    normal, near, far = draw(0, 0.5, 300), draw(5, 0.5, 200), draw(9, 0.5, 200)
-    assert near.min() > normal.max()
-    assert selection.separation(normal, near) == pytest.approx(10, rel=0.05)
-    assert selection.separation(normal, far) == pytest.approx(18, rel=0.05)
-    # Multiples of errors count, not errors; a change of unit changes nothing.
-    assert selection.separation(normal * 7, near * 7) == pytest.approx(
-        selection.separation(normal, near)
-    )
-    assert selection.separation(near, normal) == -selection.separation(normal, near)
-    # Scores that can be negative count as they are.
-    logits = np.log(normal), np.log(near)
-    assert selection.separation(*logits) == pytest.approx(selection.separation(normal, near))
-    assert np.isfinite(selection.separation(np.zeros(9), np.zeros(4)))
+def test_the_hardest_of_a_kind_tell_models_apart_where_the_whole_kind_does_not():
+    left = selection.leave_out(tiny_config(**GRAVEL), None, negatives="other-half")
+    count = len(left.pixels)
+
+    class ByPart:
+        """All of the kind is above all normal pictures, but for some of it."""
+
+        def __init__(self, missed):
+            self.missed = missed
+
+        def score(self, images):
+            if len(images) != count:
+                return np.ones(len(images), np.float32)
+            return np.where(np.arange(count) < self.missed, 0.0, 2.0).astype(np.float32)
+
+    tenth = math.ceil(count / 10)
+    for missed in (0, tenth // 2, tenth):
+        found = selection.measure(ByPart(missed), left)
+        assert found.auroc == pytest.approx(1 - missed / count)
+        assert found.hardest == pytest.approx(1 - missed / tenth)
 
 
 @pytest.fixture

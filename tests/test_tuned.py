@@ -20,8 +20,7 @@ def attempts(monkeypatch):
     """Studies without training: the nearer γ is to 0.3, the better; a large β fails."""
     seen = []
 
-    def leave_out(config, data_dir, *, negatives):
-        assert negatives == config.negatives
+    def left_out(config, data_dir):
         return selection.LeftOut(config, None, None, "a kind")
 
     def fit(left, shared):
@@ -30,12 +29,12 @@ def attempts(monkeypatch):
             raise LisaeError("it diverged")
         return left.config
 
-    monkeypatch.setattr(selection, "leave_out", leave_out)
+    monkeypatch.setattr(selection, "left_out", left_out)
     monkeypatch.setattr(selection, "fit", fit)
 
     def measure(config, left):
         off = abs(np.log(config.latent_shaping.gamma / 0.3))
-        return selection.HeldOut(auroc=off / 10, separation=3 - off)  # the AUROC misleads
+        return selection.HeldOut(auroc=off / 10, hardest=1 - off / 10)  # the first misleads
 
     monkeypatch.setattr(selection, "measure", measure)
     return seen
@@ -69,7 +68,7 @@ def test_a_setting_is_tried_on_both_tasks_and_the_best_is_for_all(attempts, tmp_
     assert any("failed: it diverged" in line for line in said) == (len(fine) < len(attempts))
     study = tuning.open_study(tmp_path / tuned.FOLDER / COLUMN, 0)
     assert all(
-        trial.user_attrs[tuning.AUROC] == pytest.approx((3 - trial.value) / 10)
+        trial.user_attrs[tuning.AUROC] == pytest.approx(1 - trial.value)
         for trial in tuning.done(study)
     )
     # Nothing but what is tuned differs from the defaults, on any task.

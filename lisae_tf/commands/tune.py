@@ -28,8 +28,8 @@ def command(
 ):  # fmt: skip
     """Try settings and keep the best, without anomalies.
 
-    A trial trains without one kind of negatives and is measured by how far that kind then stands
-    off from held-out normal pictures. Writes best.yaml, which train takes as --config.
+    A trial trains without one kind of negatives and is measured by the AUROC of held-out normal
+    pictures against the hardest tenth of that kind. Writes best.yaml, for train --config.
     """
     named["normal_class"] = shared.listed(normal_class)
     config, notes = shared.settle(named, config_file, assigned)
@@ -53,10 +53,9 @@ def command(
     )
     tuning.draw(study, left.kind, folder / tuning.FIGURE)
     first, best = study.trials[0].value, study.best_trial
-    as_set = "" if first is None else f"; the settings given: {first:.3f}"
+    as_set = "" if first is None else f"; the settings given: {first:.4f}"
     console.print(
-        f"best of {len(study.trials)}: separation {best.value:.3f}, trial {best.number + 1}"
-        f"{as_set}",
+        f"best of {len(study.trials)}: {best.value:.4f}, trial {best.number + 1}{as_set}",
         markup=False,
     )
     console.print(f"the study lies in {folder} ({tuning.BEST}, {tuning.FIGURE})", markup=False)

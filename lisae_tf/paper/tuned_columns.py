@@ -1,8 +1,8 @@
 """Settings for a whole column of tables 1 and 2, tuned from the folder defaults.
 
 What `tune` does for one training, here for a whole column: a setting's value is the mean of two
-fixed tasks' separation of a kind of negatives left out. No test picture is read here; `tuned` says
-what is tested afterwards.
+fixed tasks' AUROC against the hardest of a kind left out. No test picture is read here; `tuned`
+says what is tested afterwards.
 """
 
 import statistics
@@ -33,7 +33,7 @@ class Attempt:
 
     def train(self, data_dir: Path | None, shared: SharedPhase1) -> dict:
         """The held-out figures; the test set is not read."""
-        left = selection.leave_out(self.config, data_dir, negatives=self.config.negatives)
+        left = selection.left_out(self.config, data_dir)
         return asdict(selection.measure(selection.fit(left, shared), left))
 
 
@@ -78,10 +78,10 @@ def choose(
                 continue
             mean = selection.HeldOut(
                 statistics.fmean(each.auroc for each in found),
-                statistics.fmean(each.separation for each in found),
+                statistics.fmean(each.hardest for each in found),
             )
             said = tuning.record(trial, mean)
-            study.tell(trial, mean.separation)
+            study.tell(trial, mean.hardest)
             say(f"{column}, trial {trial.number + 1}: {said} with {tuning.named(setting)}")
     if not tuning.done(study):
         raise LisaeError(f"no setting could be trained on {column}; the reasons are above")
