@@ -243,21 +243,6 @@ def test_workers_give_the_same_and_outlive_a_failed_cell(trained, tmp_path):
         assert record["auroc"] == pytest.approx(reference.record["auroc"], abs=0.02)
 
 
-def test_a_dead_worker_costs_one_cell(tmp_path):
-    cell, *rest = small(tmp_path)
-
-    class Dead:
-        exitcode = -9
-        join = terminate = close = lambda self: None
-
-    worker = workers._Worker(Dead(), Dead(), unfinished=[cell, *rest])
-    waiting = workers.deque()
-    (finished,) = workers._bury(worker, waiting)
-    assert finished.cell is cell
-    assert "-9" in finished.error
-    assert list(waiting) == [rest]
-
-
 def test_class_names_are_the_datasets_own(tfds_dir):
     data_dir = tfds_dir("mnist", "fashion_mnist", "svhn_cropped", "cifar10")
     for name, names in NAMES.items():

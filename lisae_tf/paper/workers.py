@@ -6,6 +6,7 @@ for its memory costs one of them and not the grid.
 
 import multiprocessing
 import os
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -29,8 +30,16 @@ def use_cores(threads: int) -> None:
         tf.config.threading.set_inter_op_parallelism_threads(threads)
 
 
+def _end_with_parent() -> None:
+    """Ends this process as soon as the one that started it is gone, killed ones included."""
+    if parent := multiprocessing.parent_process():
+        wait([parent.sentinel])
+        os._exit(1)
+
+
 def _work(connection: Connection, data_dir: Path | None, threads: int) -> None:
     """The worker: groups in, finished trainings out, None after each group."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     use_cores(threads)
     while (group := connection.recv()) is not None:
         for finished in run_group(group, data_dir):
