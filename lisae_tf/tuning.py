@@ -23,6 +23,7 @@ LATENT_SIZES = (4, 8, 16, 32, 64, 128)
 # By path in the settings; what is not there for a variant is not tried.
 RANGES = {"latent_shaping.gamma": (0.01, 1.0), "latent_shaping.beta": (0.1, 10.0)}
 LATENT = "network.latent"
+WAITING = optuna.trial.TrialState.WAITING
 AUROC = "auroc"  # attribute of a trial
 
 
@@ -94,8 +95,7 @@ def tune(
         LisaeError: every trial failed.
     """
     study = open_study(folder, config.seed)
-    if not study.trials:
-        begin_with(study, config)
+    begin_with(study, config)
     # Phase 1 depends on the latent size alone.
     shared: dict[int, SharedPhase1] = {}
 
@@ -134,8 +134,9 @@ def named(chosen: Mapping[str, float | int]) -> str:
 
 
 def begin_with(study: optuna.Study, config: Config) -> None:
-    """Makes the settings as given the first trial."""
-    if _at(config, LATENT) in LATENT_SIZES:
+    """Makes the settings as given the first trial, again where that one was cut off."""
+    begun = any(t.state.is_finished() or t.state == WAITING for t in study.trials)
+    if not begun and _at(config, LATENT) in LATENT_SIZES:
         study.enqueue_trial({path: _at(config, path) for path in (LATENT, *RANGES)})
 
 

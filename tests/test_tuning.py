@@ -61,6 +61,22 @@ def test_a_study_goes_on_where_it_was_with_new_proposals(left, tmp_path):
     assert len(tried) == 9
 
 
+def test_a_first_trial_that_was_cut_off_is_tried_again(left, tmp_path):
+    found, tried = left
+    latent = found.config.network.model_copy(update={"latent": 8})
+    config = found.config.model_copy(update={"network": latent})
+    cut_off = tuning.open_study(tmp_path, 0)
+    tuning.begin_with(cut_off, config)
+    tuning.begin_with(cut_off, config)
+    assert len(cut_off.trials) == 1
+    tuning.suggest(cut_off.ask(), "lis")
+    tuning.tune(config, found, tmp_path, 3)
+    assert len(tried) == 3
+    assert tried[0].network.latent == 8
+    assert tried[0].latent_shaping == config.latent_shaping
+    assert tried[1] != tried[0] != tried[2]
+
+
 def test_a_failing_trial_ends_only_itself(left, tmp_path, monkeypatch):
     found, tried = left
     said = []

@@ -52,8 +52,7 @@ def choose(
     path = settings_file(root, column)
     configs = [folder_defaults(column, task) for task in fixed_tasks(tables.COLUMNS[column])]
     study = tuning.open_study(make_folder(path.parent), SEED)
-    if not study.trials:
-        tuning.begin_with(study, configs[0])
+    tuning.begin_with(study, configs[0])
     ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL)
     # A trial that was cut off does not count, a failed one does: it would fail again.
     missing = trials - len(study.get_trials(deepcopy=False, states=ended))
