@@ -82,6 +82,10 @@ def test_a_setting_is_tried_on_both_tasks_and_the_best_is_for_all(attempts, tmp_
     count = len(attempts)
     tuned_columns.choose(COLUMN, tmp_path, 10, None, 1, said.append)
     assert len(attempts) == count
+    values = [trial.value for trial in tuning.done(study)]
+    choice = tuned.choice(tmp_path, COLUMN)
+    assert (choice["trials"], choice["left_out"]) == (10, ["a kind"] * 2)
+    assert (choice[tuned.DEFAULTS], choice[tuned.TUNED]) == (values[0], max(values))
 
 
 def test_trials_of_one_latent_size_share_phase_1(attempts, tmp_path, monkeypatch):
@@ -118,6 +122,8 @@ def test_the_report_compares_columns_whose_tasks_are_all_there(tmp_path):
         config = tuned.folder_defaults(column, tables.COLUMNS[column].tasks[0])
         settings = {"network.latent": 64, "latent_shaping.gamma": 0.3}
         write_text(path, tuning.apply(config, settings).to_yaml())
+        choice = {"trials": 12, "left_out": ["Coat", "Bag"], tuned.DEFAULTS: 0.5, tuned.TUNED: 0.6}
+        write_json(path.with_name(tuned.CHOICE), choice)
         found = tuned.cells_of(tmp_path, column)
         for auroc, cells in zip((0.8, 0.9), found.values(), strict=True):
             for cell in cells[: None if column == COLUMN else 3]:
@@ -131,7 +137,7 @@ def test_the_report_compares_columns_whose_tasks_are_all_there(tmp_path):
     text = (tmp_path / "RESULTS.md").read_text()
     assert "better on 1 of 1 columns" in text
     assert "3 of 10 tasks" in text
-    assert "latent 64, γ 0.3, β 1 |" in text
+    assert "latent 64, γ 0.3, β 1 | 0.5000 → 0.6000 (12 trials; without Coat; Bag) |" in text
 
 
 def test_the_command_trains_both_settings_and_stores_them(attempts, tmp_path, monkeypatch):

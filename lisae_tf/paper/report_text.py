@@ -230,7 +230,12 @@ def _tuning(figures: Mapping[tuple[str, str], "Summed"], root: Path) -> str:
             *(settings["latent_shaping"][name] for name in ("gamma", "beta")),
         )
         compared = difference(after, given.mean)
-        lines.append([column, _ours(given), _ours(tuned_), compared, said or "–"])
+        choice = tuned.choice(root, column)
+        held_out = choice and "{} → {:.4f} ({} trials; without {})".format(
+            "failed" if choice[tuned.DEFAULTS] is None else f"{choice[tuned.DEFAULTS]:.4f}",
+            choice[tuned.TUNED], choice["trials"], "; ".join(choice["left_out"]),
+        )  # fmt: skip
+        lines.append([column, _ours(given), _ours(tuned_), compared, said or "–", held_out or "–"])
     return (
         "## Settings tuned without anomalies\n\nLIS-AE with the settings that a folder of pictures "
         "gets, and with γ, β and latent size tuned from there (`benchmark tuning`) by the AUROC of "
@@ -240,7 +245,9 @@ def _tuning(figures: Mapping[tuple[str, str], "Summed"], root: Path) -> str:
         "errors' logarithms (below them on a task of fashion_mnist, whose next class was only then "
         "made the kind left out). "
         f"Tuned settings are better on {better} of {measured} columns.\n\n"
-        + markdown(["column", tuned.DEFAULTS, tuned.TUNED, "difference", "chosen"], lines)
+        + markdown(
+            ["column", tuned.DEFAULTS, tuned.TUNED, "difference", "chosen", "held out"], lines
+        )
     )
 
 

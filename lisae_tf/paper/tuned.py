@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lisae_tf.config import Config, dataset_settings, read_settings, resolve
+from lisae_tf.files import read_json
 from lisae_tf.paper.cells import Cell, cell_of
 from lisae_tf.paper.tables import COLUMNS
 
 SEED = 0
-FOLDER, BEST = "tuning", "best.yaml"
+FOLDER, BEST, CHOICE = "tuning", "best.yaml", "choice.json"
 DEFAULTS, TUNED = "folder defaults", "tuned"
 
 
@@ -31,6 +32,12 @@ def chosen(root: Path, column: str) -> dict | None:
     """The settings chosen for a column, once they are."""
     path = settings_file(root, column)
     return read_settings(path) if path.is_file() else None
+
+
+def choice(root: Path, column: str) -> dict | None:
+    """What a column's settings were chosen by: number of trials and held-out figures."""
+    path = settings_file(root, column).with_name(CHOICE)
+    return read_json(path) if path.is_file() else None
 
 
 def cells_of(root: Path, column: str) -> dict[str, list[Cell]]:

@@ -8,17 +8,18 @@ says what is tested afterwards.
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import optuna
 
-from lisae_tf import selection, tuning
+from lisae_tf import __version__, selection, tuning
 from lisae_tf.config import Config
 from lisae_tf.errors import LisaeError
-from lisae_tf.files import make_folder, write_text
-from lisae_tf.paper import grid, tables
+from lisae_tf.files import make_folder, write_json, write_text
+from lisae_tf.paper import cells, grid, tables
 from lisae_tf.paper.latents import fixed_tasks
-from lisae_tf.paper.tuned import SEED, folder_defaults, settings_file
+from lisae_tf.paper.tuned import CHOICE, DEFAULTS, SEED, TUNED, folder_defaults, settings_file
 from lisae_tf.sharing import SharedPhase1
 
 TOGETHER = 6  # trials asked for before their values are known; those of one latent share phase 1
@@ -44,7 +45,7 @@ def choose(
     """Runs the column's study up to `trials`, the first being the folder defaults.
 
     Returns:
-        The file of the best settings.
+        The file of the best settings; `choice.json` beside it says what they were chosen by.
 
     Raises:
         LisaeError: no trial succeeded.
@@ -84,5 +85,14 @@ def choose(
             say(f"{column}, trial {trial.number + 1}: {said} with {tuning.named(setting)}")
     if not tuning.done(study):
         raise LisaeError(f"no setting could be trained on {column}; the reasons are above")
+    given, best = study.trials[0], study.best_trial
+    record = {
+        "version": __version__, "training_version": cells.TRAINING_VERSION, "seed": SEED,
+        "date": datetime.now(UTC).date().isoformat(),
+        "trials": len(study.get_trials(deepcopy=False, states=ended)),
+        "left_out": [selection.left_out(config, data_dir).kind for config in configs],
+        DEFAULTS: given.value, TUNED: best.value,
+    }  # fmt: skip
+    write_json(path.with_name(CHOICE), record)
     write_text(path, tuning.apply(configs[0], tuning.best_of(study)).to_yaml())
     return path
