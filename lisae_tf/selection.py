@@ -26,6 +26,7 @@ from lisae_tf.errors import LisaeError
 from lisae_tf.phase import TrainingOptions
 from lisae_tf.sharing import SharedPhase1
 
+KINDS = 2  # left out in turn: one alone may be an easy one
 MAX_PICTURES = 2000  # of the kind left out; more change the figure little
 # The kind left out where all negatives are of one kind.
 FOREIGN = {
@@ -54,9 +55,9 @@ def _kinds(source: Dataset, classes: Sequence[int]) -> list[list[int]]:
 
 
 def leave_out(
-    config: Config, data_dir: Path | None, *, negatives: str, near: bool = False
+    config: Config, data_dir: Path | None, *, negatives: str, near: bool = False, back: int = 0
 ) -> LeftOut:
-    """The training data without the last kind of negatives.
+    """The training data without one kind of negatives.
 
     Args:
         config: settings of the training; its negatives may be "none".
@@ -64,26 +65,23 @@ def leave_out(
         negatives: those of the task, of which one kind is left out.
         near: where one kind is joined by made negatives, leave that kind out and train with the
             made ones alone, instead of taking a foreign set.
+        back: which kind, counted back from the last; where there are several.
 
     Raises:
         LisaeError: the negatives are of one kind and no foreign set is known for the dataset.
     """
     given = config.model_copy(update={"negatives": negatives})
-    _, _, found = open_task(given, data_dir)
-    kinds: list[list[int]] = []
-    if found is not None and not is_made(found.source):
-        source = open_dataset(found.source, data_dir)
-        kinds = _kinds(source, found.classes or range(len(source.class_names)))
-    if len(kinds) > 1:
-        name, left = source.name, kinds[-1]
+    source, kinds, made = _open_kinds(given, data_dir)
+    if source is not None and len(kinds) > 1:
+        name, left = source.name, kinds[-1 - back]
         kind = f"{name}: {', '.join(source.class_names[c] for c in left)}"
-        rest = ",".join(str(c) for kept in kinds[:-1] for c in kept)
-        made = f"+{SYNTH}{'+'.join(found.made)}" if found.made else ""
-        given = config.model_copy(update={"negatives": f"{name}:{rest}{made}"})
-    elif near and kinds and found.made:
+        rest = ",".join(str(c) for kept in kinds if kept is not left for c in kept)
+        joined = f"+{SYNTH}{'+'.join(made)}" if made else ""
+        given = config.model_copy(update={"negatives": f"{name}:{rest}{joined}"})
+    elif near and source is not None and made:
         name, left = source.name, kinds[0]
         kind = f"{name}: {', '.join(source.class_names[c] for c in left)}"
-        given = config.model_copy(update={"negatives": SYNTH + "+".join(found.made)})
+        given = config.model_copy(update={"negatives": SYNTH + "+".join(made)})
     elif config.dataset in FOREIGN:
         name = kind = FOREIGN[config.dataset]
         left = list(range(len(open_dataset(name, data_dir).class_names)))
@@ -100,17 +98,29 @@ def leave_out(
     return LeftOut(given, data, pixels[:: -(-len(pixels) // MAX_PICTURES)], kind)
 
 
+def _open_kinds(
+    config: Config, data_dir: Path | None
+) -> tuple[Dataset | None, list[list[int]], tuple[str, ...]]:
+    """Where natural negatives come from, their kinds, and the generators of made ones."""
+    _, _, found = open_task(config, data_dir)
+    if found is None or is_made(found.source):
+        return None, [], ()
+    source = open_dataset(found.source, data_dir)
+    kinds = _kinds(source, found.classes or range(len(source.class_names)))
+    return source, kinds, tuple(found.made)
+
+
 CLUSTERS, SMALLEST_CLUSTER = 4, 20
 
 
-def leave_out_cluster(config: Config, data: TrainingData) -> LeftOut:
-    """The training data without one cluster of similar-looking negatives.
+def leave_out_clusters(config: Config, data: TrainingData) -> list[LeftOut]:
+    """The training data without one cluster of similar-looking negatives, and without another.
 
     For negatives whose kinds nobody has named, as in a folder: k-means on grey thumbnails; the
-    smallest cluster of at least `SMALLEST_CLUSTER` pictures is left out.
+    smallest clusters of at least `SMALLEST_CLUSTER` pictures are left out.
 
     Raises:
-        LisaeError: no negatives, or too few to do without some.
+        LisaeError: no negatives, too few to do without some, or no two kinds of them.
     """
     if data.negative is None or len(data.negative.fit) < 2 * SMALLEST_CLUSTER:
         raise LisaeError(
@@ -121,33 +131,44 @@ def leave_out_cluster(config: Config, data: TrainingData) -> LeftOut:
     parts = (negative.fit, negative.stopping, negative.calibration)
     clusters = KMeans(CLUSTERS, random_state=config.seed, n_init=4).fit(thumbnails(parts[0]))
     sizes = np.bincount(clusters.labels_, minlength=CLUSTERS)
-    sizes[sizes < SMALLEST_CLUSTER] = len(parts[0])
-    left = int(np.argmin(sizes))
-    kept, dropped = [], []
-    for pixels in parts:
-        away = clusters.predict(thumbnails(pixels)) == left
-        if away.all():  # a small held-out part
-            away[:] = False
-        kept.append(pixels[~away])
-        dropped.append(pixels[away])
-    pixels = np.concatenate(dropped)
-    return LeftOut(
-        config, replace(data, negative=Parts(*kept)), pixels[:: -(-len(pixels) // MAX_PICTURES)],
-        f"one of {CLUSTERS} clusters of the negatives ({len(pixels)} pictures)",
-    )  # fmt: skip
+    if sizes.max() == len(parts[0]):
+        raise LisaeError(
+            "all negatives look alike, so no kind of them can be left out; give others"
+        )
+    order = np.argsort(sizes, kind="stable")
+    large = [left for left in order if sizes[left] >= SMALLEST_CLUSTER] or [order[-1]]
+    found = []
+    for left in large[:KINDS]:
+        kept, dropped = [], []
+        for pixels in parts:
+            away = clusters.predict(thumbnails(pixels)) == left
+            if away.all():  # a small held-out part
+                away[:] = False
+            kept.append(pixels[~away])
+            dropped.append(pixels[away])
+        pixels = np.concatenate(dropped)
+        kind = f"cluster {left + 1} of {CLUSTERS} of the negatives ({len(pixels)} pictures)"
+        pixels = pixels[:: -(-len(pixels) // MAX_PICTURES)]
+        found.append(LeftOut(config, replace(data, negative=Parts(*kept)), pixels, kind))
+    return found
 
 
-def left_out(config: Config, data_dir: Path | None, *, skip_bad: bool = False) -> LeftOut:
-    """The training data without one kind of negatives.
+def left_out(config: Config, data_dir: Path | None, *, skip_bad: bool = False) -> list[LeftOut]:
+    """The training data without one kind of negatives, for each of up to `KINDS` kinds.
 
     A kind is a class or an alphabet where they have names, else a cluster.
 
     Raises:
-        LisaeError: see `load_training` and `leave_out_cluster`.
+        LisaeError: see `load_training` and `leave_out_clusters`.
     """
-    if config.dataset != FOLDER and not is_made(config.negatives):
-        return leave_out(config, data_dir, negatives=config.negatives, near=True)
-    return leave_out_cluster(config, load_training(config, data_dir, skip_bad=skip_bad))
+    if config.dataset == FOLDER or is_made(config.negatives):
+        return leave_out_clusters(config, load_training(config, data_dir, skip_bad=skip_bad))
+    _, kinds, _ = _open_kinds(config, data_dir)
+    count = min(KINDS, max(1, len(kinds)))
+    return [
+        leave_out(config, data_dir, negatives=config.negatives, near=True, back=back)
+        for back in range(count)
+    ]
 
 
 def fit(left: LeftOut, shared: SharedPhase1 | None = None) -> Detector:

@@ -1,10 +1,15 @@
 """`tune`: γ, β and the latent size without a look at anomalies, by Optuna.
 
-A trial trains without one kind of negatives; its value is the AUROC of held-out normals against
-the hardest pictures of that kind (`selection.measure`). Test pictures are never read.
+A trial trains without one kind of negatives, for each of two kinds in turn; its value is the mean
+AUROC of held-out normals against the hardest pictures of that kind (`selection.measure`). First
+every latent size is tried with γ and β as given, then γ and β with the size chosen. What is given
+is changed only for a gain above its standard error. Test pictures are never read.
 """
 
-from collections.abc import Callable, Mapping
+import math
+import statistics
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,24 +21,105 @@ from lisae_tf.detectors import make_detector
 from lisae_tf.errors import LisaeError
 from lisae_tf.files import write_text
 from lisae_tf.paper.tuned import BEST
-from lisae_tf.sharing import LOSSES, SharedPhase1
+from lisae_tf.sharing import LINSEP, LOSSES, SharedPhase1
 
 TRIALS, FIGURE = "trials.journal", "tuning.png"
 LATENT_SIZES = (4, 8, 16, 32, 64, 128)
 # By path in the settings; what is not there for a variant is not tried.
 RANGES = {"latent_shaping.gamma": (0.01, 1.0), "latent_shaping.beta": (0.1, 10.0)}
 LATENT = "network.latent"
-WAITING = optuna.trial.TrialState.WAITING
-AUROC = "auroc"  # attribute of a trial
+STATES = optuna.trial.TrialState
+AUROC, HARDEST = "auroc", "hardest"  # attributes of a trial
 
 
-def suggest(trial: optuna.Trial, variant: str) -> dict[str, float | int]:
-    """One setting for each tuned path."""
-    chosen: dict[str, float | int] = {LATENT: trial.suggest_categorical(LATENT, LATENT_SIZES)}
-    if variant in LOSSES and variant != "ae":
-        for path, (low, high) in RANGES.items():
-            chosen[path] = _rounded(trial.suggest_float(path, low, high, log=True))
-    return chosen
+class Search:
+    """What a study tries: the settings given at every latent size, then γ and β at one size."""
+
+    def __init__(self, config: Config):
+        self.ranges = RANGES if config.variant in LOSSES and config.variant != "ae" else {}
+        self.given = {path: _at(config, path) for path in (LATENT, *self.ranges)}
+        self.sizes = sorted({*LATENT_SIZES, self.given[LATENT]})
+        self._seed = config.seed
+
+    def enqueue(self, study: optuna.Study) -> int:
+        """Makes every latent size with γ and β as given a trial, the given size first.
+
+        A trial that was cut off is enqueued again.
+
+        Returns:
+            How many wait.
+        """
+        there = [
+            trial.system_attrs["fixed_params"] if trial.state == STATES.WAITING else trial.params
+            for trial in study.get_trials(deepcopy=False)
+            if trial.state == STATES.WAITING or trial.state.is_finished()
+        ]
+        first = self.given[LATENT]
+        for size in (first, *(size for size in self.sizes if size != first)):
+            setting = self.given | {LATENT: size}
+            if setting not in there:
+                study.enqueue_trial(setting)
+        return len(study.get_trials(deepcopy=False, states=(STATES.WAITING,)))
+
+    def prepare(self, study: optuna.Study) -> None:
+        """Settles the latent size for the trials after those of `enqueue`."""
+        trials = study.get_trials(deepcopy=False)
+        # A sampler that starts from the same seed again would propose the same again.
+        base = optuna.samplers.TPESampler(
+            seed=self._seed + len(trials), n_startup_trials=2 * len(self.sizes)
+        )
+        fixed = {LATENT: self._size(done(study)).params[LATENT]} if done(study) else {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.sampler = optuna.samplers.PartialFixedSampler(fixed, base)
+
+    def suggest(self, trial: optuna.Trial) -> dict[str, float | int]:
+        """One setting for each tuned path."""
+        chosen: dict[str, float | int] = {LATENT: trial.suggest_categorical(LATENT, self.sizes)}
+        for path, (low, high) in self.ranges.items():
+            given = self.given[path]
+            value = trial.suggest_float(path, min(low, given), max(high, given), log=True)
+            chosen[path] = self._as_trained(path, value)
+        return chosen
+
+    def settings(self, trial: optuna.trial.FrozenTrial) -> dict[str, float | int]:
+        """The settings of a trial, as they were trained."""
+        return {path: self._as_trained(path, value) for path, value in trial.params.items()}
+
+    def _as_trained(self, path: str, value: float | int) -> float | int:
+        """A proposal with three digits; what was given stays."""
+        return value if path == LATENT or value == self.given[path] else float(f"{value:.3g}")
+
+    def best(self, study: optuna.Study) -> optuna.trial.FrozenTrial:
+        """The trial of the settings chosen: another than the given one must be clearly better."""
+        finished = done(study)
+        sized = self._size(finished)
+        return _better(sized, [t for t in finished if t.params[LATENT] == sized.params[LATENT]])
+
+    def given_value(self, study: optuna.Study) -> float | None:
+        """The value of the settings given; None where their trial failed."""
+        return next((t.value for t in done(study) if t.params == self.given), None)
+
+    def _size(self, finished: Sequence[optuna.trial.FrozenTrial]) -> optuna.trial.FrozenTrial:
+        swept = [t for t in finished if t.params == self.given | {LATENT: t.params[LATENT]}]
+        given = next((t for t in swept if t.params == self.given), None)
+        return _better(given, swept or finished)
+
+
+def _better(
+    given: optuna.trial.FrozenTrial | None, others: Sequence[optuna.trial.FrozenTrial]
+) -> optuna.trial.FrozenTrial:
+    """The best of `others` where its gain exceeds its standard error, else the given trial.
+
+    One-standard-error rule (Breiman et al. 1984, section 3.4.3), on differences paired by kind.
+    """
+    best = max(others, key=lambda trial: trial.value)
+    if given is None:
+        return best
+    pairs = zip(best.user_attrs[HARDEST], given.user_attrs[HARDEST], strict=True)
+    gains = [after - before for after, before in pairs]
+    error = statistics.stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
+    return best if statistics.fmean(gains) > error else given
 
 
 def apply(config: Config, chosen: dict[str, float | int]) -> Config:
@@ -50,7 +136,7 @@ def _at(config: Config, path: str) -> float | int:
     return getattr(getattr(config, section), name)
 
 
-def open_study(folder: Path, seed: int) -> optuna.Study:
+def open_study(folder: Path) -> optuna.Study:
     """The study in a folder, continued where there is one.
 
     Raises:
@@ -64,68 +150,77 @@ def open_study(folder: Path, seed: int) -> optuna.Study:
         study = optuna.create_study(
             study_name="tune", storage=storage, direction="maximize", load_if_exists=True
         )
-        before = len(study.trials)
+        study.get_trials(deepcopy=False)
     except Exception as error:  # a damaged journal raises all kinds
         raise LisaeError(f"{path} is damaged; tune in another folder") from error
-    # A sampler that starts from the same seed again would propose the same again.
-    study.sampler = optuna.samplers.TPESampler(seed=seed + before, n_startup_trials=8)
     return study
 
 
 def tune(
     config: Config,
-    left: selection.LeftOut,
+    left: Sequence[selection.LeftOut],
     folder: Path,
     trials: int,
     say: Callable[[str], None] = lambda line: None,
-) -> optuna.Study:
+) -> tuple[optuna.Study, optuna.trial.FrozenTrial]:
     """Runs trials until the study in `folder` has `trials` of them; the first is `config` itself.
 
     Args:
         config: the settings around which is tuned.
-        left: training data without one kind, and pictures of that kind.
+        left: training data without one kind, and pictures of that kind; for each kind.
         folder: of the study; continued.
         trials: completed ones in all.
         say: takes one line of progress.
 
     Returns:
-        The study; its best settings are in `best.yaml` beside it.
+        The study and the trial of the settings chosen, which are in `best.yaml` beside it.
 
     Raises:
         LisaeError: every trial failed.
     """
-    study = open_study(folder, config.seed)
-    begin_with(study, config)
-    # Phase 1 depends on the latent size alone.
-    shared: dict[int, SharedPhase1] = {}
+    study, search = open_study(folder), Search(config)
+    # Phase 1 depends on the latent size, and with LinSep's term on the negatives.
+    shared: dict[tuple[int, int], SharedPhase1] = {}
+    apart = LOSSES.get(config.variant) == LINSEP
 
     def objective(trial: optuna.Trial) -> float:
-        chosen = suggest(trial, config.variant)
-        own = apply(left.config, chosen)
-        kept = shared.setdefault(own.network.latent, SharedPhase1())
-        try:
-            detector = selection.fit(replace(left, config=own), kept)
-        except LisaeError as error:
-            say(f"trial {trial.number + 1}: failed: {error}")
-            raise optuna.TrialPruned from error
-        found = selection.measure(detector, left)
-        say(f"trial {trial.number + 1}: {record(trial, found)} with {named(chosen)}")
-        return found.hardest
+        chosen = search.suggest(trial)
+        found = []
+        for place, each in enumerate(left):
+            own = apply(each.config, chosen)
+            kept = shared.setdefault((own.network.latent, place * apart), SharedPhase1())
+            try:
+                detector = selection.fit(replace(each, config=own), kept)
+            except LisaeError as error:
+                say(f"trial {trial.number + 1}: failed: {error}")
+                raise optuna.TrialPruned from error
+            found.append(selection.measure(detector, each))
+        value, said = record(trial, found)
+        say(f"trial {trial.number + 1}: {said} with {named(chosen)}")
+        return value
 
-    make_detector(config).require_negatives(left.data)
-    study.optimize(objective, n_trials=max(0, trials - len(done(study))))
+    for each in left:
+        make_detector(config).require_negatives(each.data)
+    waiting, missing = search.enqueue(study), trials - len(done(study))
+    for _ in range(missing if search.ranges else min(missing, waiting)):
+        search.prepare(study)
+        study.optimize(objective, n_trials=1)
     if not done(study):
         raise LisaeError(
             "every trial failed, for the reasons above; change the settings with --set"
         )
-    write_text(folder / BEST, apply(config, best_of(study)).to_yaml())
-    return study
+    best = search.best(study)
+    write_text(folder / BEST, apply(config, search.settings(best)).to_yaml())
+    return study, best
 
 
-def record(trial: optuna.Trial, found: selection.HeldOut) -> str:
-    """Keeps the AUROC beside a trial's value, which is of the hardest; both in words."""
-    trial.set_user_attr(AUROC, found.auroc)
-    return f"{found.hardest:.4f} ({found.auroc:.4f} of the whole kind)"
+def record(trial: optuna.Trial, found: Sequence[selection.HeldOut]) -> tuple[float, str]:
+    """Keeps a trial's figures; its value, and the figures in words."""
+    hardest = [each.hardest for each in found]
+    value, whole = statistics.fmean(hardest), statistics.fmean(each.auroc for each in found)
+    trial.set_user_attr(HARDEST, hardest)
+    trial.set_user_attr(AUROC, whole)
+    return value, f"{value:.4f} ({whole:.4f} of the whole kind)"
 
 
 def named(chosen: Mapping[str, float | int]) -> str:
@@ -133,30 +228,15 @@ def named(chosen: Mapping[str, float | int]) -> str:
     return ", ".join(f"{path.split('.')[1]} {value:g}" for path, value in chosen.items())
 
 
-def begin_with(study: optuna.Study, config: Config) -> None:
-    """Makes the settings as given the first trial, again where that one was cut off."""
-    begun = any(t.state.is_finished() or t.state == WAITING for t in study.trials)
-    if not begun and _at(config, LATENT) in LATENT_SIZES:
-        study.enqueue_trial({path: _at(config, path) for path in (LATENT, *RANGES)})
-
-
-def best_of(study: optuna.Study) -> dict[str, float | int]:
-    """The best settings, as they were trained."""
-    best = study.best_trial.params
-    return {p: _rounded(v) if isinstance(v, float) else v for p, v in best.items()}
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.3g}")
-
-
 def done(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     """The trials that have a value."""
-    return study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    return study.get_trials(deepcopy=False, states=(STATES.COMPLETE,))
 
 
-def draw(study: optuna.Study, kind: str, path: Path) -> None:
-    """Every trial's value over each tuned setting, the best one marked."""
+def draw(
+    study: optuna.Study, best: optuna.trial.FrozenTrial, kinds: Sequence[str], path: Path
+) -> None:
+    """Every trial's value over each tuned setting, the chosen one marked."""
     from matplotlib import pyplot as plt
 
     from lisae_tf import plots
@@ -170,12 +250,11 @@ def draw(study: optuna.Study, kind: str, path: Path) -> None:
         for axis, name in zip(axes[0], names, strict=True):
             tried = [(t.params[name], t.value) for t in finished]
             axis.scatter(*zip(*tried, strict=True), s=18, color=plots.NORMAL)
-            best = study.best_trial
             axis.scatter([best.params[name]], [best.value], s=60, facecolors="none",
-                         edgecolors=plots.ANOMALY, label="best")  # fmt: skip
+                         edgecolors=plots.ANOMALY, label="chosen")  # fmt: skip
             axis.set_xscale("log")
             axis.set_xlabel(name)
         axes[0][0].set_ylabel("AUROC of held-out normals")
         axes[0][0].legend(frameon=False, loc="lower right")
-        figure.suptitle(f"against the hardest of {kind}", fontsize=9)
+        figure.suptitle(f"against the hardest of {'; '.join(kinds)}", fontsize=9)
         plots.save(figure, path)

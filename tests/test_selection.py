@@ -31,6 +31,20 @@ def test_the_kind_left_out_is_not_in_the_training():
         assert not kind & set(content_hashes(part))
 
 
+def test_kinds_are_left_out_in_turn():
+    first, second = selection.left_out(tiny_config(**GRAVEL), None)
+    assert first.kind == "surfaces: camera"
+    assert (first.config.negatives, second.config.negatives) == (
+        "surfaces:5,6,7,8", "surfaces:5,6,7,9",
+    )  # fmt: skip
+    pictures = [set(content_hashes(left.pixels)) for left in (first, second)]
+    assert not pictures[0] & pictures[1]
+    for left, own, other in ((first, *pictures), (second, *reversed(pictures))):
+        trained = set(content_hashes(left.data.negative.fit))
+        assert trained & other
+        assert not trained & own
+
+
 def test_a_model_without_negatives_stays_without():
     config = tiny_config(**GRAVEL | {"variant": "ae", "negatives": "none"})
     left = selection.leave_out(config, None, negatives="other-half")
@@ -74,7 +88,7 @@ def test_an_alphabet_or_a_foreign_set_is_left_out(tfds_dir, monkeypatch):
     assert (left.kind, left.config) == ("mnist", config)
     # `tune` leaves the next class out where made negatives remain.
     joined = config.model_copy(update={"negatives": "next-class+synth:elastic"})
-    left = selection.left_out(joined, data_dir)
+    (left,) = selection.left_out(joined, data_dir)
     assert (left.kind, left.config.negatives) == ("fashion_mnist: Coat", "synth:elastic")
     coats = set(content_hashes(tasks.load_training(config, data_dir).negative.fit))
     assert coats & set(content_hashes(left.pixels))

@@ -21,7 +21,7 @@ def attempts(monkeypatch):
     seen = []
 
     def left_out(config, data_dir):
-        return selection.LeftOut(config, None, None, "a kind")
+        return [selection.LeftOut(config, None, None, kind) for kind in ("a kind", "another")]
 
     def fit(left, shared):
         seen.append(left.config)
@@ -66,7 +66,7 @@ def test_a_setting_is_tried_on_both_tasks_and_the_best_is_for_all(attempts, tmp_
         (each.gamma for each in fine), key=lambda gamma: abs(np.log(gamma / 0.3))
     )
     assert any("failed: it diverged" in line for line in said) == (len(fine) < len(attempts))
-    study = tuning.open_study(tmp_path / tuned.FOLDER / COLUMN, 0)
+    study = tuning.open_study(tmp_path / tuned.FOLDER / COLUMN)
     assert all(
         trial.user_attrs[tuning.AUROC] == pytest.approx(1 - trial.value)
         for trial in tuning.done(study)
@@ -84,7 +84,7 @@ def test_a_setting_is_tried_on_both_tasks_and_the_best_is_for_all(attempts, tmp_
     assert len(attempts) == count
     values = [trial.value for trial in tuning.done(study)]
     choice = tuned.choice(tmp_path, COLUMN)
-    assert (choice["trials"], choice["left_out"]) == (10, ["a kind"] * 2)
+    assert (choice["trials"], choice["left_out"]) == (10, ["a kind", "another"] * 2)
     assert (choice[tuned.DEFAULTS], choice[tuned.TUNED]) == (values[0], max(values))
 
 
@@ -97,12 +97,13 @@ def test_trials_of_one_latent_size_share_phase_1(attempts, tmp_path, monkeypatch
         return fit(left, shared)
 
     monkeypatch.setattr(selection, "fit", remembering)
-    trials = tuned_columns.TOGETHER
-    tuned_columns.choose(COLUMN, tmp_path, trials, None, 1, lambda line: None)
-    assert sum(map(len, kept.values())) == 2 * trials
-    assert max(map(len, kept.values())) > 1, "the seed draws no latent size twice: take another"
-    assert all(len(set(map(id, found))) == 1 for found in kept.values())
-    assert len({id(found[0]) for found in kept.values()}) == len(kept)
+    sizes, trials = len(tuning.LATENT_SIZES), tuned_columns.TOGETHER
+    tuned_columns.choose(COLUMN, tmp_path, sizes + trials, None, 1, lambda line: None)
+    phases = {place: len(set(map(id, found))) for place, found in kept.items()}
+    sized = resolve(read_settings(tuned.settings_file(tmp_path, COLUMN))).network.latent
+    # Each size once for both kinds; those after it once more for all trials and both kinds.
+    assert sum(map(len, kept.values())) == 2 * 2 * (sizes + trials)
+    assert all(count == 1 + (latent == sized) for (_, latent), count in phases.items())
 
 
 def test_where_nothing_can_be_trained_it_says_so(attempts, tmp_path, monkeypatch):

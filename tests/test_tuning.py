@@ -1,114 +1,205 @@
 """`tune`: what it tries, what it keeps, and that it goes on where it was."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from sklearn.exceptions import ConvergenceWarning
 from training_fixtures import tiny_config, tiny_data
 
 from lisae_tf import selection, tuning
 from lisae_tf.cli import main
 from lisae_tf.config import read_settings, resolve
 from lisae_tf.errors import LisaeError
+from lisae_tf.files import make_folder
+
+SIZES = len(tuning.LATENT_SIZES)
+
+
+def with_latent(config, latent):
+    network = config.network.model_copy(update={"latent": latent})
+    return config.model_copy(update={"network": network})
 
 
 @pytest.fixture
-def left(monkeypatch):
-    """A study without training: the nearer γ is to 0.2, the better."""
-    config, data = tiny_config(), tiny_data()
+def study(monkeypatch):
+    """A study without training: the nearer γ is to 0.2 and the latent size to 16, the better."""
+    config, data = with_latent(tiny_config(), 8), tiny_data()
     tried = []
 
     def fit(left, shared):
-        tried.append(left.config)
+        tried.append((left.config, left.kind, shared))
         return left.config
 
     def measure(config, left):
         off = abs(np.log(config.latent_shaping.gamma / 0.2))
-        return selection.HeldOut(auroc=off / 10, hardest=1 - off / 10)  # the first misleads
+        off += abs(np.log(config.network.latent / 16))
+        return selection.HeldOut(auroc=off / 20, hardest=1 - off / 20)  # the first misleads
 
     monkeypatch.setattr(selection, "fit", fit)
     monkeypatch.setattr(selection, "measure", measure)
-    found = selection.LeftOut(config, data, data.negative.fit, "a kind")
-    return found, tried
+    kinds = [
+        selection.LeftOut(config, data, data.negative.fit, kind) for kind in ("a kind", "another")
+    ]
+
+    class Study:
+        def __init__(self):
+            self.config, self.tried, self.kinds = config, tried, kinds
+
+        @property
+        def configs(self):
+            """Of each trial."""
+            return [config for config, kind, _ in tried if kind == kinds[0].kind]
+
+        def tune(self, folder, trials, config=config, kinds=kinds, say=lambda line: None):
+            own = [replace(each, config=config) for each in kinds]
+            return tuning.tune(config, own, folder, trials, say)
+
+    return Study()
 
 
-def test_the_settings_given_come_first_and_the_best_are_written(left, tmp_path):
-    found, tried = left
-    config = found.config.model_copy(
-        update={"network": found.config.network.model_copy(update={"latent": 8})}
-    )
-    study = tuning.tune(config, found, tmp_path, 12)
-    assert len(tried) == 12
-    first = tried[0]
-    assert first.network.latent == 8
-    assert first.latent_shaping.gamma == config.latent_shaping.gamma
-    assert len({each.latent_shaping.gamma for each in tried}) > 6
-    best = resolve(read_settings(tmp_path / tuning.BEST))
-    nearest = min((each.latent_shaping.gamma for each in tried), key=lambda g: abs(np.log(g / 0.2)))
-    assert best.latent_shaping.gamma == nearest
+def test_latent_sizes_come_first_then_gamma_and_beta_and_the_best_are_written(study, tmp_path):
+    found, best = study.tune(tmp_path, 14)
+    assert len(study.tried) == 2 * 14, "each trial on both kinds"
+    swept, rest = study.configs[:SIZES], study.configs[SIZES:]
+    assert swept[0] == study.config
+    assert sorted(c.network.latent for c in swept) == list(tuning.LATENT_SIZES)
+    assert all(c.latent_shaping == study.config.latent_shaping for c in swept)
+    assert {c.network.latent for c in rest} == {16}
+    assert len({(c.latent_shaping.gamma, c.latent_shaping.beta) for c in rest}) == len(rest)
+    chosen = resolve(read_settings(tmp_path / tuning.BEST))
+    gammas = [c.latent_shaping.gamma for c in study.configs if c.network.latent == 16]
+    nearest = min(gammas, key=lambda gamma: abs(np.log(gamma / 0.2)))
+    assert (chosen.network.latent, chosen.latent_shaping.gamma) == (16, nearest)
     # Nothing but what is tuned may change.
-    same = {"latent_shaping": best.latent_shaping, "network": best.network}
-    assert best == config.model_copy(update=same)
-    assert study.best_value == max(trial.value for trial in study.trials)
+    same = {"latent_shaping": chosen.latent_shaping, "network": chosen.network}
+    assert chosen == study.config.model_copy(update=same)
+    assert best.value == found.best_value == max(trial.value for trial in found.trials)
 
 
-def test_a_study_goes_on_where_it_was_with_new_proposals(left, tmp_path):
-    found, tried = left
-    tuning.tune(found.config, found, tmp_path, 4)
-    tuning.tune(found.config, found, tmp_path, 9)
-    assert len(tried) == 9
-    assert len({(c.latent_shaping.gamma, c.latent_shaping.beta) for c in tried}) == 9
-    tuning.tune(found.config, found, tmp_path, 9)
-    assert len(tried) == 9
+@pytest.mark.parametrize(
+    "gains, kept",
+    [
+        ((0.02, 0.01, 0.03, 0.01), False),
+        ((0.2, -0.05, -0.05, -0.05), True),
+        ((0.1, -0.02), True),
+        ((0.1, 0.001), False),
+        ((0.001,), False),
+        ((-0.1, -0.1), True),
+    ],
+)
+def test_what_is_given_is_changed_for_a_clear_gain_alone(study, tmp_path, monkeypatch, gains, kept):
+    kinds = [replace(study.kinds[0], kind=str(place)) for place in range(len(gains))]
+
+    def measure(config, left):
+        gain = gains[int(left.kind)] * (config.network.latent == 64)
+        worse = 0.01 * (config.latent_shaping.gamma != study.config.latent_shaping.gamma)
+        return selection.HeldOut(0.5, 0.5 + gain - worse - 0.3 * (config.network.latent < 8))
+
+    monkeypatch.setattr(selection, "measure", measure)
+    _, best = study.tune(tmp_path, SIZES + 3, kinds=kinds)
+    chosen = resolve(read_settings(tmp_path / tuning.BEST))
+    assert chosen == (study.config if kept else with_latent(study.config, 64))
+    assert {c.network.latent for c, _, _ in study.tried[SIZES * len(kinds) :]} == {
+        chosen.network.latent
+    }
+    assert best.params[tuning.LATENT] == chosen.network.latent
 
 
-def test_a_first_trial_that_was_cut_off_is_tried_again(left, tmp_path):
-    found, tried = left
-    latent = found.config.network.model_copy(update={"latent": 8})
-    config = found.config.model_copy(update={"network": latent})
-    cut_off = tuning.open_study(tmp_path, 0)
-    tuning.begin_with(cut_off, config)
-    tuning.begin_with(cut_off, config)
-    assert len(cut_off.trials) == 1
-    tuning.suggest(cut_off.ask(), "lis")
-    tuning.tune(config, found, tmp_path, 3)
-    assert len(tried) == 3
-    assert tried[0].network.latent == 8
-    assert tried[0].latent_shaping == config.latent_shaping
-    assert tried[1] != tried[0] != tried[2]
+def test_settings_outside_what_is_tried_are_tried_as_given(study, tmp_path):
+    given = tuning.apply(
+        with_latent(study.config, 24),
+        {"latent_shaping.gamma": 1.23456, "latent_shaping.beta": 0.012345},
+    )
+    study.tune(tmp_path, 1, given)
+    assert study.configs == [given]
+    assert resolve(read_settings(tmp_path / tuning.BEST)) == given
 
 
-def test_a_failing_trial_ends_only_itself(left, tmp_path, monkeypatch):
-    found, tried = left
+def test_a_model_without_gamma_is_tried_once_at_each_size(study, tmp_path):
+    plain = study.config.model_copy(update={"variant": "ae"})
+    study.tune(tmp_path, 30, plain)
+    study.tune(tmp_path, 30, plain)
+    assert sorted(c.network.latent for c in study.configs) == list(tuning.LATENT_SIZES)
+
+
+def test_phase_1_is_shared_where_it_does_not_see_the_negatives(study, tmp_path):
+    for variant, phases in (("lis", SIZES), ("linsep", 2 * SIZES)):
+        study.tried.clear()
+        config = study.config.model_copy(update={"variant": variant})
+        study.tune(make_folder(tmp_path / variant), SIZES + 2, config)
+        assert len({id(shared) for _, _, shared in study.tried}) == phases
+        by_kind = {(kind, c.network.latent): id(shared) for c, kind, shared in study.tried}
+        assert len(by_kind) == 2 * SIZES
+
+
+def test_a_study_goes_on_where_it_was_with_new_proposals(study, tmp_path):
+    study.tune(tmp_path, 4)
+    study.tune(tmp_path, 9)
+    assert len(study.configs) == 9
+    assert sorted(c.network.latent for c in study.configs[:SIZES]) == list(tuning.LATENT_SIZES)
+    study.tune(tmp_path, 12)
+    assert len({(c.latent_shaping.gamma, c.latent_shaping.beta) for c in study.configs}) == 7
+    study.tune(tmp_path, 12)
+    assert len(study.configs) == 12
+
+
+def test_a_trial_that_was_cut_off_is_tried_again(study, tmp_path):
+    search = tuning.Search(study.config)
+    cut_off = tuning.open_study(tmp_path)
+    assert search.enqueue(cut_off) == search.enqueue(cut_off) == len(cut_off.trials) == SIZES
+    search.suggest(cut_off.ask())
+    study.tune(tmp_path, SIZES)
+    assert len(study.configs) == SIZES
+    assert study.config in study.configs
+    found = tuning.open_study(tmp_path)
+    assert search.given_value(found) == pytest.approx(tuning.done(found)[-1].value)
+
+
+def test_a_failing_trial_ends_only_itself(study, tmp_path, monkeypatch):
     said = []
     real = selection.fit
 
     def fit(left, shared):
-        if len(tried) == 1:
-            tried.append(None)
+        if left.config.network.latent == 4 and left.kind == "another":
             raise LisaeError("it diverged")
         return real(left, shared)
 
     monkeypatch.setattr(selection, "fit", fit)
-    tuning.tune(found.config, found, tmp_path, 3, said.append)
+    found, _ = study.tune(tmp_path, 3, say=said.append)
     assert "trial 2: failed: it diverged" in said
+    assert [trial.params[tuning.LATENT] for trial in tuning.done(found)] == [8, 16]
     assert (tmp_path / tuning.BEST).is_file()
 
 
-def test_a_damaged_journal_is_refused(left, tmp_path):
-    found, _ = left
+def test_a_damaged_journal_is_refused(study, tmp_path):
     (tmp_path / tuning.TRIALS).write_text("nothing\n")
     with pytest.raises(LisaeError, match="damaged"):
-        tuning.tune(found.config, found, tmp_path, 2)
+        study.tune(tmp_path, 2)
 
 
-def test_a_cluster_is_left_out_of_every_part_and_is_what_is_measured_against():
+def test_clusters_are_left_out_of_every_part_and_are_what_is_measured_against():
     data = tiny_data()
-    left = selection.leave_out_cluster(tiny_config(), data)
-    counts = [len(getattr(each.negative, "fit")) for each in (data, left.data)]  # noqa: B009
-    assert selection.SMALLEST_CLUSTER <= counts[0] - counts[1] < counts[0]
-    kept = {picture.tobytes() for picture in left.data.negative.fit}
-    assert not kept & {picture.tobytes() for picture in left.pixels}
-    np.testing.assert_array_equal(left.data.normal.fit, data.normal.fit)
+    found = selection.leave_out_clusters(tiny_config(), data)
+    assert len(found) == len({left.kind for left in found}) == selection.KINDS
+    pictures = []
+    for left in found:
+        counts = [len(getattr(each.negative, "fit")) for each in (data, left.data)]  # noqa: B009
+        assert selection.SMALLEST_CLUSTER <= counts[0] - counts[1] < counts[0]
+        kept = {picture.tobytes() for picture in left.data.negative.fit}
+        pictures.append({picture.tobytes() for picture in left.pixels})
+        assert not kept & pictures[-1]
+        np.testing.assert_array_equal(left.data.normal.fit, data.normal.fit)
+    assert not pictures[0] & pictures[1]
+
+
+def test_negatives_that_are_all_alike_are_refused():
+    data = tiny_data()
+    same = np.repeat(data.negative.fit[:1], len(data.negative.fit), axis=0)
+    alike = replace(data, negative=replace(data.negative, fit=same))
+    with pytest.warns(ConvergenceWarning), pytest.raises(LisaeError, match="all negatives look"):
+        selection.leave_out_clusters(tiny_config(), alike)
 
 
 def test_negatives_are_needed():
@@ -126,7 +217,8 @@ def test_on_the_embedded_photographs(tmp_path):
         main, ["tune", "--trials", "2", "--out", str(tmp_path / "study"), *settings]
     )
     assert result.exit_code == 0, result.output
-    assert "left out of each training: surfaces: camera" in result.output
+    assert "left out of each training, in turn: surfaces: camera; surfaces:" in result.output
+    assert "chosen of 2:" in result.output
     assert {path.name for path in (tmp_path / "study").iterdir()} >= {
         "config.yaml", tuning.TRIALS, tuning.BEST, tuning.FIGURE,
     }  # fmt: skip
