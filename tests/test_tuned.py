@@ -88,6 +88,16 @@ def test_a_setting_is_tried_on_both_tasks_and_the_best_is_for_all(attempts, tmp_
     assert (choice[tuned.DEFAULTS], choice[tuned.TUNED]) == (values[0], max(values))
 
 
+def test_where_the_defaults_are_kept_nothing_is_trained_twice(tmp_path):
+    path = tuned.settings_file(tmp_path, COLUMN)
+    make_folder(path.parent)
+    kept = tuned.folder_defaults(COLUMN, ["Dress"])
+    for config, same in ((kept, True), (tuning.apply(kept, {tuning.LATENT: 8}), False)):
+        write_text(path, config.to_yaml())
+        cells = tuned.cells_of(tmp_path, COLUMN)
+        assert (cells[tuned.DEFAULTS] == cells[tuned.TUNED]) is same
+
+
 def test_trials_of_one_latent_size_share_phase_1(attempts, tmp_path, monkeypatch):
     kept, fit = {}, selection.fit
 
@@ -141,7 +151,10 @@ def test_the_report_compares_columns_whose_tasks_are_all_there(tmp_path):
     assert "latent 64, γ 0.3, β 1 | 0.5000 → 0.6000 (12 trials; without Coat; Bag) |" in text
 
 
-def test_the_command_trains_both_settings_and_stores_them(attempts, tmp_path, monkeypatch):
+@pytest.mark.parametrize("trials, kept", [(8, False), (1, True)])
+def test_the_command_trains_both_settings_and_stores_them(
+    attempts, tmp_path, monkeypatch, trials, kept
+):
     trained = []
 
     def run(cells, data_dir, jobs, **options):
@@ -150,12 +163,11 @@ def test_the_command_trains_both_settings_and_stores_them(attempts, tmp_path, mo
             yield grid.Finished(cell, invented(cell) | {"auroc_phase1": None})
 
     monkeypatch.setattr(grid, "run", run)
-    arguments = ("--columns", COLUMN, "--trials", "2", "--out", str(tmp_path))
+    arguments = ("--columns", COLUMN, "--trials", str(trials), "--out", str(tmp_path))
     result = CliRunner().invoke(main, ["benchmark", "tuning", *arguments])
     assert result.exit_code == 0, result.output
-    assert len(trained) == 20
-    assert {cell.path.relative_to(tmp_path).parts[2] for cell in trained} == {
-        "folder-defaults", "tuned",
-    }  # fmt: skip
+    assert len(trained) == (10 if kept else 20)
+    folders = {cell.path.relative_to(tmp_path).parts[2] for cell in trained}
+    assert folders == {"folder-defaults", *(() if kept else ("tuned",))}
     wrong = CliRunner().invoke(main, ["benchmark", "tuning", "--columns", "nothing"])
     assert wrong.exit_code == 1 and "there is no column 'nothing'" in wrong.output

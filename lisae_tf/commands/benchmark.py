@@ -85,7 +85,7 @@ def _latent(column: str, rows, sizes, jobs, quick, out, data_dir):
 
 @click.command("tuning")
 @click.option("--columns", help="Comma list; all by default.")
-@click.option("--trials", type=click.IntRange(2), default=12, show_default=True, help="A column.")
+@click.option("--trials", type=click.IntRange(1), default=12, show_default=True, help="A column.")
 @trained.jobs_option
 @trained.out_option
 @shared.data_dir
@@ -100,11 +100,12 @@ def _tuning(columns, trials, jobs, out, data_dir):
     from lisae_tf.paper import tuned, tuned_columns
 
     root = out or trained.RESULTS
-    cells = []
+    cells = {}
     for column in wanted:
         tuned_columns.choose(column, root, trials, data_dir, jobs, click.echo)
-        cells += [cell for found in tuned.cells_of(root, column).values() for cell in found]
-    trained.run(cells, {}, root / tuned.FOLDER, data_dir, jobs)
+        found = tuned.cells_of(root, column).values()
+        cells |= {cell.path: cell for both in found for cell in both}
+    trained.run(list(cells.values()), {}, root / tuned.FOLDER, data_dir, jobs)
     click.echo(f"next: python cli.py benchmark report{trained.told(out, False)}")
 
 

@@ -43,10 +43,12 @@ def choice(root: Path, column: str) -> dict | None:
 def cells_of(root: Path, column: str) -> dict[str, list[Cell]]:
     """The trainings of both settings, task by task; the tuned ones once settings are chosen."""
     tasks, folder = COLUMNS[column].tasks, settings_file(root, column).parent
-    found = {DEFAULTS: [folder_defaults(column, task) for task in tasks]}
+    defaults = [folder_defaults(column, task) for task in tasks]
+    found = {DEFAULTS: [cell_of(config, folder / "folder-defaults") for config in defaults]}
     if settings := chosen(root, column):
-        found[TUNED] = [resolve(settings | {"normal_class": list(task)}) for task in tasks]
-    return {
-        name: [cell_of(config, folder / name.replace(" ", "-")) for config in configs]
-        for name, configs in found.items()
-    }
+        configs = [resolve(settings | {"normal_class": list(task)}) for task in tasks]
+        # Where the defaults were kept, theirs are the trainings of both.
+        kept = configs == defaults
+        tuned_ = [cell_of(config, folder / TUNED) for config in configs]
+        found[TUNED] = found[DEFAULTS] if kept else tuned_
+    return found
