@@ -116,6 +116,21 @@ def test_trials_of_one_latent_size_share_phase_1(attempts, tmp_path, monkeypatch
     assert all(count == 1 + (latent == sized) for (_, latent), count in phases.items())
 
 
+def test_a_trial_is_kept_as_soon_as_its_tasks_are_there(attempts, tmp_path, monkeypatch):
+    fit = selection.fit
+
+    def interrupted(left, shared):
+        if len(attempts) == 2 * 2 * 2 + 1:  # in the third trial: two tasks, two kinds
+            raise KeyboardInterrupt
+        return fit(left, shared)
+
+    monkeypatch.setattr(selection, "fit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tuned_columns.choose(COLUMN, tmp_path, 3, None, 1, lambda line: None)
+    study = tuning.open_study(tmp_path / tuned.FOLDER / COLUMN)
+    assert [len(trial.user_attrs[tuning.HARDEST]) for trial in tuning.done(study)] == [4, 4]
+
+
 def test_where_nothing_can_be_trained_it_says_so(attempts, tmp_path, monkeypatch):
     def fit(left, shared):
         raise LisaeError("it diverged")

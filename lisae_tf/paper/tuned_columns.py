@@ -60,29 +60,25 @@ def choose(
         together = search.enqueue(study) or TOGETHER
         search.prepare(study)
         asked = [study.ask() for _ in range(min(together, ahead))]
-        settings = [search.suggest(trial) for trial in asked]
-        attempts = [
-            [Attempt(trial.number, tuning.apply(config, setting)) for config in configs]
-            for trial, setting in zip(asked, settings, strict=True)
+        settings = {trial.number: search.suggest(trial) for trial in asked}
+        waiting = [
+            Attempt(trial.number, tuning.apply(config, settings[trial.number]))
+            for trial in asked
+            for config in configs
         ]
-        waiting = [attempt for of_trial in attempts for attempt in of_trial]
-        found: dict[int, dict] = {}
+        found: dict[int, list[grid.Finished]] = {trial.number: [] for trial in asked}
         for finished in grid.run_groups(grid.groups(waiting), data_dir, jobs):
-            attempt = finished.cell
+            number = finished.cell.trial
+            found[number].append(finished)
             if finished.record is None:
-                say(f"{column}, trial {attempt.trial + 1}: failed: {finished.error}")
-            else:
-                found[waiting.index(attempt)] = finished.record
-        for trial, setting, of_trial in zip(asked, settings, attempts, strict=True):
-            figures = [found.get(waiting.index(attempt)) for attempt in of_trial]
-            if None in figures:
-                study.tell(trial, state=optuna.trial.TrialState.FAIL)
-                continue
-            kinds = [(kind, each) for by_kind in figures for kind, each in by_kind.items()]
-            value, said = tuning.record(trial, [selection.HeldOut(**each) for _, each in kinds])
-            trial.set_user_attr(KINDS, [kind for kind, _ in kinds])
-            study.tell(trial, value)
-            say(f"{column}, trial {trial.number + 1}: {said} with {tuning.named(setting)}")
+                say(f"{column}, trial {number + 1}: failed: {finished.error}")
+            # Kept as soon as its tasks are there: what is cut off later costs little.
+            if len(found[number]) == len(configs):
+                trial = next(trial for trial in asked if trial.number == number)
+                ended = sorted(found[number], key=lambda each: waiting.index(each.cell))
+                if said := _tell(study, trial, [each.record for each in ended]):
+                    with_ = tuning.named(settings[number])
+                    say(f"{column}, trial {number + 1}: {said} with {with_}")
     if not tuning.done(study):
         raise LisaeError(f"no setting could be trained on {column}; the reasons are above")
     best = search.best(study)
@@ -95,6 +91,18 @@ def choose(
     write_json(path.with_name(CHOICE), record)
     write_text(path, tuning.apply(configs[0], search.settings(best)).to_yaml())
     return path
+
+
+def _tell(study: optuna.Study, trial: optuna.Trial, records: list[dict | None]) -> str | None:
+    """Ends a trial with the figures of its tasks, which it says; as failed where one is missing."""
+    if None in records:
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        return None
+    kinds = [(kind, each) for record in records for kind, each in record.items()]
+    value, said = tuning.record(trial, [selection.HeldOut(**each) for _, each in kinds])
+    trial.set_user_attr(KINDS, [kind for kind, _ in kinds])
+    study.tell(trial, value)
+    return said
 
 
 def _ended(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
