@@ -33,11 +33,10 @@ class Attempt:
     config: Config
 
     def train(self, data_dir: Path | None, shared: SharedPhase1) -> dict:
-        """The held-out figures by kind left out; the test set is not read."""
-        return {
-            left.kind: asdict(selection.measure(selection.fit(left, shared), left))
-            for left in selection.left_out(self.config, data_dir)
-        }
+        """The kinds left out and the held-out figures of each; the test set is not read."""
+        kinds = selection.left_out(self.config, data_dir)
+        figures = [selection.measure(selection.fit(left, shared), left) for left in kinds]
+        return {"kinds": [left.kind for left in kinds], "figures": list(map(asdict, figures))}
 
 
 def choose(
@@ -98,9 +97,9 @@ def _tell(study: optuna.Study, trial: optuna.Trial, records: list[dict | None]) 
     if None in records:
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
         return None
-    kinds = [(kind, each) for record in records for kind, each in record.items()]
-    value, said = tuning.record(trial, [selection.HeldOut(**each) for _, each in kinds])
-    trial.set_user_attr(KINDS, [kind for kind, _ in kinds])
+    figures = [selection.HeldOut(**each) for record in records for each in record["figures"]]
+    value, said = tuning.record(trial, figures)
+    trial.set_user_attr(KINDS, [kind for record in records for kind in record["kinds"]])
     study.tell(trial, value)
     return said
 
