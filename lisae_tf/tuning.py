@@ -140,7 +140,7 @@ def open_study(folder: Path) -> optuna.Study:
     """The study in a folder, continued where there is one.
 
     Raises:
-        LisaeError: the file of its trials is damaged.
+        LisaeError: the file of its trials is damaged, or of an earlier version.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path = folder / TRIALS
@@ -150,9 +150,11 @@ def open_study(folder: Path) -> optuna.Study:
         study = optuna.create_study(
             study_name="tune", storage=storage, direction="maximize", load_if_exists=True
         )
-        study.get_trials(deepcopy=False)
+        finished = done(study)
     except Exception as error:  # a damaged journal raises all kinds
         raise LisaeError(f"{path} is damaged; tune in another folder") from error
+    if any(HARDEST not in trial.user_attrs for trial in finished):
+        raise LisaeError(f"{path} was begun by an earlier version; tune in another folder")
     return study
 
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import optuna
 import pytest
 from click.testing import CliRunner
 from sklearn.exceptions import ConvergenceWarning
@@ -176,6 +177,12 @@ def test_a_failing_trial_ends_only_itself(study, tmp_path, monkeypatch):
 def test_a_damaged_journal_is_refused(study, tmp_path):
     (tmp_path / tuning.TRIALS).write_text("nothing\n")
     with pytest.raises(LisaeError, match="damaged"):
+        study.tune(tmp_path, 2)
+
+
+def test_a_study_of_an_earlier_version_is_refused(study, tmp_path):
+    tuning.open_study(tmp_path).add_trial(optuna.create_trial(value=0.5))
+    with pytest.raises(LisaeError, match="earlier version; tune in another folder"):
         study.tune(tmp_path, 2)
 
 
