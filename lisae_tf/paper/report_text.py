@@ -5,11 +5,10 @@ Says wherever a classifier on the same negatives is ahead of LIS-AE, and what th
 
 import statistics
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lisae_tf.markdown import difference, folded, markdown
-from lisae_tf.paper import published, report_appendix, tables, tuned
+from lisae_tf.paper import published, report_appendix, report_tuning, tables
 from lisae_tf.paper.trainings import Row
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def render(results: "Results", figures: Mapping[str, str]) -> str:
     sections += [
         _rivals(results),
         _synthetic(results.synthetic),
-        _tuning(results.tuning, results.root),
+        report_tuning.render(results.tuning, results.root),
         report_appendix.render(results.appendix),
         _contradictions(),
         _latents(results),
@@ -67,15 +66,6 @@ def render(results: "Results", figures: Mapping[str, str]) -> str:
         f"version {version} ({n} cells)" for version, n in sorted(results.versions().items())
     )
     return "\n".join([_HEAD.format(versions=made), *(text for text in sections if text)])
-
-
-def _ours(summed: "Summed | None") -> str:
-    if summed is None or not summed.by_seed:
-        return "–"
-    if summed.mean is None:
-        return f"{summed.found} of {len(summed.tasks)} tasks"
-    spread = "" if summed.std is None else f" ± {summed.std:.4f}"
-    return f"{summed.mean:.4f}{spread}"
 
 
 def _table(name: str, figures: Mapping[tuple[str, str], "Summed"]) -> str:
@@ -89,7 +79,7 @@ def _table(name: str, figures: Mapping[tuple[str, str], "Summed"]) -> str:
             summed, paper = figures.get((row, column)), published.printed(name, row, column)
             printed = "–" if paper is None else f"{paper:.4f}"
             gap = difference(summed.mean if summed else None, paper)
-            line += [_ours(summed), printed, gap]
+            line += [str(summed or "–"), printed, gap]
         lines.append(line)
     variant = name.partition("_")[2]
     title = _TITLES.get(name, f"Table 3 with `{variant}`")
@@ -197,7 +187,7 @@ def _synthetic(figures: Mapping[tuple[str, str], "Summed"]) -> str:
         line = [row]
         for column in columns:
             gap = difference(figures[row, column].mean, figures["AE", column].mean)
-            line.append(f"{_ours(figures[row, column])} {gap if row != 'AE' else ''}".strip())
+            line.append(f"{figures[row, column]} {gap if row != 'AE' else ''}".strip())
         lines.append(line)
         above = [
             (figures[row, column].mean or 0) > (figures["AE", column].mean or 1)
@@ -210,47 +200,6 @@ def _synthetic(figures: Mapping[tuple[str, str], "Summed"]) -> str:
         "## Negatives made of the normal pictures\n\nLIS-AE with `--negatives synth:NAME`, no "
         "other pictures seen in training; the difference is to AE, which is phase 1 of the same "
         f"trainings. Of the generators, {said}.\n\n{markdown(['', *columns], lines)}"
-    )
-
-
-def _tuning(figures: Mapping[tuple[str, str], "Summed"], root: Path) -> str:
-    """What settings tuned without anomalies gain over the folder defaults."""
-    if not figures:
-        return ""
-    lines, better, measured = [], 0, 0
-    for column in tables.COLUMNS:
-        given, tuned_ = figures[tuned.DEFAULTS, column], figures.get((tuned.TUNED, column))
-        after = tuned_.mean if tuned_ else None
-        if given.mean is not None and after is not None:
-            measured += 1
-            better += after > given.mean
-        settings = tuned.chosen(root, column)
-        said = settings and "latent {}, γ {:g}, β {:g}".format(
-            settings["network"]["latent"],
-            *(settings["latent_shaping"][name] for name in ("gamma", "beta")),
-        )
-        compared = difference(after, given.mean)
-        choice = tuned.choice(root, column)
-        held_out = choice and "{} → {:.4f} ({} trials; without {})".format(
-            "failed" if choice[tuned.DEFAULTS] is None else f"{choice[tuned.DEFAULTS]:.4f}",
-            choice[tuned.TUNED], choice["trials"], "; ".join(dict.fromkeys(choice["left_out"])),
-        )  # fmt: skip
-        lines.append([column, _ours(given), _ours(tuned_), compared, said or "–", held_out or "–"])
-    return (
-        "## Settings tuned without anomalies\n\nLIS-AE with the settings that a folder of pictures "
-        "gets, and with γ, β and latent size tuned from there (`benchmark tuning`) by the AUROC of "
-        "held-out normal pictures against the hardest tenth of a kind of negatives left out, the "
-        "mean over two tasks of each column and up to two kinds of each task: first the latent "
-        "size, then γ and β, each changed only for a gain above its standard error. Three earlier "
-        "ways were given up with test figures in view: the AUROC of the whole kind (below the "
-        "defaults on mnist_2class), the distance of the errors' logarithms (below them on a task "
-        "of fashion_mnist, whose next class was only then made the kind left out), and one kind "
-        "left out with the highest value taken and all three settings tried at once (above the "
-        "defaults on svhn, below them on fashion_mnist and cifar10). "
-        f"Tuned settings are better on {better} of {measured} columns.\n\n"
-        + markdown(
-            ["column", tuned.DEFAULTS, tuned.TUNED, "difference", "chosen", "held out"], lines
-        )
     )
 
 

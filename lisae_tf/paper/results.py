@@ -62,6 +62,14 @@ class Summed:
         values = [found[name] for found in self.shown if name in found]
         return statistics.fmean(values) if values else None
 
+    def __str__(self) -> str:
+        """The mean, with its spread where there are seeds; else what is there of it."""
+        if not self.by_seed:
+            return "–"
+        if self.mean is None:
+            return f"{self.found} of {len(self.tasks)} tasks"
+        return f"{self.mean:.4f}" + ("" if self.std is None else f" ± {self.std:.4f}")
+
     def to_json(self) -> dict[str, Any]:
         """As in `summary.json`."""
         return {"mean": self.mean, "std": self.std, "seeds": len(self.complete)}
