@@ -83,6 +83,10 @@ def test_leaks_across_sets_exact_first():
             "resized to 32x32, stretched 2.00 times, alpha dropped, colour",
         ),
         (Header(32, 32, "I;16"), 1, "16 bits to 8"),
+        (Header(32, 32, "CMYK"), 3, "turned to RGB"),
+        (Header(32, 32, "P"), 3, "turned to RGB"),
+        (Header(32, 32, "P"), 1, "colour turned to grey"),
+        (Header(32, 32, "RGB", turned=True), 3, "turned upright (EXIF)"),
     ],
 )
 def test_what_is_done_to_a_kind_of_picture(header, channels, said):
@@ -130,6 +134,38 @@ def test_tiles_are_announced_and_impossible_ones_refused(folders, tmp_path):
     assert "do not fill a height of 64" in refused.output
 
 
+def test_a_photograph_on_its_side_is_measured_upright(folders, tmp_path):
+    tags = Image.Exif()
+    tags[274] = 6
+    photograph = Image.fromarray(scene(300, 128)[:64])
+    for name in ("a.jpg", "b.png"):
+        photograph.save(folders["--normal-dir"] / name, exif=tags)
+    size = ("--set", "data.size=[64,32]")
+    result = dry_run(*options(folders), *size, "--json", tmp_path / "check.json")
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "check.json").read_text())["sets"]["normal"]
+    assert found["kinds"] == {"64x64 RGB": 24, "64x128 RGB (turned)": 2}
+    assert found["treatment"]["64x128 RGB (turned)"] == "turned upright (EXIF), resized to 32x64"
+
+
+def test_files_that_are_no_pictures_by_name_are_named(folders, tmp_path):
+    normal = folders["--normal-dir"]
+    (normal / "sub").mkdir()
+    for name in ("a.tif", "b.webp", "sub/c.gif", "notes.txt", ".DS_Store"):
+        (normal / name).write_text("x")
+    (normal / "link").symlink_to(folders["--negative-dir"])
+    result = dry_run(*options(folders), "--json", tmp_path / "check.json")
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.output.split())
+    assert "note: 5 normal files are left out, for only .png, .jpg, .jpeg, .bmp are read" in said
+    assert "and 2 more" in said
+    found = json.loads((tmp_path / "check.json").read_text())["sets"]
+    names = ("a.tif", "b.webp", "link", "notes.txt", "sub/c.gif")
+    assert found["normal"]["others"] == [str(normal / name) for name in names]
+    assert found["negative"]["others"] == []
+    assert found["normal"]["usable"] == 24
+
+
 def test_everything_wrong_is_named_at_once(folders):
     normal, negative = folders["--normal-dir"], folders["--negative-dir"]
     (normal / "damaged.png").write_bytes((normal / "000.png").read_bytes()[:200])
@@ -148,7 +184,7 @@ def test_everything_wrong_is_named_at_once(folders):
         "1 anomaly picture lies among the normal ones",
         "1 negative picture is a near copy of normal ones",
         "1 normal picture is of one colour",
-        "1 normal pictures change their proportions",
+        "1 normal picture changes its proportions",
         "--skip-bad leaves bad files out",
     ):
         assert said in output, said
@@ -180,5 +216,8 @@ def test_training_notes_what_the_check_finds(folders):
     config = resolve({"dataset": "folder", "variant": "lis", **named})
     notes = load_folder_training(config, skip_bad=False).notes
     assert notes == (f"1 normal picture is of one colour: {folders['--normal-dir'] / 'red.png'}",)
+    (folders["--negative-dir"] / "a.tif").write_text("x")
+    notes = load_folder_training(config, skip_bad=False).notes
+    assert [note for note in notes if "1 negative file is left out" in note and "a.tif" in note]
     notes = load_folder_test(config, skip_bad=False).notes
     assert len(notes) == 1 and "1 anomaly picture is a near copy of normal ones" in notes[0]

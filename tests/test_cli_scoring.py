@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,17 @@ def test_skip_bad_names_what_it_leaves_out_beside_the_scores(bad_places, cli):
     assert result.exit_code == 0
     assert len(result.stdout.splitlines()) == 1 + 59
     assert result.stderr.startswith("left out: corrupt/031.jpg is damaged")
+
+
+def test_files_that_are_no_pictures_by_name_are_told_beside_the_scores(workplace, cli):
+    shutil.copytree("anomaly", "mixed")
+    (Path("mixed") / "a.tif").write_text("x")
+    assert cli("score", "anomaly").stderr == ""
+    result, note = cli("score", "mixed"), "note: 1 file is left out, for only .png, .jpg"
+    assert len(result.stdout.splitlines()) == len(cli("score", "anomaly").stdout.splitlines())
+    assert result.stderr.startswith(note) and "mixed/a.tif" in result.stderr
+    assert cli("calibrate", "--fpr", 0.1, "--normal-dir", "mixed").stderr.startswith(note)
+    assert note in cli("score", "mixed", "--parts", "parts").stderr
 
 
 def test_file_names_that_are_no_text_come_out_as_they_are(workplace, cli):

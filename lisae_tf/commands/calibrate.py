@@ -48,6 +48,7 @@ def command(
     scores, test = experiment.stored_scores(folder)
     if normal_dir is not None:
         found = picture_files.find(normal_dir)
+        shared.tell_others([normal_dir])
         decoded = pictures.decode_all(found, detector.shape[:2], detector.shape[2])
         scores = detector.score(decoded.pixels)
     old, threshold = detector.threshold_, choose_threshold(scores, fpr)
@@ -88,6 +89,7 @@ def calibrate_model(path: Path, fpr: float, normal_dir: Path, out: Path | None) 
 
     model = open_model(path)
     place = next_place(model, out)
+    shared.tell_others([normal_dir])
     normal = pictures.decode_all(
         picture_files.find(normal_dir), model.shape[:2], model.shape[2]
     ).pixels

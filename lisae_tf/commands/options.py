@@ -1,6 +1,6 @@
 """Options that several commands share, and how options become settings."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,14 @@ def tile_settings(
             raise LisaeError(f"--input-size {input_size}: write height,width, as in 256,256")
         given["size"] = [int(sides[0]), int(sides[-1])]
     return {name: value for name, value in given.items() if value is not None} or None
+
+
+def tell_others(paths: Iterable[Path]) -> None:
+    """Names files in the folders among `paths` that are left out as no pictures, on stderr."""
+    from lisae_tf.data.picture_files import remark_on_others
+
+    for remark in remark_on_others(path for path in paths if path.is_dir()):
+        click.echo(f"note: {remark}", err=True)
 
 
 def listed(value: str | None) -> list[str] | None:

@@ -49,6 +49,7 @@ def command(
     from lisae_tf.files import replacing
 
     shared.refuse_address(engine, address)
+    shared.tell_others(paths)
     if parts is not None:
         if out is not None or maps is not None:
             raise LisaeError("--parts writes tables only; leave --out and --maps out")

@@ -22,11 +22,12 @@ class SetReport:
     folder: str
     files: int
     usable: int
-    kinds: dict[str, int]  # "640x480 RGB" (width x height, mode) -> number of readable files
+    kinds: dict[str, int]  # "640x480 RGB" (upright width x height, mode) -> readable files
     treatment: dict[str, str]  # the same kinds -> what training does to them
     unreadable: dict[str, str]  # file -> reason
     constant: list[str]
     copies: list[checks.Pair]
+    others: list[str]  # left out: by name no pictures
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class DataReport:
 def treatment(header: pictures.Header, size: tuple[int, int], channels: int) -> str:
     """What decoding does to a picture of this kind, in words."""
     height, width = size
-    done = []
+    done = ["turned upright (EXIF)"] if header.turned else []
     if (header.height, header.width) != size:
         ratio = (height / header.height) / (width / header.width)
         stretch = max(ratio, 1 / ratio)
@@ -72,8 +73,10 @@ def treatment(header: pictures.Header, size: tuple[int, int], channels: int) -> 
         done.append("alpha dropped")
     if header.grey and channels == 3:
         done.append("grey repeated to RGB")
-    if not header.grey and channels == 1:
+    elif not header.grey and channels == 1:
         done.append("colour turned to grey")
+    elif header.mode not in ("RGB", "RGBA") and channels == 3:
+        done.append("turned to RGB")
     return ", ".join(done) or "as it is"
 
 
@@ -82,15 +85,15 @@ def _report(folders: list[str], size: tuple[int, int], channels: int):
     decoded = pictures.decode_all(files, size, channels, skip_bad=True)
     kinds: Counter[str] = Counter()
     treatments = {}
-    for name in decoded.names:
-        header = pictures.header(Path(name))
-        kind = f"{header.width}x{header.height} {header.mode}"
+    for header in decoded.headers:
+        kind = f"{header.width}x{header.height} {header.mode}{' (turned)' * header.turned}"
         kinds[kind] += 1
         treatments[kind] = treatment(header, size, channels)
     found = checks.check_set(decoded)
     report = SetReport(
         ", ".join(folders), len(files), len(decoded.names), dict(kinds.most_common()), treatments,
         decoded.bad, found.constant, found.copies,
+        [str(path) for folder in folders for path in picture_files.others(Path(folder))],
     )  # fmt: skip
     return decoded, found, report
 
@@ -134,11 +137,13 @@ def check(config: Config, *, skip_bad: bool = False) -> DataReport:
             errors.append(
                 f"{report.usable} usable {name} pictures; training needs at least {minimum[name]}"
             )
+        warnings += picture_files.remark_on_others(map(Path, folder), name)
         warnings += checks.set_remarks(name, found)
         stretched = sum(report.kinds[k] for k, t in report.treatment.items() if "stretched" in t)
         if stretched:
+            change = "pictures change their" if stretched > 1 else "picture changes its"
             warnings.append(
-                f"{stretched} {name} pictures change their proportions; set data.size to their own"
+                f"{stretched} {name} {change} proportions; a data.size like theirs keeps them"
             )
     leaks = []
     for one, other in (("normal", "negative"), ("normal", "anomaly"), ("negative", "anomaly")):

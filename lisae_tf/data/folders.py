@@ -120,7 +120,8 @@ def load_folder_training(config: Config, *, skip_bad: bool) -> TrainingData:
         LisaeError: missing folders, unreadable or too few pictures, or overlapping folders.
     """
     normals = _normals(config, skip_bad)
-    notes = [remark for side in normals for remark in _remarks(side.found, "normal")]
+    notes = picture_files.remark_on_others(map(Path, config.normal_dirs), "normal")
+    notes += [remark for side in normals for remark in _remarks(side.found, "normal")]
     for k, side in enumerate(normals):
         for earlier in normals[:k]:
             notes += _refuse_overlap(earlier.found, "normal", side.found, "also normal")
@@ -134,6 +135,7 @@ def load_folder_training(config: Config, *, skip_bad: bool) -> TrainingData:
     if config.negative_dir:
         negative = _read(config.negative_dir, config, skip_bad)
         _refuse_few(len(negative.pixels), MIN_NEGATIVE, "negative", config.negative_dir)
+        notes += picture_files.remark_on_others([Path(config.negative_dir)], "negative")
         notes += _remarks(negative, "negative")
         for side in normals:
             notes += _refuse_overlap(side.found, "normal", negative, "negative")
@@ -170,7 +172,8 @@ def load_folder_test(config: Config, *, skip_bad: bool) -> TestData:
     notes, anomalies = [], 0
     if config.anomaly_dir:
         anomaly = _read(config.anomaly_dir, config, skip_bad)
-        notes = _remarks(anomaly, "anomaly")
+        notes = picture_files.remark_on_others([Path(config.anomaly_dir)], "anomaly")
+        notes += _remarks(anomaly, "anomaly")
         for side in normals:
             notes += _refuse_overlap(side.found, "normal", anomaly, "anomaly")
         if config.negative_dir:

@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 from lisae_tf.errors import LisaeError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
+NAMED = 3  # of the files left out, in a sentence
 _NO_PICTURE = "the folder {} holds no PNG, JPEG or BMP picture"
 
 
@@ -18,6 +20,44 @@ def walk(folder: Path) -> Iterator[Path]:
     Raises:
         LisaeError: a folder cannot be read.
     """
+    return filter(_is_picture, _walk_all(folder))
+
+
+def others(folder: Path) -> Iterator[Path]:
+    """What `walk` passes by although it is not hidden: other files, and links to folders.
+
+    Raises:
+        LisaeError: a folder cannot be read.
+    """
+    return (path for path in _walk_all(folder) if not _is_picture(path))
+
+
+def remark_on_others(folders: Iterable[Path], what: str = "") -> list[str]:
+    """One sentence on `others`, if there are any.
+
+    Args:
+        folders: where they lie.
+        what: the set that the folders are of.
+    """
+    found = (str(path) for folder in folders for path in others(folder))
+    named = list(islice(found, NAMED))
+    count = len(named) + sum(1 for _ in found)
+    if not count:
+        return []
+    files = f"{what} file".strip() + (" is" if count == 1 else "s are")
+    more = f" and {count - NAMED} more" if count > NAMED else ""
+    return [
+        f"{count} {files} left out, for only {', '.join(SUFFIXES)} are read and links to folders "
+        f"are not followed: {', '.join(named)}{more}"
+    ]
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and path.is_file()
+
+
+def _walk_all(folder: Path) -> Iterator[Path]:
+    """Everything below `folder` but folders and what is hidden, sorted by path."""
     try:
         with os.scandir(folder) as entries:
             names = sorted(
@@ -30,11 +70,10 @@ def walk(folder: Path) -> Iterator[Path]:
             f"the folder {folder} cannot be read ({error.strerror}); check its permissions"
         ) from error
     for name, is_folder in names:
-        path = folder / name
         if is_folder:
-            yield from walk(path)
-        elif path.suffix.lower() in SUFFIXES and path.is_file():
-            yield path
+            yield from _walk_all(folder / name)
+        else:
+            yield folder / name
 
 
 def find(folder: Path) -> list[Path]:

@@ -10,7 +10,7 @@ import io
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby, islice
 from pathlib import Path
 
@@ -38,6 +38,21 @@ class BadPicture(LisaeError):
     """One file that is no readable picture; the message names it."""
 
 
+@dataclass(frozen=True)
+class Header:
+    """What a file says of its picture."""
+
+    height: int
+    width: int
+    mode: str  # Pillow's name for it
+    turned: bool = False  # upright by EXIF, with the sides as they are then
+
+    @property
+    def grey(self) -> bool:
+        """Whether it decodes to grey unless RGB is asked for."""
+        return self.mode in _GREY_MODES
+
+
 def _open(source: Path | bytes, name: str) -> Image.Image:
     """Opens the header only, and refuses picture bombs before any pixel is decoded."""
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
@@ -62,10 +77,11 @@ def _open(source: Path | bytes, name: str) -> Image.Image:
     return picture
 
 
-def _upright(picture: Image.Image) -> Image.Image:
+def _upright(picture: Image.Image) -> tuple[Image.Image, Header]:
     turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation))
     picture.load()
-    return picture if turn is None else picture.transpose(turn)
+    upright = picture if turn is None else picture.transpose(turn)
+    return upright, Header(upright.height, upright.width, picture.mode, turn is not None)
 
 
 def decode(
@@ -85,10 +101,19 @@ def decode(
     Raises:
         BadPicture: unreadable, truncated, animated or too large.
     """
-    name = name or (str(source) if isinstance(source, Path) else "the picture")
+    return _decode(source, size, channels, name or _name(source))[0]
+
+
+def _name(source: Path | bytes) -> str:
+    return str(source) if isinstance(source, Path) else "the picture"
+
+
+def _decode(
+    source: Path | bytes, size: tuple[int, int] | None, channels: int | None, name: str
+) -> tuple[np.ndarray, Header]:
     with _open(source, name) as opened:
         try:
-            picture = _upright(opened)
+            picture, found = _upright(opened)
             if channels is None:
                 channels = 1 if picture.mode in _GREY_MODES else 3
             if picture.mode.startswith("I"):
@@ -102,31 +127,16 @@ def decode(
             raise BadPicture(
                 f"{name} is damaged and cannot be decoded ({error}); repair or remove it"
             ) from error
-    return pixels.reshape(*pixels.shape[:2], channels)
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a file says of its picture before a pixel is decoded."""
-
-    height: int  # as stored, before any turning
-    width: int
-    mode: str  # Pillow's name for it
-
-    @property
-    def grey(self) -> bool:
-        """Whether it decodes to grey unless RGB is asked for."""
-        return self.mode in _GREY_MODES
+    return pixels.reshape(*pixels.shape[:2], channels), found
 
 
 def header(source: Path | bytes, name: str | None = None) -> Header:
-    """The header of an encoded picture.
+    """What is known of an encoded picture before a pixel is decoded; the sides are as stored.
 
     Raises:
         BadPicture: what `decode` would refuse before it decodes.
     """
-    name = name or (str(source) if isinstance(source, Path) else "the picture")
-    with _open(source, name) as picture:
+    with _open(source, name or _name(source)) as picture:
         return Header(picture.height, picture.width, picture.mode)
 
 
@@ -137,6 +147,7 @@ class Decoded:
     pixels: np.ndarray  # uint8 (N, H, W, C)
     names: list[str]
     bad: dict[str, str]
+    headers: list[Header] = field(default_factory=list)  # of pictures that come from files
 
 
 def decode_all(
@@ -154,11 +165,12 @@ def decode_all(
     """
     names = list(names) if names is not None else [str(source) for source in sources]
     pixels = np.empty((len(sources), *size, channels), np.uint8)
+    headers: dict[int, Header] = {}
     bad: dict[int, str] = {}
 
     def fill(index: int) -> None:
         try:
-            pixels[index] = decode(sources[index], size, channels, names[index])
+            pixels[index], headers[index] = _decode(sources[index], size, channels, names[index])
         except BadPicture as error:
             if not skip_bad:
                 raise
@@ -172,6 +184,7 @@ def decode_all(
         pixels if not bad else pixels[kept],
         [names[index] for index in kept],
         {names[index]: bad[index] for index in sorted(bad)},
+        [headers[index] for index in kept],
     )
 
 
