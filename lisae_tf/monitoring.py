@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from lisae_tf.data import picture_tables
 from lisae_tf.errors import LisaeError
 
 MIN_SCORES = 20  # fewer show nothing
@@ -87,14 +88,19 @@ def compare(
 
 
 def read_scores(path: Path) -> np.ndarray:
-    """The scores that `score` wrote, CSV or JSON lines, in order.
+    """The scores that `score` wrote, in order.
+
+    Args:
+        path: CSV, JSON lines, a Parquet part or the folder of all parts.
 
     Returns:
         float64 (N,).
 
     Raises:
-        LisaeError: no such file, or a line without a finite score, named by its number.
+        LisaeError: no such file, or a line or part without a finite score, which is named.
     """
+    if path.is_dir() or path.suffix.lower() == picture_tables.PARQUET:
+        return _of_parts(path)
     try:
         with open(path, encoding="utf-8", errors="surrogateescape", newline="") as stream:
             first = stream.readline()
@@ -107,6 +113,26 @@ def read_scores(path: Path) -> np.ndarray:
         raise LisaeError(f"{path} does not exist; check the path") from error
     except (json.JSONDecodeError, csv.Error) as error:
         raise LisaeError(f"{path} is no file that score wrote ({error})") from error
+
+
+def _of_parts(path: Path) -> np.ndarray:
+    """Those of `score --parts`; pictures that could not be read have none."""
+    parts = sorted(path.glob(f"*{picture_tables.PARQUET}")) if path.is_dir() else [path]
+    if not parts:
+        raise LisaeError(f"the folder {path} holds no part that score --parts wrote")
+    found = []
+    for part in parts:
+        try:
+            column = picture_tables.parquet().read_table(part, columns=["score"]).column("score")
+            scores = column.drop_null().to_numpy().astype(np.float64)
+        except LisaeError:
+            raise
+        except Exception as error:  # damaged files raise all kinds
+            raise LisaeError(f"{part} is no part that score --parts wrote") from error
+        if not np.isfinite(scores).all():
+            raise LisaeError(f"{part} holds scores that are not finite; score its pictures again")
+        found.append(scores)
+    return np.concatenate(found)
 
 
 def _finite(rows, path: Path, *, first_line: int) -> np.ndarray:

@@ -3,8 +3,10 @@
 import json
 
 import numpy as np
+import pyarrow
 import pytest
 from click.testing import CliRunner
+from pyarrow import parquet
 
 from lisae_tf.arrays import save_arrays
 from lisae_tf.cli import main
@@ -110,6 +112,42 @@ def test_the_exit_code_says_drift(run, tmp_path):
     assert result.exit_code == 3
     assert "the scores have drifted" in result.output
     assert monitor(run, tmp_path / "missing.csv").exit_code == 1
+
+
+def write_part(path, scores):
+    parquet.write_table(pyarrow.table({"score": pyarrow.array(scores, pyarrow.float32())}), path)
+
+
+def test_parts_count_like_lines_but_for_pictures_without_a_score(run, tmp_path):
+    scores, parts = normal_scores(200, 1), tmp_path / "parts"
+    parts.mkdir()
+    write_part(parts / "part-000000.parquet", [*scores[:150], None])
+    write_part(parts / "part-000001.parquet", scores[150:])
+    (parts / "_manifest.json").write_text("{}")
+    np.testing.assert_array_equal(read_scores(parts), scores.astype(np.float32))
+    assert len(read_scores(parts / "part-000001.parquet")) == 50
+    assert monitor(run, parts).exit_code == 0
+    write_part(parts / "part-000001.parquet", 2 * normal_scores(500, 2))
+    assert monitor(run, parts).exit_code == 3
+
+
+def test_what_is_no_part_is_named(run, tmp_path):
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    assert "holds no part" in monitor(run, parts).output
+    part = parts / "part-000000.parquet"
+    for spoil in (
+        lambda: part.write_bytes(b"PAR1 damaged"),
+        lambda: parquet.write_table(pyarrow.table({"value": [0.1]}), part),
+        lambda: parquet.write_table(pyarrow.table({"score": ["a"]}), part),
+    ):
+        spoil()
+        result = monitor(run, parts)
+        assert (result.exit_code, result.output) == (
+            1, f"Error: {part} is no part that score --parts wrote\n",
+        )  # fmt: skip
+    write_part(part, [0.1, float("inf")])
+    assert "not finite" in monitor(run, parts).output
 
 
 def test_the_last_scores_alone(run, tmp_path):

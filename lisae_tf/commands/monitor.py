@@ -15,7 +15,7 @@ DRIFTED = 3  # exit code
 @click.command("monitor")
 @click.option(
     "--scores", type=click.Path(path_type=Path), required=True,
-    help="New scores: a CSV or JSON lines as score writes them.",
+    help="New scores as score writes them: CSV, JSON lines, or the folder of --parts.",
 )  # fmt: skip
 @shared.run
 @click.option("--last", type=click.IntRange(min=1), help="Only the last N scores of the file.")
