@@ -6,7 +6,6 @@ engine that cuts the same parts writes the same bytes. Runs without TensorFlow f
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -18,7 +17,7 @@ import numpy as np
 from lisae_tf import __version__
 from lisae_tf.data import picture_files, picture_tables, pictures
 from lisae_tf.errors import LisaeError
-from lisae_tf.files import make_folder, read_json, replacing, sha256, write_json
+from lisae_tf.files import as_utf8, make_folder, read_json, replacing, sha256, write_json
 
 PART_SIZE = 10_000
 BATCH_SIZE = 256
@@ -138,11 +137,6 @@ def _scorer(run: str | None, model: str | None):
     return detector, detector.threshold_.alpha
 
 
-def _told(text: str) -> str:
-    """Text with a file's name in it as UTF-8, which such a name need not be."""
-    return os.fsencode(text).decode("utf-8", "backslashreplace")
-
-
 def score_part(part: Part, folder: str, run: str | None, model: str | None) -> int:
     """Scores one part and writes its file, whole; gives the number of unreadable pictures.
 
@@ -156,10 +150,10 @@ def score_part(part: Part, folder: str, run: str | None, model: str | None) -> i
     for batch in _batches(part, scorer.shape):
         scores = scorer.score(batch.pixels).tolist() if batch.names else []
         missing = [None] * len(batch.bad)
-        columns["path"] += map(_told, [*batch.names, *batch.bad])
+        columns["path"] += map(as_utf8, [*batch.names, *batch.bad])
         columns["score"] += [*scores, *missing]
         columns["is_anomaly"] += [*(score > alpha for score in scores), *missing]
-        columns["reason"] += [*([None] * len(scores)), *map(_told, batch.bad.values())]
+        columns["reason"] += [*([None] * len(scores)), *map(as_utf8, batch.bad.values())]
         unreadable += len(missing)
     count = len(columns["path"])
     table = pyarrow.table({

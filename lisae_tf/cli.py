@@ -4,6 +4,7 @@ Answers `--help` without importing TensorFlow; prints a user's mistake as one se
 """
 
 import importlib
+import io
 import os
 import sys
 
@@ -65,3 +66,6 @@ class _LazyGroup(click.Group):
 @click.version_option(__version__)
 def main() -> None:
     """Find anomalies in pictures with latent-insensitive autoencoders (LIS-AE)."""
+    # A file name need not be UTF-8; it is written as it is.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")

@@ -9,7 +9,10 @@ from matplotlib import ticker
 from sklearn import metrics
 
 from lisae_tf.evaluation import Scored, accuracy_trade_off
+from lisae_tf.files import as_utf8
 from lisae_tf.plots import AFTER, ANOMALY, BEFORE, NORMAL, STYLE, save
+
+WIDEST = 15  # characters that fit above a picture
 
 
 def reconstructions(
@@ -41,7 +44,10 @@ def reconstructions(
                 spine.set_linewidth(1.5)
         line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
     for axis, name in zip(axes[0], columns, strict=True):
-        axis.set_title(name, fontsize=7)
+        shown = as_utf8(name)
+        if len(shown) > WIDEST:
+            shown = f"…{shown[1 - WIDEST :]}"
+        axis.set_title(shown, fontsize=7, parse_math=False)  # a name may hold a $
     figure.suptitle("blue: normal, red: anomaly", fontsize=9)
     save(figure, path)
 

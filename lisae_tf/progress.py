@@ -53,10 +53,7 @@ class TrainingProgress(keras.callbacks.Callback):
             self._bar.update(self._task, errors=found)
         else:
             phase = NAMES.get(self.model.phase, self.model.phase)
-            self.console.print(
-                f"{phase}  epoch {epoch + 1}/{self.params['epochs']}  {found}",
-                highlight=False,
-            )
+            self.console.print(f"{phase}  epoch {epoch + 1}/{self.params['epochs']}  {found}")
 
     def on_train_end(self, logs=None):
         if self._bar:

@@ -58,17 +58,16 @@ def _unreadable(report) -> int:
 
 
 def _show(report) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = shared.console()
     height, width = report.size
     colour = "grey" if report.channels == 1 else "RGB"
     line = f"training sees {width}x{height} {colour} pictures"
     if report.tiles:
         down, across = report.tiles["grid"]
         line += f", each as {down * across} tiles of {report.tiles['side']} pixels ({down} rows)"
-    console.print(line, markup=False)
+    console.print(line)
     table = Table()
     for head in ("set", "files", "usable", "kind", "number", "what is done to it"):
         table.add_column(head, justify="right" if head in ("files", "usable", "number") else "left")
@@ -83,11 +82,11 @@ def _show(report) -> None:
     console.print(table)
     for found in report.sets.values():
         for reason in found.unreadable.values():
-            console.print(f"unreadable: {reason}", markup=False)
+            console.print(f"unreadable: {reason}")
     for line in report.warnings:
-        console.print(f"note: {line}", markup=False)
+        console.print(f"note: {line}")
     if not report.errors:
-        console.print("training would start", markup=False)
+        console.print("training would start")
 
 
 KINDS = 6  # of each set that the table shows; the JSON has all

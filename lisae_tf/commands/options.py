@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lisae_tf.data.protocols import DEFAULT_SYNTHETIC
 from lisae_tf.errors import LisaeError
+
+if TYPE_CHECKING:  # slow to import
+    from rich.console import Console
 
 data_dir = click.option(
     "--data-dir", type=click.Path(path_type=Path), envvar="TFDS_DATA_DIR",
@@ -96,6 +99,13 @@ def tell_others(paths: Iterable[Path]) -> None:
 
     for remark in remark_on_others(path for path in paths if path.is_dir()):
         click.echo(f"note: {remark}", err=True)
+
+
+def console() -> "Console":
+    """Standard output through rich, which writes text as it is: file names may hold anything."""
+    from rich.console import Console
+
+    return Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def listed(value: str | None) -> list[str] | None:

@@ -1,7 +1,6 @@
 """`score`: pictures in, one CSV or JSON line each out, in bounded memory."""
 
 import csv
-import io
 import json
 import os
 import sys
@@ -72,10 +71,7 @@ def command(
         alpha = scorer.threshold_.alpha
     fields = FIELDS if maps is None else (*FIELDS, "map")
     rows = scored_rows(scorer, alpha, paths, skip_bad, maps)
-    # A file name need not be UTF-8; it is written as it is.
     if out is None:
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="surrogateescape")
         try:
             write_rows(rows, sys.stdout, form, fields)
             sys.stdout.flush()
@@ -88,6 +84,7 @@ def command(
                 f"cannot write the scores: {error.strerror}; free some space and score again"
             ) from error
     else:
+        # As on standard output, a file name need not be UTF-8.
         options = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
         with replacing(out) as temporary, open(temporary, "w", **options) as stream:
             write_rows(rows, stream, form, fields)

@@ -60,8 +60,6 @@ def run(
     Raises:
         LisaeError: something failed, and there is no cell at all.
     """
-    from rich.console import Console
-
     from lisae_tf.paper import grid
     from lisae_tf.paper.grid_progress import CellProgress
 
@@ -70,7 +68,7 @@ def run(
     if missing and jobs == 1 and engine == "local":
         start_tensorflow()
     failures = dict(failures)
-    with CellProgress(Console(highlight=False, soft_wrap=True), missing) as progress:
+    with CellProgress(shared.console(), missing) as progress:
         for finished in grid.run(cells, data_dir, jobs, engine=engine, address=address):
             place = str(finished.cell.path.relative_to(root)).removeprefix("cells/")
             if finished.error:

@@ -65,9 +65,7 @@ def command(
         config_file = continued / "config.yaml"
     config, notes = shared.settle(named, config_file, assigned)
 
-    from rich.console import Console
-
-    console = Console(highlight=False, soft_wrap=True)
+    console = shared.console()
     say = (lambda line: None) if quiet else console.print
     for note in notes:
         say(f"note: {note}")

@@ -35,9 +35,7 @@ def command(
     """
     named["normal_class"] = shared.listed(normal_class)
     config, notes = shared.settle(named, config_file, assigned)
-    from rich.console import Console
-
-    console = Console(highlight=False, soft_wrap=True)
+    console = shared.console()
     start_tensorflow()
     from lisae_tf import runs, selection, tuning
     from lisae_tf.commands.train import run_name
@@ -47,20 +45,17 @@ def command(
     folder = out or runs.default_folder(f"tune-{run_name(config)}", resume=resume)
     left = selection.left_out(config, data_dir, skip_bad=skip_bad)
     for note in (*notes, *left[0].data.notes):
-        console.print(f"note: {note}", markup=False)
+        console.print(f"note: {note}")
     runs.claim(folder, config.to_yaml(), resume=resume)
     kinds = [each.kind for each in left]
-    console.print(f"left out of each training, in turn: {'; '.join(kinds)}", markup=False)
-    study, best = tuning.tune(
-        config, left, folder, trials, lambda line: console.print(line, markup=False)
-    )
+    console.print(f"left out of each training, in turn: {'; '.join(kinds)}")
+    study, best = tuning.tune(config, left, folder, trials, console.print)
     tuning.draw(study, best, kinds, folder / tuning.FIGURE)
     given = tuning.Search(config).given_value(study)
     as_set = "" if given is None else f"; the settings given: {given:.4f}"
     console.print(
         f"chosen of {len(tuning.done(study))}: {best.value:.4f}, trial {best.number + 1}{as_set}",
-        markup=False,
     )
-    console.print(f"the study lies in {folder} ({tuning.BEST}, {tuning.FIGURE})", markup=False)
+    console.print(f"the study lies in {folder} ({tuning.BEST}, {tuning.FIGURE})")
     data = f" --data-dir {data_dir}" if data_dir and config.dataset != "folder" else ""
-    console.print(f"next: python cli.py train --config {folder / tuning.BEST}{data}", markup=False)
+    console.print(f"next: python cli.py train --config {folder / tuning.BEST}{data}")

@@ -34,4 +34,4 @@ class CellProgress:
         """One more cell has ended."""
         self.done += 1
         self._bar.advance(self._task)
-        self._bar.console.print(f"[{self.done}/{self.total}] {line}", markup=False)
+        self._bar.console.print(f"[{self.done}/{self.total}] {line}")
