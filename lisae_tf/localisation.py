@@ -12,6 +12,7 @@ from lisae_tf.errors import LisaeError
 
 PRO_LIMIT = 0.3  # largest false-positive rate of pixels that counts
 _THRESHOLDS = 500
+PROPORTIONS = 0.02  # of a picture and its mask may differ by so much: rounded when scaled
 
 
 def pixel_auroc(maps: np.ndarray, masks: np.ndarray) -> float:
@@ -84,6 +85,12 @@ def read_masks(
         if name not in found:
             raise LisaeError(f"{folder} holds no mask {name}.png for {picture}; add it")
         mask = pictures.decode(found[name], channels=1)[..., 0]
+        (height, width), (own_height, own_width) = pictures.decode(picture).shape[:2], mask.shape
+        if abs(own_height * width / (own_width * height) - 1) > PROPORTIONS:
+            raise LisaeError(
+                f"{found[name]} is {own_width}x{own_height}, other proportions than the "
+                f"{width}x{height} of {picture}; draw the mask over the picture"
+            )
         white = Image.fromarray(np.where(mask > 127, 255, 0).astype(np.uint8))
         # A thin defect must not fall between two pixels of a small map.
         row[:] = np.asarray(white.resize(size[::-1], Image.Resampling.BOX)) > 0

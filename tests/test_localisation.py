@@ -82,14 +82,23 @@ def test_evaluate_adds_both_where_there_are_masks(workplace, cli):
     assert record["pixel_auroc"] == pytest.approx(roc_auc_score(truth.ravel(), maps.ravel()))
 
 
-def test_a_missing_or_empty_mask_is_named(workplace, cli, tmp_path):
+def test_a_missing_empty_or_misshapen_mask_is_named(workplace, cli, tmp_path):
     anomalies = sorted((workplace / "anomaly").iterdir())
     write_masks(workplace / "masks", anomalies)
     (workplace / "masks" / f"{anomalies[3].stem}.png").unlink()
     result = cli("evaluate", "--mask-dir", "masks")
     assert result.exit_code == 1
     assert f"holds no mask {anomalies[3].stem}.png" in result.output
-    Image.new("L", (10, 10)).save(workplace / "masks" / f"{anomalies[3].stem}.png")
+    with Image.open(anomalies[3]) as picture:
+        width, height = picture.size
+    place = workplace / "masks" / f"{anomalies[3].stem}.png"
+    Image.new("L", (2 * width, 3 * height), 255).save(place)
+    result = cli("evaluate", "--mask-dir", "masks")
+    assert result.exit_code == 1
+    assert f"is {2 * width}x{3 * height}, other proportions than the {width}x{height}" in (
+        result.output
+    )
+    Image.new("L", (2 * width, 2 * height)).save(place)
     result = cli("evaluate", "--mask-dir", "masks")
     assert result.exit_code == 1
     assert "marks nothing" in result.output
