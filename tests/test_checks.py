@@ -11,6 +11,7 @@ from lisae_tf.cli import main
 from lisae_tf.data import checks
 from lisae_tf.data.data_check import treatment
 from lisae_tf.data.pictures import Decoded, Header
+from lisae_tf.errors import LisaeError
 
 
 def scene(seed: int, size: int = 64) -> np.ndarray:
@@ -204,6 +205,38 @@ def test_too_few_pictures_and_a_missing_folder(folders, tmp_path):
     result = dry_run("--normal-dir", tmp_path / "nothing")
     assert result.exit_code == 1
     assert result.output == f"Error: {tmp_path / 'nothing'} does not exist; check the path\n"
+
+
+def test_each_folder_of_normal_pictures_is_a_set_as_in_training(folders, tmp_path):
+    from lisae_tf.config import resolve
+    from lisae_tf.data.folders import load_folder_training
+
+    more = write(tmp_path / "more", [scene(seed) for seed in range(300, 322)])
+    both = [str(folders["--normal-dir"]), str(more)]
+    given = [part for folder in both for part in ("--normal-dir", folder)]
+
+    def training_stops():
+        own = {"dataset": "folder", "variant": "ae", "negatives": "none", "normal_dir": both}
+        try:
+            load_folder_training(resolve(own), skip_bad=False)
+        except LisaeError:
+            return True
+        return False
+
+    result = dry_run(*given, "--json", tmp_path / "check.json")
+    assert result.exit_code == 0 and not training_stops(), result.output
+    found = json.loads((tmp_path / "check.json").read_text())["sets"]
+    usable = {name: each["usable"] for name, each in found.items()}
+    assert usable == {"normal": 24, "normal (2)": 22}
+    Image.fromarray(scene(7)).save(more / "again.png")
+    result = dry_run(*given)
+    assert result.exit_code == 1 and training_stops()
+    assert "1 normal (2) picture lies among the normal ones" in result.output
+    for path in sorted(more.iterdir())[3:]:  # with the copy
+        path.unlink()
+    result = dry_run(*given)
+    assert result.exit_code == 1 and training_stops()
+    assert "3 usable normal (2) pictures; training needs at least 20" in result.output
 
 
 def test_training_notes_what_the_check_finds(folders):

@@ -5,6 +5,7 @@ Reads every file once at the size that training would use; memory grows by that 
 
 from collections import Counter
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from pathlib import Path
 
 from lisae_tf.config import Config
@@ -34,8 +35,8 @@ class SetReport:
 class LeakReport:
     """Pictures that lie in two folders."""
 
-    one: str  # normal or negative
-    other: str  # negative or anomaly
+    one: str  # of the names of the sets
+    other: str
     pairs: list[checks.Pair]
 
 
@@ -46,7 +47,7 @@ class DataReport:
     size: tuple[int, int]  # height, width that pictures are brought to
     channels: int
     tiles: dict | None  # side of a tile, stride, and grid (rows, columns) in a picture
-    sets: dict[str, SetReport]  # by normal, negative, anomaly
+    sets: dict[str, SetReport]  # by normal, normal (2) and so on, negative, anomaly
     leaks: list[LeakReport]
     errors: list[str]  # training would stop at these
     warnings: list[str]  # training would go on and say these
@@ -80,8 +81,8 @@ def treatment(header: pictures.Header, size: tuple[int, int], channels: int) -> 
     return ", ".join(done) or "as it is"
 
 
-def _report(folders: list[str], size: tuple[int, int], channels: int):
-    files = [path for folder in folders for path in picture_files.find(Path(folder))]
+def _report(folder: str, size: tuple[int, int], channels: int):
+    files = picture_files.find(Path(folder))
     decoded = pictures.decode_all(files, size, channels, skip_bad=True)
     kinds: Counter[str] = Counter()
     treatments = {}
@@ -91,9 +92,9 @@ def _report(folders: list[str], size: tuple[int, int], channels: int):
         treatments[kind] = treatment(header, size, channels)
     found = checks.check_set(decoded)
     report = SetReport(
-        ", ".join(folders), len(files), len(decoded.names), dict(kinds.most_common()), treatments,
+        folder, len(files), len(decoded.names), dict(kinds.most_common()), treatments,
         decoded.bad, found.constant, found.copies,
-        [str(path) for folder in folders for path in picture_files.others(Path(folder))],
+        [str(path) for path in picture_files.others(Path(folder))],
     )  # fmt: skip
     return decoded, found, report
 
@@ -117,27 +118,28 @@ def check(config: Config, *, skip_bad: bool = False) -> DataReport:
     """
     config = settle_folder_channels(config)
     size, channels = tuple(config.data.size), config.data.channels
+    # By name: folder, and how many pictures of it training needs.
     folders = {
-        "normal": config.normal_dirs,
-        "negative": [config.negative_dir] if config.negative_dir else [],
-        "anomaly": [config.anomaly_dir] if config.anomaly_dir else [],
+        "normal" if k == 0 else f"normal ({k + 1})": (folder, MIN_NORMAL)
+        for k, folder in enumerate(config.normal_dirs)
     }
+    if config.negative_dir:
+        folders["negative"] = (config.negative_dir, MIN_NEGATIVE)
+    if config.anomaly_dir:
+        folders["anomaly"] = (config.anomaly_dir, 1)
     decoded, sets, errors, warnings = {}, {}, [], []
-    minimum = {"normal": MIN_NORMAL, "negative": MIN_NEGATIVE, "anomaly": 1}
-    for name, folder in folders.items():
-        if not folder:
-            continue
+    for name, (folder, minimum) in folders.items():
         decoded[name], found, report = _report(folder, size, channels)
         sets[name] = report
         if report.unreadable:
             count = len(report.unreadable)
             line = f"{count} {name} file{'s' * (count > 1)} of {report.files} cannot be read"
             (warnings if skip_bad else errors).append(line)
-        if report.usable < minimum[name]:
+        if report.usable < minimum:
             errors.append(
-                f"{report.usable} usable {name} pictures; training needs at least {minimum[name]}"
+                f"{report.usable} usable {name} pictures; training needs at least {minimum}"
             )
-        warnings += picture_files.remark_on_others(map(Path, folder), name)
+        warnings += picture_files.remark_on_others([Path(folder)], name)
         warnings += checks.set_remarks(name, found)
         stretched = sum(report.kinds[k] for k, t in report.treatment.items() if "stretched" in t)
         if stretched:
@@ -146,19 +148,16 @@ def check(config: Config, *, skip_bad: bool = False) -> DataReport:
                 f"{stretched} {name} {change} proportions; a data.size like theirs keeps them"
             )
     leaks = []
-    for one, other in (("normal", "negative"), ("normal", "anomaly"), ("negative", "anomaly")):
-        if one in decoded and other in decoded:
-            pairs = checks.leaks(decoded[one], decoded[other])
-            if not pairs:
-                continue
-            leaks.append(LeakReport(one, other, pairs))
-            exact = [f"{pair.other} = {pair.one}" for pair in pairs if pair.exact]
-            if exact:
-                lie = "pictures lie" if len(exact) > 1 else "picture lies"
-                errors.append(
-                    f"{len(exact)} {other} {lie} among the {one} ones: {checks.few(exact)}"
-                )
-            warnings += checks.leak_remarks(pairs, one, other)
+    for one, other in combinations(decoded, 2):
+        pairs = checks.leaks(decoded[one], decoded[other])
+        if not pairs:
+            continue
+        leaks.append(LeakReport(one, other, pairs))
+        exact = [f"{pair.other} = {pair.one}" for pair in pairs if pair.exact]
+        if exact:
+            lie = "pictures lie" if len(exact) > 1 else "picture lies"
+            errors.append(f"{len(exact)} {other} {lie} among the {one} ones: {checks.few(exact)}")
+        warnings += checks.leak_remarks(pairs, one, other)
     if config.negative_dir is None and config.negatives == "none":
         warnings.append("there are no negatives; the variants ae, kde and their like need none")
     return DataReport(size, channels, _tiles(config), sets, leaks, errors, warnings)
