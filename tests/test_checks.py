@@ -207,6 +207,13 @@ def test_too_few_pictures_and_a_missing_folder(folders, tmp_path):
     assert result.output == f"Error: {tmp_path / 'nothing'} does not exist; check the path\n"
 
 
+def test_copies_alone_are_too_little_to_hold_parts_apart(tmp_path):
+    copies = write(tmp_path / "copies", [scene(1)] * 24)
+    result = dry_run("--normal-dir", copies)
+    assert result.exit_code == 1
+    assert "normal: 24 pictures (1 different or independent) cannot be held apart" in result.output
+
+
 def test_each_folder_of_normal_pictures_is_a_set_as_in_training(folders, tmp_path):
     from lisae_tf.config import resolve
     from lisae_tf.data.folders import load_folder_training

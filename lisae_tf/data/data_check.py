@@ -10,8 +10,16 @@ from pathlib import Path
 
 from lisae_tf.config import Config
 from lisae_tf.data import checks, picture_files, pictures
-from lisae_tf.data.folders import MIN_NEGATIVE, MIN_NORMAL, settle_folder_channels
+from lisae_tf.data.folders import (
+    MIN_NEGATIVE,
+    MIN_NORMAL,
+    NEGATIVE_STREAM,
+    normal_stream,
+    refuse_indivisible,
+    settle_folder_channels,
+)
 from lisae_tf.data.tiling import tiling_of
+from lisae_tf.errors import LisaeError
 
 STRETCHED = 1.1  # sides scaled more unequally than this are mentioned
 
@@ -118,17 +126,17 @@ def check(config: Config, *, skip_bad: bool = False) -> DataReport:
     """
     config = settle_folder_channels(config)
     size, channels = tuple(config.data.size), config.data.channels
-    # By name: folder, and how many pictures of it training needs.
+    # By name: folder, how many pictures of it training needs, and the stream that divides them.
     folders = {
-        "normal" if k == 0 else f"normal ({k + 1})": (folder, MIN_NORMAL)
+        "normal" if k == 0 else f"normal ({k + 1})": (folder, MIN_NORMAL, normal_stream(k))
         for k, folder in enumerate(config.normal_dirs)
     }
     if config.negative_dir:
-        folders["negative"] = (config.negative_dir, MIN_NEGATIVE)
+        folders["negative"] = (config.negative_dir, MIN_NEGATIVE, NEGATIVE_STREAM)
     if config.anomaly_dir:
-        folders["anomaly"] = (config.anomaly_dir, 1)
+        folders["anomaly"] = (config.anomaly_dir, 1, None)
     decoded, sets, errors, warnings = {}, {}, [], []
-    for name, (folder, minimum) in folders.items():
+    for name, (folder, minimum, stream) in folders.items():
         decoded[name], found, report = _report(folder, size, channels)
         sets[name] = report
         if report.unreadable:
@@ -139,6 +147,12 @@ def check(config: Config, *, skip_bad: bool = False) -> DataReport:
             errors.append(
                 f"{report.usable} usable {name} pictures; training needs at least {minimum}"
             )
+        elif stream is not None:
+            try:
+                with_test = stream != NEGATIVE_STREAM
+                refuse_indivisible(decoded[name], config, stream, with_test=with_test)
+            except LisaeError as error:
+                errors.append(f"{name}: {error}")
         warnings += picture_files.remark_on_others([Path(folder)], name)
         warnings += checks.set_remarks(name, found)
         stretched = sum(report.kinds[k] for k, t in report.treatment.items() if "stretched" in t)

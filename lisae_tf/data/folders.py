@@ -8,12 +8,18 @@ import numpy as np
 from lisae_tf.config import FOLDER, Config
 from lisae_tf.data import checks, picture_files, pictures
 from lisae_tf.data.drawings import draw, match_polarity
-from lisae_tf.data.parts import Parts, TestData, TrainingData, split_side
+from lisae_tf.data.parts import Parts, TestData, TrainingData, side_indices, split_side
 from lisae_tf.data.protocols import GENERATED, synthetic_generators
 from lisae_tf.errors import LisaeError
 
 FOLDER_SIZE = (64, 64)
 MIN_NORMAL, MIN_NEGATIVE = 20, 10
+NEGATIVE_STREAM = 1  # of the random numbers that divide the pictures
+
+
+def normal_stream(number: int) -> int:
+    """The stream of a folder of normal pictures, by its place among them."""
+    return number + (number >= NEGATIVE_STREAM)
 
 
 def _read(path: str, config: Config, skip_bad: bool) -> pictures.Decoded:
@@ -68,11 +74,28 @@ def _split_folder(
     found: pictures.Decoded, config: Config, stream: int, *, with_test: bool = False
 ) -> tuple[Parts, np.ndarray]:
     """Parts of a folder; copies of one picture stay together."""
-    _, same = np.unique(pictures.content_hashes(found.pixels), return_inverse=True)
     return split_side(
-        found.pixels, config.data, seed=config.seed, stream=stream, groups=same,
+        found.pixels, config.data, seed=config.seed, stream=stream, groups=_copies(found),
         with_test=with_test,
     )  # fmt: skip
+
+
+def _copies(found: pictures.Decoded) -> np.ndarray:
+    """A number for each picture, the same for copies."""
+    return np.unique(pictures.content_hashes(found.pixels), return_inverse=True)[1]
+
+
+def refuse_indivisible(
+    found: pictures.Decoded, config: Config, stream: int, *, with_test: bool
+) -> None:
+    """What training would refuse when it holds parts of a folder apart; makes none.
+
+    Raises:
+        LisaeError: too few pictures that are not copies.
+    """
+    count, copies = len(found.pixels), _copies(found)
+    seed = config.seed
+    side_indices(count, config.data, seed=seed, stream=stream, groups=copies, with_test=with_test)
 
 
 @dataclass(frozen=True)
@@ -94,9 +117,8 @@ def _normals(config: Config, skip_bad: bool) -> list[_NormalFolder]:
     for number, folder in enumerate(config.normal_dirs):
         found = _read(folder, config, skip_bad)
         _refuse_few(len(found.pixels), MIN_NORMAL, "normal", folder)
-        # Stream 1 is the negatives'.
-        stream = number + (number > 0)
-        sides.append(_NormalFolder(found, *_split_folder(found, config, stream, with_test=True)))
+        parts = _split_folder(found, config, normal_stream(number), with_test=True)
+        sides.append(_NormalFolder(found, *parts))
     return sides
 
 
@@ -139,7 +161,7 @@ def load_folder_training(config: Config, *, skip_bad: bool) -> TrainingData:
         notes += _remarks(negative, "negative")
         for side in normals:
             notes += _refuse_overlap(side.found, "normal", negative, "negative")
-        negative_parts, _ = _split_folder(negative, config, 1)
+        negative_parts, _ = _split_folder(negative, config, NEGATIVE_STREAM)
         if names := synthetic_generators(config.negatives):
             from lisae_tf.data.synthetic import joined
 
@@ -147,7 +169,9 @@ def load_folder_training(config: Config, *, skip_bad: bool) -> TrainingData:
     elif config.negatives in GENERATED:
         shape = normal_parts.fit.shape[1:]
         pixels = match_polarity(draw(config.negatives, shape, config.seed), normal_parts.fit)
-        negative_parts, _ = split_side(pixels, config.data, seed=config.seed, stream=1)
+        negative_parts, _ = split_side(
+            pixels, config.data, seed=config.seed, stream=NEGATIVE_STREAM
+        )
     elif names := synthetic_generators(config.negatives):
         from lisae_tf.data.synthetic import synthetic_negatives
 

@@ -101,6 +101,26 @@ def _rng(seed: int, stream: int) -> np.random.Generator:
     return np.random.default_rng([seed, stream])
 
 
+def side_indices(
+    count: int,
+    data: Data,
+    *,
+    seed: int,
+    stream: int,
+    groups: np.ndarray | None = None,
+    with_test: bool = False,
+) -> list[np.ndarray]:
+    """The indices of the fit, stopping and calibration parts of a side, and of a test part.
+
+    Raises:
+        LisaeError: see `split`.
+    """
+    shares = [data.stopping_fraction, data.calibration_fraction]
+    if with_test:
+        shares.append(data.test_fraction)
+    return split(count, shares, groups=groups, generator=_rng(seed, stream))
+
+
 def split_side(
     pixels: np.ndarray,
     data: Data,
@@ -111,11 +131,8 @@ def split_side(
     with_test: bool = False,
 ) -> tuple[Parts, np.ndarray]:
     """Fit, stopping and calibration parts, and the indices of a test part (empty without)."""
-    shares = [data.stopping_fraction, data.calibration_fraction]
-    if with_test:
-        shares.append(data.test_fraction)
-    fit, stopping, calibration, *test = split(
-        len(pixels), shares, groups=groups, generator=_rng(seed, stream)
+    fit, stopping, calibration, *test = side_indices(
+        len(pixels), data, seed=seed, stream=stream, groups=groups, with_test=with_test
     )
     parts = Parts(pixels[fit], pixels[stopping], pixels[calibration])
     return parts, test[0] if test else np.empty(0, np.int64)
