@@ -6,6 +6,7 @@ What the last run measured lies in results/slow with its date and version.
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +28,11 @@ KINDS = (("L", ".png"), ("L", ".jpg"), ("RGB", ".png"), ("RGB", ".jpeg"), ("RGBA
          ("RGB", ".bmp"), ("P", ".png"), ("I;16", ".png"))  # fmt: skip
 
 
-def command(*arguments):
-    """Runs the command line; its exit code, output, errors and peak memory in MiB."""
+def command(folder, *arguments):
+    """Runs the command line in a folder; exit code, output, errors and peak memory in MiB."""
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, sys.executable, CLI, *map(str, arguments)],
-        capture_output=True, text=True, check=True,
+        cwd=folder, capture_output=True, text=True, check=True,
     )  # fmt: skip
     *errors, last = done.stderr.splitlines()
     code, peak = map(int, last.split())
@@ -73,8 +74,9 @@ def folders(tmp_path_factory):
 
 def test_ten_thousand_mixed_pictures(folders, measured):
     base, damaged = folders
+    run = partial(command, base)
     sides = ("--normal-dir", base / "normal", "--negative-dir", base / "negative")
-    code, _, errors, check_peak = command("data", "check", *sides, "--json", base / "found.json")
+    code, _, errors, check_peak = run("data", "check", *sides, "--json", base / "found.json")
     assert code == 1
     assert f"{len(damaged)} normal files of {COUNT} cannot be read" in errors
     found = json.loads((base / "found.json").read_text())["sets"]["normal"]
@@ -85,16 +87,16 @@ def test_ten_thousand_mixed_pictures(folders, measured):
              "feature_extraction.collapse_fraction=0", "latent_shaping.epochs=1")  # fmt: skip
     sets = [part for setting in small for part in ("--set", setting)]
     train = ("train", *sides, *sets, "--quiet")
-    code, _, errors, _ = command(*train, "--out", base / "refused")
+    code, _, errors, _ = run(*train, "--out", base / "refused")
     assert code == 1
     assert str(damaged[0]) in errors
     assert not (base / "refused").exists()
-    code, said, errors, train_peak = command(*train, "--skip-bad", "--out", base / "run")
+    code, said, errors, train_peak = run(*train, "--skip-bad", "--out", base / "run")
     assert code == 0, errors
     assert all(str(path) in said for path in damaged)
 
     # Pictures are decoded at the model's size, one batch at a time.
-    code, scores, errors, score_peak = command(
+    code, scores, errors, score_peak = run(
         "score", "--run", base / "run", base / "normal", "--skip-bad"
     )
     assert code == 0
