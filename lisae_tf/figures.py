@@ -148,5 +148,5 @@ def training_curves(path: Path, history: Sequence[dict]) -> None:
                     )  # fmt: skip
             axis.set(title=f"phase {phase}", xlabel="epoch", ylabel="error e" if errors else "loss")
             axis.set_yscale("log" if errors else "linear")
-            axis.legend(frameon=False, fontsize=7, loc="lower right")
+            axis.legend(frameon=False, fontsize=7, loc="best")
         save(figure, path)
