@@ -9,9 +9,12 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from lisae_tf import run_report
+from lisae_tf import run_report, runs
+from lisae_tf.arrays import save_arrays
+from lisae_tf.detectors import load_detector
 from lisae_tf.evaluation import Scored, auroc
 from lisae_tf.files import read_json, write_json
+from lisae_tf.thresholds import choose_threshold
 
 VOID = {"meta", "img", "br", "link"}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -109,6 +112,33 @@ def test_intervals_hold_the_figure_and_shrink_with_more_pictures():
     assert few[0].value == auroc(scored(1.5, 50).normal, scored(1.5, 50).anomaly)
     # The standard error of AUROC at 0.86 with 1,000 and 1,000 (Hanley & McNeil 1982).
     assert many[0].high - many[0].low == pytest.approx(2 * 1.96 * 0.0083, rel=0.25)
+
+
+def test_it_says_where_normal_test_pictures_are_not_like_the_calibration_pictures(report):
+    text, folder = report
+    saying = "The normal test pictures are not like them"
+    assert saying not in text
+    alpha = load_detector(folder).threshold_.alpha
+    scores = runs.read_scores(folder) | {"is_anomaly": np.zeros(200, bool)}
+    for alarms, said in ((0, False), (10, False), (150, True)):
+        test = np.repeat(np.float32([2 * alpha, alpha / 2]), [alarms, 200 - alarms])
+        save_arrays(folder / runs.SCORES, scores | {"test": test})
+        text = run_report.render(folder)
+        assert (saying in text) == said
+    assert "150 of\n200 score above it" in text
+
+
+def test_the_chance_of_false_alarms_is_how_often_they_occur():
+    random, n, count, alarms = np.random.default_rng(0), 59, 40, 5
+    drawn = random.random((20_000, n + count))
+    above = []
+    for scores in drawn:
+        threshold = choose_threshold(scores[:n], 0.05)
+        above.append(np.sum(scores[n:] > threshold.alpha))
+    chance = run_report.chance_of_alarms(threshold, alarms, count)
+    assert chance == pytest.approx(np.mean(np.array(above) >= alarms), abs=0.01)
+    assert 0.05 < chance < 0.5
+    assert run_report.chance_of_alarms(threshold, 0, count) == 1
 
 
 def test_the_pictures_that_tell_most_are_chosen():
