@@ -120,13 +120,11 @@ def _of_parts(path: Path) -> np.ndarray:
     parts = sorted(path.glob(f"*{picture_tables.PARQUET}")) if path.is_dir() else [path]
     if not parts:
         raise LisaeError(f"the folder {path} holds no part that score --parts wrote")
-    found = []
+    parquet, found = picture_tables.parquet(), []
     for part in parts:
         try:
-            column = picture_tables.parquet().read_table(part, columns=["score"]).column("score")
+            column = parquet.read_table(part, columns=["score"]).column("score")
             scores = column.drop_null().to_numpy().astype(np.float64)
-        except LisaeError:
-            raise
         except Exception as error:  # damaged files raise all kinds
             raise LisaeError(f"{part} is no part that score --parts wrote") from error
         if not np.isfinite(scores).all():

@@ -13,7 +13,6 @@ from lisae_tf import cli as command_line
 from lisae_tf import runs
 from lisae_tf.commands.options import settle
 from lisae_tf.config import read_settings, resolve
-from lisae_tf.data import picture_files
 from lisae_tf.errors import LisaeError
 
 RUN = Path("runs/normal-lis-seed0")
@@ -166,22 +165,6 @@ def test_skip_bad_trains_on_the_rest_and_names_what_it_left_out(bad_places, cli)
     metrics = runs.read_metrics(Path("new"))
     assert any("left out: corrupt/031.jpg" in note for note in metrics["notes"])
     assert "note: left out: corrupt/031.jpg" in result.stdout
-
-
-def test_file_names_may_hold_anything(bad_places, cli):
-    """Markup, an emoji's code, a formula that is none, bytes that are no UTF-8."""
-    Path("corrupt/031.jpg").rename("corrupt/[red]:cat:.jpg")
-    Path("odd").mkdir()
-    names = (os.fsdecode(b"\xff.png"), "a $a_{b$.png")
-    for path, name in zip(picture_files.find(Path("anomaly")), names, strict=False):
-        path.rename(Path("odd") / name)
-    given = ("--normal-dir", "corrupt", *FOLDERS[2:], "--anomaly-dir", "odd", "--skip-bad")
-    result = cli("train", *given, *QUICK, "--out", "new")
-    assert result.exit_code == 0, result.output
-    assert "left out: corrupt/[red]:cat:.jpg is damaged" in result.output
-    assert Path("new/figures/reconstructions.png").is_file()
-    assert cli("report", "--run", "new").exit_code == 0
-    assert r"\xff.png" in Path("new/report.html").read_text()
 
 
 # Run folders

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -88,14 +87,6 @@ def test_files_that_are_no_pictures_by_name_are_told_beside_the_scores(workplace
     assert result.stderr.startswith(note) and "mixed/a.tif" in result.stderr
     assert cli("calibrate", "--fpr", 0.1, "--normal-dir", "mixed").stderr.startswith(note)
     assert note in cli("score", "mixed", "--parts", "parts").stderr
-
-
-def test_file_names_that_are_no_text_come_out_as_they_are(workplace, cli):
-    name = os.fsencode(picture_files.find(Path("anomaly"))[0].parent) + b"/\xff.png"
-    Path(os.fsdecode(name)).write_bytes(picture_files.find(Path("anomaly"))[0].read_bytes())
-    assert cli("score", os.fsdecode(name), "--out", "scores.csv").exit_code == 0
-    assert name + b"," in Path("scores.csv").read_bytes()
-    assert name + b"," in cli("score", os.fsdecode(name)).stdout_bytes
 
 
 # Thresholds

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from lisae_tf.data import pictures
+from lisae_tf.data import picture_files, pictures
 from lisae_tf.data.picture_files import find
 from lisae_tf.data.pictures import BadPicture, decode, decode_all
 from lisae_tf.errors import LisaeError
@@ -248,6 +248,15 @@ def test_find_sorts_files_and_folders_of_like_names_by_path(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert find(tmp_path) == sorted(tmp_path / name for name in shown)
+
+
+def test_links_to_pictures_are_pictures_and_broken_ones_are_left_out(tmp_path):
+    (tmp_path / "a.png").touch()
+    for name, target in (("b.png", "a.png"), ("loop.png", "loop.png"), ("lost.png", "gone.png")):
+        (tmp_path / name).symlink_to(target)
+    assert find(tmp_path) == [tmp_path / "a.png", tmp_path / "b.png"]
+    left_out = [tmp_path / "loop.png", tmp_path / "lost.png"]
+    assert list(picture_files.others(tmp_path)) == left_out
 
 
 def test_find_looks_into_a_folder_that_lies_in_a_hidden_one(tmp_path):

@@ -95,9 +95,10 @@ def tile_settings(
 
 def tell_others(paths: Iterable[Path]) -> None:
     """Names files in the folders among `paths` that are left out as no pictures, on stderr."""
-    from lisae_tf.data.picture_files import remark_on_others
+    from lisae_tf.data import picture_files
 
-    for remark in remark_on_others(path for path in paths if path.is_dir()):
+    found = (other for path in paths if path.is_dir() for other in picture_files.others(path))
+    for remark in picture_files.remark(found):
         click.echo(f"note: {remark}", err=True)
 
 

@@ -54,7 +54,7 @@ def command(
     given = tuning.Search(config).given_value(study)
     as_set = "" if given is None else f"; the settings given: {given:.4f}"
     console.print(
-        f"chosen of {len(tuning.done(study))}: {best.value:.4f}, trial {best.number + 1}{as_set}",
+        f"chosen of {len(tuning.done(study))}: {best.value:.4f}, trial {best.number + 1}{as_set}"
     )
     console.print(f"the study lies in {folder} ({tuning.BEST}, {tuning.FIGURE})")
     data = f" --data-dir {data_dir}" if data_dir and config.dataset != "folder" else ""

@@ -153,7 +153,7 @@ def check(config: Config, *, skip_bad: bool = False) -> DataReport:
                 refuse_indivisible(decoded[name], config, stream, with_test=with_test)
             except LisaeError as error:
                 errors.append(f"{name}: {error}")
-        warnings += picture_files.remark_on_others([Path(folder)], name)
+        warnings += picture_files.remark(report.others, name)
         warnings += checks.set_remarks(name, found)
         stretched = sum(report.kinds[k] for k, t in report.treatment.items() if "stretched" in t)
         if stretched:

@@ -127,6 +127,11 @@ def _remarks(found: pictures.Decoded, what: str) -> list[str]:
     return left_out + checks.set_remarks(what, checks.check_set(found))
 
 
+def _remarks_on_others(folders: list[str], what: str) -> list[str]:
+    found = (path for folder in folders for path in picture_files.others(Path(folder)))
+    return picture_files.remark(found, what)
+
+
 def _refuse_few(count: int, minimum: int, what: str, folder: str) -> None:
     if count < minimum:
         raise LisaeError(
@@ -142,7 +147,7 @@ def load_folder_training(config: Config, *, skip_bad: bool) -> TrainingData:
         LisaeError: missing folders, unreadable or too few pictures, or overlapping folders.
     """
     normals = _normals(config, skip_bad)
-    notes = picture_files.remark_on_others(map(Path, config.normal_dirs), "normal")
+    notes = _remarks_on_others(config.normal_dirs, "normal")
     notes += [remark for side in normals for remark in _remarks(side.found, "normal")]
     for k, side in enumerate(normals):
         for earlier in normals[:k]:
@@ -157,7 +162,7 @@ def load_folder_training(config: Config, *, skip_bad: bool) -> TrainingData:
     if config.negative_dir:
         negative = _read(config.negative_dir, config, skip_bad)
         _refuse_few(len(negative.pixels), MIN_NEGATIVE, "negative", config.negative_dir)
-        notes += picture_files.remark_on_others([Path(config.negative_dir)], "negative")
+        notes += _remarks_on_others([config.negative_dir], "negative")
         notes += _remarks(negative, "negative")
         for side in normals:
             notes += _refuse_overlap(side.found, "normal", negative, "negative")
@@ -196,7 +201,7 @@ def load_folder_test(config: Config, *, skip_bad: bool) -> TestData:
     notes, anomalies = [], 0
     if config.anomaly_dir:
         anomaly = _read(config.anomaly_dir, config, skip_bad)
-        notes = picture_files.remark_on_others([Path(config.anomaly_dir)], "anomaly")
+        notes = _remarks_on_others([config.anomaly_dir], "anomaly")
         notes += _remarks(anomaly, "anomaly")
         for side in normals:
             notes += _refuse_overlap(side.found, "normal", anomaly, "anomaly")

@@ -20,7 +20,7 @@ def walk(folder: Path) -> Iterator[Path]:
     Raises:
         LisaeError: a folder cannot be read.
     """
-    return filter(_is_picture, _walk_all(folder))
+    return (path for path, is_picture in _walk_all(folder) if is_picture)
 
 
 def others(folder: Path) -> Iterator[Path]:
@@ -29,19 +29,19 @@ def others(folder: Path) -> Iterator[Path]:
     Raises:
         LisaeError: a folder cannot be read.
     """
-    return (path for path in _walk_all(folder) if not _is_picture(path))
+    return (path for path, is_picture in _walk_all(folder) if not is_picture)
 
 
-def remark_on_others(folders: Iterable[Path], what: str = "") -> list[str]:
-    """One sentence on `others`, if there are any.
+def remark(left_out: Iterable[Path | str], what: str = "") -> list[str]:
+    """One sentence on what `others` gives, if that is anything.
 
     Args:
-        folders: where they lie.
-        what: the set that the folders are of.
+        left_out: the paths.
+        what: the set that their folder is of.
     """
-    found = (str(path) for folder in folders for path in others(folder))
-    named = list(islice(found, NAMED))
-    count = len(named) + sum(1 for _ in found)
+    paths = map(str, left_out)
+    named = list(islice(paths, NAMED))
+    count = len(named) + sum(1 for _ in paths)
     if not count:
         return []
     files = f"{what} file".strip() + (" is" if count == 1 else "s are")
@@ -52,16 +52,16 @@ def remark_on_others(folders: Iterable[Path], what: str = "") -> list[str]:
     ]
 
 
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and path.is_file()
-
-
-def _walk_all(folder: Path) -> Iterator[Path]:
-    """Everything below `folder` but folders and what is hidden, sorted by path."""
+def _walk_all(folder: Path) -> Iterator[tuple[Path, bool]]:
+    """All below `folder` but folders and what is hidden, by path, and whether it is a picture."""
     try:
         with os.scandir(folder) as entries:
             names = sorted(
-                (entry.name, entry.is_dir(follow_symlinks=False))
+                (
+                    entry.name,
+                    entry.is_dir(follow_symlinks=False),
+                    entry.is_file(follow_symlinks=False),
+                )
                 for entry in entries
                 if not entry.name.startswith(".")
             )
@@ -69,11 +69,13 @@ def _walk_all(folder: Path) -> Iterator[Path]:
         raise LisaeError(
             f"the folder {folder} cannot be read ({error.strerror}); check its permissions"
         ) from error
-    for name, is_folder in names:
+    for name, is_folder, is_file in names:
+        path = folder / name
         if is_folder:
-            yield from _walk_all(folder / name)
+            yield from _walk_all(path)
         else:
-            yield folder / name
+            # Only a link needs another look, and it may lead nowhere.
+            yield path, path.suffix.lower() in SUFFIXES and (is_file or path.is_file())
 
 
 def find(folder: Path) -> list[Path]:
