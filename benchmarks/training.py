@@ -16,7 +16,7 @@ from lisae_tf import experiment
 from lisae_tf.autoencoder import LatentInsensitiveAutoencoder
 from lisae_tf.config import merge, resolve
 from lisae_tf.data.pipelines import steps_at_once, steps_per_epoch, training_batches
-from lisae_tf.features import encode
+from lisae_tf.encoder_features import encode
 from lisae_tf.phase import build_autoencoder
 
 

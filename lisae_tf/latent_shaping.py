@@ -23,7 +23,7 @@ from lisae_tf.data.pipelines import (
     training_batches,
 )
 from lisae_tf.errors import LisaeError
-from lisae_tf.features import Features, encode
+from lisae_tf.encoder_features import Features, encode
 from lisae_tf.phase import TrainingOptions, fit_phase, picture_errors
 
 

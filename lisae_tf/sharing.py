@@ -17,7 +17,7 @@ from lisae_tf.config import Config
 
 if TYPE_CHECKING:  # keys are asked for where TensorFlow is not
     from lisae_tf.convergence import ResumePoint
-    from lisae_tf.features import Features
+    from lisae_tf.encoder_features import Features
 
 # What phase 1 minimises, by variant of LIS-AE.
 PLAIN, LINSEP = "plain", "linsep"

@@ -20,7 +20,7 @@ from lisae_tf.convergence import Convergence, ResumePoint
 from lisae_tf.data.parts import Parts
 from lisae_tf.detectors import make_detector
 from lisae_tf.errors import LisaeError
-from lisae_tf.features import FeatureFile, encode
+from lisae_tf.encoder_features import FeatureFile, encode
 from lisae_tf.phase import TrainingOptions, build_autoencoder
 from lisae_tf.training import train
 

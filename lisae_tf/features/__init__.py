@@ -1,0 +1,1 @@
+"""Frozen pretrained features of pictures: backbones, their weights, and places in them."""

