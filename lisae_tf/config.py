@@ -22,12 +22,14 @@ from lisae_tf.sections import (
     Calibration,
     Data,
     FeatureExtraction,
+    Features,
     Fusion,
     Hypersphere,
     IsolationForest,
     KernelDensity,
     LatentShaping,
     Memory,
+    NearestNeighbours,
     Network,
     OneClassSVM,
     Section,
@@ -42,14 +44,19 @@ Variant = Literal[
     "kde", "if", "oc-svm", "oc-dsvdd", "anogan", "anogan-fm",
     "linear-ae", "vae", "mem-ae", "sig-repnn",
     "bce", "deep-sad", "hsc",
+    "mahalanobis", "knn",
 ]  # fmt: skip
 VARIANTS: tuple[str, ...] = get_args(Variant)
 # Those that train on normal pictures alone.
 ONE_CLASS: tuple[str, ...] = (
     "ae", "kde", "if", "oc-svm", "oc-dsvdd", "anogan", "anogan-fm", "linear-ae", "vae", "mem-ae",
-    "sig-repnn",
+    "sig-repnn", "mahalanobis", "knn",
 )  # fmt: skip
-_CLASSICAL = ("kde", "if", "oc-svm")
+_CLASSICAL = ("kde", "if", "oc-svm", "mahalanobis", "knn")
+# Without a graph, so neither exported nor run on features or tiles.
+GRAPHLESS = ("kde", "if", "oc-svm")
+# What needs pictures: their convolutions, or pairs of pictures, have no meaning at single places.
+_PICTURES_ONLY = (*GRAPHLESS, "anogan", "anogan-fm")
 # Sections that only some variants read.
 _READ_BY: dict[str, tuple[str, ...]] = {
     "network": tuple(v for v in VARIANTS if v not in _CLASSICAL),
@@ -60,6 +67,7 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "kde": ("kde",),
     "isolation_forest": ("if",),
     "oc_svm": ("oc-svm",),
+    "knn": ("knn",),
     "vae": ("vae",),
     "memory": ("mem-ae",),
     "sig_repnn": ("sig-repnn",),
@@ -69,6 +77,14 @@ _READ_BY: dict[str, tuple[str, ...]] = {
 }
 PROTOCOLS = ("one-class", "two-class", "next-class", "halves")
 FOLDER = "folder"
+
+
+def _is_none(value: object) -> bool:
+    return value is None
+
+
+def _is_default_knn(value: object) -> bool:
+    return value == NearestNeighbours()
 
 
 class Config(Section):
@@ -85,12 +101,15 @@ class Config(Section):
     variant: Variant = "lis"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: Data = Data()
+    # Left out of the record unless set: results on pixels stay comparable.
+    features: Annotated[Features | None, Field(exclude_if=_is_none)] = None
     network: Network = Network()
     feature_extraction: FeatureExtraction = FeatureExtraction()
     latent_shaping: LatentShaping = LatentShaping()
     kde: KernelDensity = KernelDensity()
     isolation_forest: IsolationForest = IsolationForest()
     oc_svm: OneClassSVM = OneClassSVM()
+    knn: Annotated[NearestNeighbours, Field(exclude_if=_is_default_knn)] = NearestNeighbours()
     vae: VariationalAutoencoder = VariationalAutoencoder()
     memory: Memory = Memory()
     sig_repnn: SigmoidReplicator = SigmoidReplicator()
@@ -106,6 +125,15 @@ class Config(Section):
         if self.dataset != FOLDER and (self.normal_dir or self.negative_dir or self.anomaly_dir):
             raise ValueError(
                 "folders of pictures and a named dataset exclude each other; give one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _variant_takes_features(self) -> "Config":
+        if self.features and self.variant in _PICTURES_ONLY:
+            raise ValueError(
+                f"{self.variant} does not work on features; give --features none, or another "
+                "--variant such as linear-lis"
             )
         return self
 

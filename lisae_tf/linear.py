@@ -9,6 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import linalg, optimize
 
+RIDGE = 1e-3  # of the mean energy of a direction
+DOMINANCE = 100.0  # normal energy of Bᵀc over that of c
+_ROWS = 20_000  # of a second moment, at a time
+
 
 @dataclass(frozen=True)
 class LinearLISAE:
@@ -43,11 +47,59 @@ class LinearLISAE:
 
 def principal_subspace(x: np.ndarray, r: int) -> tuple[np.ndarray, np.ndarray]:
     """U_r and U_c of X⁺ (not centred, as in the paper): (N, m) -> (m, r) and (m, m-r)."""
-    _, vectors = linalg.eigh(x.T @ x)
+    return _principal_axes(x.T @ x, r)
+
+
+def _principal_axes(moment: np.ndarray, r: int) -> tuple[np.ndarray, np.ndarray]:
+    _, vectors = linalg.eigh(moment)
     u = vectors[:, ::-1]
     # A sign for each vector that does not depend on the solver.
     u = u * np.sign(u[np.abs(u).argmax(axis=0), np.arange(u.shape[1])])
     return u[:, :r], u[:, r:]
+
+
+def second_moment(x: np.ndarray) -> np.ndarray:
+    """The mean of x xᵀ over the rows: float (N, m) -> float64 (m, m), in bounded memory."""
+    total = np.zeros((x.shape[1],) * 2)
+    for start in range(0, len(x), _ROWS):
+        part = x[start : start + _ROWS].astype(np.float64)
+        total += part.T @ part
+    return total / len(x)
+
+
+def fit_in_closed_form(normal: np.ndarray, negative: np.ndarray, r: int) -> LinearLISAE:
+    """Phase 1 and 2 on second moments alone: no γ, no gradient, no iteration.
+
+    ‖U_r Eᵀ x − x‖² = ‖Bᵀc‖² + ‖c‖² (section 4.1). The r columns of B are the directions of the
+    orthogonal complement in which negatives have most energy for each unit of normal energy: the
+    first generalised eigenvectors of their second moments, each with the same normal energy. The
+    common scale of B, which γ would set, is `DOMINANCE`: large enough that the first term decides.
+
+    Args:
+        normal: X⁺, float (N, m).
+        negative: X⁻, float (M, m).
+        r: latent size, at most m / 2.
+
+    Raises:
+        ValueError: r is too large.
+    """
+    m = normal.shape[1]
+    if not 1 <= r <= m // 2:
+        raise ValueError(f"r must be 1 to {m // 2}, not {r}")
+    moment = second_moment(normal)
+    u_r, u_c = _principal_axes(moment, r)
+    s_normal = u_c.T @ moment @ u_c
+    s_negative = u_c.T @ second_moment(negative) @ u_c
+    # Directions in which normals hardly vary at all would win by noise.
+    floor = RIDGE * np.trace(moment) / m
+    _, vectors = linalg.eigh(
+        s_negative, s_normal + floor * np.eye(m - r), subset_by_index=[m - 2 * r, m - r - 1]
+    )
+    vectors = vectors[:, ::-1]
+    b = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(r)])
+    energy = np.trace(b.T @ s_normal @ b)
+    own = max(np.trace(s_normal), np.finfo(np.float64).tiny)
+    return LinearLISAE(u_r, u_c, b * np.sqrt(DOMINANCE * own / max(energy, 1e-300)))
 
 
 def _starting_b(c_normal: np.ndarray, c_negative: np.ndarray, r: int) -> np.ndarray:

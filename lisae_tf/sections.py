@@ -55,6 +55,23 @@ class Network(Section):
     precision: Annotated[Precision, Field(exclude_if=_is_float32)] = "float32"
 
 
+Backbone = Literal[
+    "efficientnet_lite0", "mobilenet_v3_small", "efficientnet_v2_b0", "resnet50", "convnext_tiny"
+]
+
+
+class Features(Section):
+    """Frozen pretrained features at each place of a picture, which take the place of pixels."""
+
+    backbone: Backbone = "efficientnet_lite0"
+    taps: Annotated[list[str], Field(min_length=1)] | None = None  # the backbone's own unless given
+    local_mean: Literal[1, 3, 5, 7] = 3  # side of the neighbourhood that each tap is averaged over
+    places: Annotated[int, Field(ge=1000)] = 200_000  # that train, of all normal pictures together
+    made: Annotated[int, Field(ge=20)] = 200  # pictures that negatives are made of, at most
+    # Of a negative picture whose flaw nobody has marked, the share of places that look oddest.
+    unusual_share: Annotated[float, Field(gt=0, le=1)] = 0.02
+
+
 class FeatureExtraction(Section):
     """Phase 1."""
 
@@ -113,6 +130,14 @@ class OneClassSVM(Section):
         0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0,
     ]  # fmt: skip
     max_pictures: Natural = 5000
+
+
+class NearestNeighbours(Section):
+    """`knn`: a memory bank of places, chosen greedily to cover all (Roth et al. 2022, PatchCore)."""
+
+    bank: Annotated[int, Field(ge=2)] = 2000
+    neighbours: Natural = 9  # whose distances are averaged
+    projection: Natural = 32  # dimensions that the choice looks at
 
 
 class VariationalAutoencoder(Section):

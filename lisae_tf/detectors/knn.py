@@ -1,0 +1,83 @@
+"""Distance from the nearest of a memory bank of normal places: PatchCore (Roth et al. 2022).
+
+The bank is a greedy coreset (section 3.2 there): each next place is the one farthest from all
+that were chosen, looked for in a random projection.
+"""
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from lisae_tf.arrays import Arrays
+from lisae_tf.data.parts import TrainingData
+from lisae_tf.detectors.pixels import check_arrays
+from lisae_tf.detectors.rows import RowDetector
+from lisae_tf.phase import TrainingOptions
+
+
+def greedy_coreset(x: np.ndarray, size: int, dimensions: int, seed: int) -> np.ndarray:
+    """The rows of x that cover it: each the farthest from those before.
+
+    Args:
+        x: float32 (N, m).
+        size: how many, at most.
+        dimensions: of the random projection in which distances are measured.
+        seed: of the projection and the first row.
+
+    Returns:
+        int (min(size, N),), in the order of choice.
+    """
+    generator = np.random.default_rng(seed)
+    if x.shape[1] > dimensions:
+        x = x @ generator.normal(size=(x.shape[1], dimensions)).astype(np.float32)
+    norms = np.einsum("ij,ij->i", x, x)
+    chosen = [int(generator.integers(len(x)))]
+    nearest = np.full(len(x), np.inf, np.float32)
+    while len(chosen) < min(size, len(x)):
+        last = x[chosen[-1]]
+        np.minimum(nearest, norms - 2 * (x @ last) + last @ last, out=nearest)
+        nearest[chosen] = -np.inf  # rounding must not choose a row twice
+        chosen.append(int(nearest.argmax()))
+    return np.asarray(chosen)
+
+
+class NearestDistance(layers.Layer):
+    """The mean distance from the k nearest rows of the bank: (N, m) -> (N,)."""
+
+    def __init__(self, bank: np.ndarray, neighbours: int, **kwargs):
+        super().__init__(trainable=False, **kwargs)
+        self._bank, self._neighbours = bank, neighbours
+        self._norms = np.sum(np.square(bank), axis=1)
+
+    def call(self, x):
+        own = ops.sum(ops.square(x), axis=-1, keepdims=True)
+        squared = own - 2 * ops.matmul(x, self._bank.T) + ops.convert_to_tensor(self._norms)
+        nearest = -ops.top_k(-squared, self._neighbours)[0]
+        return ops.mean(ops.sqrt(ops.maximum(nearest, 0.0)), axis=-1)
+
+
+class NearestNeighboursDetector(RowDetector):
+    """`knn`."""
+
+    meaning = "mean distance from the nearest normal features in a memory bank"
+
+    def fit_data(self, data: TrainingData, options: TrainingOptions) -> None:
+        self.require_rows(data)
+        self.shape = data.shape
+        settings, x = self.config.knn, data.normal.fit
+        self._bank = x[greedy_coreset(x, settings.bank, settings.projection, self.config.seed)]
+        self._make_graph()
+
+    def inference(self) -> keras.Model:
+        x = keras.Input(self.shape, name="x")
+        neighbours = min(self.config.knn.neighbours, len(self._bank))
+        distance = NearestDistance(self._bank, neighbours, name="score")
+        return keras.Model(x, {"score": distance(x)})
+
+    def arrays(self) -> Arrays:
+        return {"bank": self._bank}
+
+    def restore(self, arrays: Arrays) -> None:
+        check_arrays(arrays, {"bank": (None, self.shape[0])})
+        self._bank = arrays["bank"]
+        self._make_graph()

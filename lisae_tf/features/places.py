@@ -1,0 +1,176 @@
+"""Features at each place of a picture, as one frozen network: uint8-scaled pixels to rows.
+
+A backbone's taps, each averaged over its neighbourhood, brought to the grid of the first tap,
+put together and standardised by normal pictures.
+"""
+
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers, ops
+
+from lisae_tf.arrays import Arrays
+from lisae_tf.features import backbones
+from lisae_tf.sections import Features
+
+PICTURES = 16  # in one call of a backbone
+
+
+def _local_mean(side: int, name: str) -> keras.Sequential:
+    """The mean over side x side neighbours; beyond the border it counts zeros.
+
+    Zeros, because places at the border have odd features, which count less so.
+    """
+    padded = layers.ZeroPadding2D(side // 2, name=f"{name}_pad")
+    mean = layers.AveragePooling2D(side, 1, "valid", name=f"{name}_mean")
+    return keras.Sequential([padded, mean], name=f"{name}_local")
+
+
+class PlaceFeatures:
+    """What a place looks like, in pictures of one size.
+
+    Attributes:
+        network: x on 0-1, float32 (N, H, W, C) -> raw features, float32 (N, h, w, m).
+        mean, scale: float32 (m,), of normal places; (raw − mean) · scale is standardised.
+    """
+
+    def __init__(self, settings: Features, shape: tuple[int, int, int]):
+        height, width, channels = shape
+        self._backbone = backbones.build(settings.backbone, (height, width, 3), settings.taps)
+        x = keras.Input(shape, name="x")
+        rgb = layers.Concatenate(name="grey_to_rgb")([x] * 3) if channels == 1 else x
+        maps = self._backbone(layers.Rescaling(255.0, name="levels")(rgb))
+        maps = maps if isinstance(maps, list) else [maps]
+        if settings.local_mean > 1:
+            maps = [_local_mean(settings.local_mean, f"tap_{k}")(m) for k, m in enumerate(maps)]
+        self.grid: tuple[int, int] = maps[0].shape[1:3]
+        maps = [
+            m if m.shape[1:3] == self.grid else layers.Resizing(*self.grid, name=f"tap_{k}_grid")(m)
+            for k, m in enumerate(maps)
+        ]
+        y = layers.Concatenate(name="places")(maps) if len(maps) > 1 else maps[0]
+        self.network = keras.Model(x, y, name="place_features")
+        self.size: int = y.shape[-1]
+        self.mean = np.zeros(self.size, np.float32)
+        self.scale = np.ones(self.size, np.float32)
+        unit = tf.constant(1 / 255)
+
+        def run(images: tf.Tensor) -> tf.Tensor:
+            return self.network(tf.cast(images, tf.float32) * unit, training=False)
+
+        signature = [tf.TensorSpec((None, *shape), tf.uint8)]
+        self._run = tf.function(run, signature)
+
+    def pretrain(self, settings: Features) -> None:
+        """Gives the backbone its pretrained weights.
+
+        Raises:
+            LisaeError: they are not there, altered, or cannot be downloaded.
+        """
+        found = backbones.BACKBONES[settings.backbone].pretrained(self._backbone.input_shape[1:])
+        backbones.set_weights(self._backbone, found)
+
+    def batches(self, images: np.ndarray) -> Iterator[np.ndarray]:
+        """Raw features of uint8 (N, H, W, C), a few pictures at a time, float32 (n, h, w, m)."""
+        for start in range(0, len(images), PICTURES):
+            yield self._run(images[start : start + PICTURES]).numpy()
+
+    def of(self, images: np.ndarray) -> np.ndarray:
+        """Standardised features of all places: uint8 (N, H, W, C) -> float32 (N, h, w, m)."""
+        found = np.empty((len(images), *self.grid, self.size), np.float32)
+        for start, batch in zip(range(0, len(images), PICTURES), self.batches(images), strict=True):
+            found[start : start + PICTURES] = self.standardised(batch)
+        return found
+
+    def standardised(self, raw: np.ndarray) -> np.ndarray:
+        """(raw − mean) · scale, of any shape (..., m)."""
+        return (raw - self.mean) * self.scale
+
+    def sample(self, images: np.ndarray, rows: int, seed: int) -> np.ndarray:
+        """Raw features of at most `rows` places, equally many random ones of each picture.
+
+        Args:
+            images: uint8 (N, H, W, C).
+            rows: an upper bound.
+            seed: decides which.
+
+        Returns:
+            float32 (M, m).
+        """
+        places = self.grid[0] * self.grid[1]
+        each = max(1, min(places, rows // max(1, len(images))))
+        generator = np.random.default_rng(seed)
+        found = np.empty((len(images) * each, self.size), np.float32)
+        filled = 0
+        for batch in self.batches(images):
+            for picture in batch.reshape(len(batch), places, self.size):
+                chosen = np.sort(generator.choice(places, each, replace=False))
+                found[filled : filled + each] = picture[chosen]
+                filled += each
+        return found
+
+    def standardise_by(self, raw: np.ndarray) -> np.ndarray:
+        """Takes mean and scale from normal places, raw (M, m); returns them standardised."""
+        self.mean = raw.mean(axis=0, dtype=np.float64).astype(np.float32)
+        spread = raw.std(axis=0, dtype=np.float64)
+        # A channel that never changes says nothing; it must not divide by zero.
+        self.scale = np.where(spread > 1e-6, 1 / np.maximum(spread, 1e-6), 0).astype(np.float32)
+        return self.standardised(raw)
+
+    def rows(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        """In a graph: x on 0-1 (N, H, W, C) -> standardised places (N · h · w, m)."""
+        y = Standardise(self.mean, self.scale, name="standardise")(self.network(x))
+        return AsRows(name="rows")(y)
+
+    def arrays(self) -> Arrays:
+        """Everything that `restore` needs."""
+        weights = backbones.weights_by_path(self._backbone)
+        named = {f"backbone:{path}": array for path, array in weights.items()}
+        return named | {"mean": self.mean, "scale": self.scale}
+
+    def restore(self, arrays: Arrays) -> None:
+        """Takes back what `arrays` gave.
+
+        Raises:
+            LisaeError: they do not fit.
+        """
+        prefix = "backbone:"
+        backbones.set_weights(
+            self._backbone,
+            {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)},
+        )
+        self.mean, self.scale = arrays["mean"], arrays["scale"]
+
+
+class Standardise(layers.Layer):
+    """(x − mean) · scale in the last axis, which a frozen layer of numbers holds."""
+
+    def __init__(self, mean: np.ndarray, scale: np.ndarray, **kwargs):
+        super().__init__(trainable=False, **kwargs)
+        self._mean, self._scale = mean, scale
+
+    def call(self, x):
+        return (x - ops.convert_to_tensor(self._mean)) * ops.convert_to_tensor(self._scale)
+
+    def get_config(self):
+        return super().get_config() | {"mean": self._mean.tolist(), "scale": self._scale.tolist()}
+
+
+class AsRows(layers.Layer):
+    """(N, h, w, m) -> (N · h · w, m)."""
+
+    def call(self, x):
+        return ops.reshape(x, (-1, x.shape[-1]))
+
+
+class AsMap(layers.Layer):
+    """(N · h · w,) or (N · h · w, 1) -> (N, h, w)."""
+
+    def __init__(self, grid: tuple[int, int], **kwargs):
+        super().__init__(**kwargs)
+        self._grid = grid
+
+    def call(self, x):
+        return ops.reshape(x, (-1, *self._grid))
