@@ -30,6 +30,7 @@ from lisae_tf.sections import (
     Memory,
     Network,
     OneClassSVM,
+    Scoring,
     Section,
     SigmoidReplicator,
     VariationalAutoencoder,
@@ -50,6 +51,7 @@ ONE_CLASS: tuple[str, ...] = (
     "sig-repnn",
 )  # fmt: skip
 _CLASSICAL = ("kde", "if", "oc-svm")
+_WITHOUT_DECODER = ("oc-dsvdd", "bce", "deep-sad", "hsc")
 # Sections that only some variants read.
 _READ_BY: dict[str, tuple[str, ...]] = {
     "network": tuple(v for v in VARIANTS if v not in _CLASSICAL),
@@ -66,6 +68,7 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "fusion": ("linsep-fused",),
     "hypersphere": ("oc-dsvdd", "deep-sad", "bce", "hsc"),
     "anogan": ("anogan", "anogan-fm"),
+    "scoring": tuple(v for v in VARIANTS if v not in (*_CLASSICAL, *_WITHOUT_DECODER)),
 }
 PROTOCOLS = ("one-class", "two-class", "next-class", "halves")
 FOLDER = "folder"
@@ -97,6 +100,8 @@ class Config(Section):
     fusion: Fusion = Fusion()
     hypersphere: Hypersphere = Hypersphere()
     anogan: AnoGAN = AnoGAN()
+    # Left out of the record at its default: results from before there was a choice stay comparable.
+    scoring: Annotated[Scoring, Field(exclude_if=lambda given: given == Scoring())] = Scoring()
     calibration: Calibration = Calibration()
 
     @model_validator(mode="after")
