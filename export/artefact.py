@@ -1,6 +1,6 @@
 """What is exported, whatever the format: the scoring graph as functions, and its record.
 
-Each exporter wraps `answer` and `reconstruct` in its own signatures; none computes anything.
+Each exporter wraps `answer` and `error_map` in its own signatures; none computes anything.
 """
 
 import re
@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from lisae_tf import __version__, runs
 from lisae_tf.detectors.base import Detector
-from lisae_tf.detectors.graph import AutoencoderDetector, GraphDetector
+from lisae_tf.detectors.graph import GraphDetector
 from lisae_tf.errors import LisaeError
 from lisae_tf.exported.artefacts import Record, metadata_of
 from lisae_tf.scoring import scoring_graph, set_threshold
@@ -29,7 +29,7 @@ class Artefact:
 
     Attributes:
         detector: the reference that the gate compares with.
-        graph: "image" -> "score", "is_anomaly", and "reconstruction" where there is one.
+        graph: "image" -> "score", "is_anomaly", and "error_map" where there is one.
         name: of the model.
         dtype: of "image": uint8 0-255 or float32 0-1.
         record: what the sidecar says, but for sizes and hashes.
@@ -47,9 +47,9 @@ class Artefact:
         return self.detector.threshold_.alpha
 
     @property
-    def reconstructs(self) -> bool:
-        """Whether there is a reconstruction to ask for."""
-        return self.record["reconstruction"]
+    def has_maps(self) -> bool:
+        """Whether there is a map of errors to ask for."""
+        return self.detector.has_maps
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -68,9 +68,9 @@ class Artefact:
             decision = self.graph.get_layer("is_anomaly")(found["score"], threshold)
         return {"score": found["score"], "is_anomaly": decision}
 
-    def reconstruct(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
-        """x̂ of each picture, float32 (N, H, W, C) in 0-1."""
-        return {"reconstruction": self.graph(image, training=False)["reconstruction"]}
+    def error_map(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Where in each picture its error lies, float32 (N, h, w)."""
+        return {"error_map": self.graph(image, training=False)["error_map"]}
 
     @staticmethod
     def function(
@@ -116,15 +116,13 @@ def make_artefact(
     # Scores are float32, and so is the threshold inside a graph.
     alpha = float(np.float32(detector.threshold_.alpha))
     detector.set_threshold(replace(detector.threshold_, alpha=alpha))
-    graph = scoring_graph(
-        detector.inference(), reconstruction=isinstance(detector, AutoencoderDetector), dtype=dtype
-    )
+    graph = scoring_graph(detector.inference(), error_map=detector.has_maps, dtype=dtype)
     set_threshold(graph, alpha)
-    record = _record(detector, runs.read_metrics(run), dtype)
+    record = _record(detector, graph, runs.read_metrics(run), dtype)
     return Artefact(detector, graph, name, dtype, record)
 
 
-def _record(detector: GraphDetector, metrics: dict, dtype: str) -> Record:
+def _record(detector: GraphDetector, graph: keras.Model, metrics: dict, dtype: str) -> Record:
     """What is known of a run, without its folders' whereabouts."""
     height, width, channels = detector.shape
     # Own folders are named, not located.
@@ -141,6 +139,12 @@ def _record(detector: GraphDetector, metrics: dict, dtype: str) -> Record:
         "range": [0, 255] if dtype == "uint8" else [0, 1],
         "channels": {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels"),
     }
+    error_map = None
+    if detector.has_maps:
+        error_map = {
+            "shape": ["batch", *graph.output["error_map"].shape[1:]],
+            "highest_share": detector.highest_share,
+        }
     return {
         "lisae_tf": __version__,
         "variant": metrics["variant"],
@@ -148,7 +152,7 @@ def _record(detector: GraphDetector, metrics: dict, dtype: str) -> Record:
         "shape": list(detector.shape),
         "input": picture,
         "outputs": {"score": "float32 [batch]", "is_anomaly": "bool [batch]"},
-        "reconstruction": isinstance(detector, AutoencoderDetector),
+        "error_map": error_map,
         "threshold": detector.threshold_.to_json(),
         "data": data,
         "metrics": {key: metrics.get(key) for key in runs.MEASURED},

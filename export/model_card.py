@@ -29,11 +29,11 @@ _MORE = {
 - input `threshold`, float32 scalar, may be left out\
 """,
     "tflite": """\
-- signatures `serving_default` (image), `with_threshold` (image, threshold){reconstruct}\
+- signatures `serving_default` (image), `with_threshold` (image, threshold){error_map}\
 """,
     "savedmodel": """\
 - signatures `serving_default` (image), `with_threshold` (image, and one threshold or one for each
-  picture; a server that batches takes the latter){reconstruct}, `score_bytes` (image_bytes, PNG or
+  picture; a server that batches takes the latter){error_map}, `score_bytes` (image_bytes, PNG or
   JPEG of any size), `classify` and `regress` (tf.train.Example with image_bytes)
 - encoded pictures are decoded in the graph, within 2 of 255 levels and 1 % of the score of what
   `score` makes of the same file; EXIF orientation is not applied\
@@ -119,11 +119,16 @@ people.
 
 
 def _more(record: Record) -> str:
-    """What else can be given and asked for; records of before have no word on reconstructions."""
-    if not record.get("reconstruction", True):
-        return _MORE[record["kind"]].format(reconstruct="")
-    on_request = "- `reconstruction`, on request: float32, the picture as the autoencoder sees it\n"
-    return on_request + _MORE[record["kind"]].format(reconstruct=", `reconstruct` (image)")
+    """What else can be given and asked for; records of earlier versions know of no maps."""
+    found = record.get("error_map")
+    if not found:
+        return _MORE[record["kind"]].format(error_map="")
+    height, width = found["shape"][1:]
+    on_request = (
+        f"- output `error_map`, on request: float32 [batch, {height}, {width}], where in the "
+        "picture the error lies\n"
+    )
+    return on_request + _MORE[record["kind"]].format(error_map=", `error_map` (image)")
 
 
 def _parity(record: Record, parity: dict | None) -> str:

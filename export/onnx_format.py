@@ -21,7 +21,7 @@ def write(artefact: Artefact, folder: Path, samples: Samples) -> Path:
     inputs = [artefact.image(), tf.TensorSpec((), tf.float32, "threshold")]
 
     def whole(image, threshold):
-        also = artefact.reconstruct(image) if artefact.reconstructs else {}
+        also = artefact.error_map(image) if artefact.has_maps else {}
         return artefact.answer(image, threshold) | also
 
     function = artefact.function(whole, *inputs)

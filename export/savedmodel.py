@@ -62,7 +62,7 @@ def signatures(artefact: Artefact) -> dict[str, tf.types.experimental.GenericFun
 
     - `serving_default`: image -> score, is_anomaly;
     - `with_threshold`: image, threshold (one, or one for each picture) -> score, is_anomaly;
-    - `reconstruct`: image -> reconstruction, where there is one;
+    - `error_map`: image -> error_map, where there is one;
     - `score_bytes`: image_bytes, PNG or JPEG of any size -> score, is_anomaly;
     - `classify`, `regress`: tf.train.Examples with the feature image_bytes.
     """
@@ -77,8 +77,8 @@ def signatures(artefact: Artefact) -> dict[str, tf.types.experimental.GenericFun
         "serving_default": artefact.function(artefact.answer, image),
         "with_threshold": artefact.function(with_threshold, image, threshold),
     }
-    if artefact.reconstructs:
-        found["reconstruct"] = artefact.function(artefact.reconstruct, image)
+    if artefact.has_maps:
+        found["error_map"] = artefact.function(artefact.error_map, image)
     if shape[2] not in (1, 3):
         return found  # no such pictures are ever encoded
 

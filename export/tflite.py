@@ -20,10 +20,11 @@ from lisae_tf.exported import tflite_file
 from lisae_tf.exported.artefacts import SIGNATURES
 from lisae_tf.quiet import no_stderr
 
-# From the last layer's output to the decision.
+# From the last layer's output to the decision and the map.
 FLOAT_OPERATIONS = [
     "LOGISTIC", "ADD", "SUB", "NEG", "SQUARED_DIFFERENCE", "SQUARE", "MUL", "MEAN", "RESHAPE",
-    "REDUCE_MAX", "DIV", "GREATER",
+    "TOPK_V2", "REDUCE_MAX", "DIV", "GREATER",
+    "RESIZE_BILINEAR", "STRIDED_SLICE", "PAD", "SQUEEZE", "EXPAND_DIMS",
 ]  # fmt: skip
 
 
@@ -55,15 +56,15 @@ def _converter(artefact: Artefact, scratch: str) -> tf.lite.TFLiteConverter:
         "serving_default": artefact.function(artefact.answer, image),
         "with_threshold": artefact.function(artefact.answer, image, threshold),
     }
-    if artefact.reconstructs:
-        signatures["reconstruct"] = artefact.function(artefact.reconstruct, image)
+    if artefact.has_maps:
+        signatures["error_map"] = artefact.function(artefact.error_map, image)
     tf.saved_model.save(module, scratch, signatures)
     return tf.lite.TFLiteConverter.from_saved_model(scratch, signature_keys=list(signatures))
 
 
 def _to_int8(converter: tf.lite.TFLiteConverter, artefact: Artefact, pictures: np.ndarray) -> bytes:
     """Ranges from normal and negative pictures: normals alone would clip what stands out."""
-    keys = SIGNATURES if artefact.reconstructs else SIGNATURES[:2]
+    keys = SIGNATURES if artefact.has_maps else SIGNATURES[:2]
 
     def representative():
         for key in keys:

@@ -36,8 +36,8 @@ def _records(artefact: Artefact, pictures):
     threshold = tf.fill((len(pictures),), tf.constant(artefact.alpha, tf.float32))
     yield _predict(artefact.name, "serving_default", image=image)
     yield _predict(artefact.name, "with_threshold", image=image, threshold=threshold)
-    if artefact.reconstructs:
-        yield _predict(artefact.name, "reconstruct", image=image)
+    if artefact.has_maps:
+        yield _predict(artefact.name, "error_map", image=image)
     if pictures.shape[-1] in (1, 3):
         encoded = [_png(picture) for picture in pictures]
         yield _predict(artefact.name, "score_bytes", image_bytes=encoded)

@@ -32,6 +32,7 @@ from lisae_tf.sections import (
     NearestNeighbours,
     Network,
     OneClassSVM,
+    Scoring,
     Section,
     SigmoidReplicator,
     VariationalAutoencoder,
@@ -52,11 +53,12 @@ ONE_CLASS: tuple[str, ...] = (
     "ae", "kde", "if", "oc-svm", "oc-dsvdd", "anogan", "anogan-fm", "linear-ae", "vae", "mem-ae",
     "sig-repnn", "mahalanobis", "knn",
 )  # fmt: skip
-_CLASSICAL = ("kde", "if", "oc-svm", "mahalanobis", "knn")
 # Without a graph, so neither exported nor run on features or tiles.
 GRAPHLESS = ("kde", "if", "oc-svm")
 # What needs pictures: their convolutions, or pairs of pictures, have no meaning at single places.
 _PICTURES_ONLY = (*GRAPHLESS, "anogan", "anogan-fm")
+_CLASSICAL = (*GRAPHLESS, "mahalanobis", "knn")
+_WITHOUT_DECODER = ("oc-dsvdd", "bce", "deep-sad", "hsc")
 # Sections that only some variants read.
 _READ_BY: dict[str, tuple[str, ...]] = {
     "network": tuple(v for v in VARIANTS if v not in _CLASSICAL),
@@ -74,6 +76,7 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "fusion": ("linsep-fused",),
     "hypersphere": ("oc-dsvdd", "deep-sad", "bce", "hsc"),
     "anogan": ("anogan", "anogan-fm"),
+    "scoring": tuple(v for v in VARIANTS if v not in (*_CLASSICAL, *_WITHOUT_DECODER)),
 }
 PROTOCOLS = ("one-class", "two-class", "next-class", "halves")
 FOLDER = "folder"
@@ -116,6 +119,8 @@ class Config(Section):
     fusion: Fusion = Fusion()
     hypersphere: Hypersphere = Hypersphere()
     anogan: AnoGAN = AnoGAN()
+    # Left out of the record at its default: results from before there was a choice stay comparable.
+    scoring: Annotated[Scoring, Field(exclude_if=lambda given: given == Scoring())] = Scoring()
     calibration: Calibration = Calibration()
 
     @model_validator(mode="after")
@@ -160,9 +165,10 @@ class Config(Section):
 
     def settings_read(self) -> dict[str, Any]:
         """The settings that the variant reads, without the sections of other variants."""
-        return self.model_dump(
-            exclude={name for name, variants in _READ_BY.items() if self.variant not in variants}
-        )
+        unread = {name for name, variants in _READ_BY.items() if self.variant not in variants}
+        if self.features:  # every variant has maps there
+            unread.discard("scoring")
+        return self.model_dump(exclude=unread)
 
     def to_yaml(self, *, read: bool = False) -> str:
         """The resolved settings as YAML that `--config` takes.

@@ -1,4 +1,4 @@
-"""Where in a picture the error lies: maps from pictures and their reconstructions, and overlays.
+"""Maps of errors at other resolutions than their own, and pictures with their errors in red.
 
 Runs without TensorFlow.
 """
@@ -6,40 +6,63 @@ Runs without TensorFlow.
 import numpy as np
 from PIL import Image
 
-FULL_RED = 10.0  # times α: an error of so much is drawn fully red, whatever the picture
+# Times α: an error of so much is drawn fully red, whatever the picture. A mean over the whole
+# map lies far below the error of an anomaly; a mean of the highest places is of their own size.
+FULL_RED, FULL_RED_HIGHEST = 10.0, 2.0
 LARGEST = 1024  # pixels of an overlay's longer side
 
 
-def error_maps(pixels: np.ndarray, reconstruction: np.ndarray) -> np.ndarray:
-    """The squared error of each pixel, mean over channels; its mean over pixels is the score.
+def resized(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Maps at another resolution, bilinearly.
 
     Args:
-        pixels: uint8 (N, H, W, C).
-        reconstruction: float32 (N, H, W, C) in 0-1.
+        maps: float32 (N, h, w).
+        size: (H, W).
 
     Returns:
-        float32 (N, H, W).
+        float32 (N, H, W); `maps` itself where they have the size already.
     """
-    return np.square(pixels / np.float32(255) - reconstruction).mean(axis=3)
+    if maps.shape[1:] == tuple(size):
+        return maps
+    found = np.empty((len(maps), *size), np.float32)
+    for row, error_map in zip(found, maps, strict=True):
+        row[:] = Image.fromarray(error_map).resize(size[::-1], Image.Resampling.BILINEAR)
+    return found
 
 
-def overlay(picture: np.ndarray, error: np.ndarray, alpha: float) -> np.ndarray:
+def full_red(alpha: float, highest_share: float = 1.0) -> float:
+    """The error that is drawn fully red.
+
+    Args:
+        alpha: the threshold.
+        highest_share: of a map's places, whose mean is the score.
+
+    Returns:
+        `FULL_RED` · α for the mean of the whole map, down to `FULL_RED_HIGHEST` · α for that of
+        the highest places alone, in proportion to the share.
+    """
+    return alpha * (FULL_RED_HIGHEST + (FULL_RED - FULL_RED_HIGHEST) * highest_share)
+
+
+def overlay(
+    picture: np.ndarray, error: np.ndarray, alpha: float, highest_share: float = 1.0
+) -> np.ndarray:
     """The picture in grey with its errors in red.
 
     Args:
-        picture: uint8 (h, w, C), of any size: the original.
-        error: float32 (H, W), its map.
-        alpha: the threshold, which sets the scale.
+        picture: uint8 (H, W, C), of any size: the original.
+        error: float32 (h, w), its map, of any size too.
+        alpha: the threshold, which sets the scale: see `full_red`.
+        highest_share: of the map's places, whose mean is the score.
 
     Returns:
-        uint8 (h, w, 3), at most `LARGEST` on a side.
+        uint8 (H, W, 3), at most `LARGEST` on a side.
     """
     image = Image.fromarray(picture.squeeze()).convert("L")
     image.thumbnail((LARGEST, LARGEST))
     # Scores that are no errors have thresholds that say nothing of errors.
-    full = FULL_RED * alpha if alpha > 0 else max(float(error.max()), 1e-12)
+    full = full_red(alpha, highest_share) if alpha > 0 else max(float(error.max()), 1e-12)
     scaled = np.clip(error / full, 0, 1).astype(np.float32)
-    red = Image.fromarray(scaled).resize(image.size, Image.Resampling.BILINEAR)
-    share = np.asarray(red)[..., None]
+    share = resized(scaled[None], image.size[::-1])[0][..., None]
     grey = np.repeat(np.asarray(image, np.float32)[..., None], 3, axis=2)
     return np.rint(grey * (1 - share) + np.array([255, 0, 0]) * share).astype(np.uint8)

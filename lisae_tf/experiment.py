@@ -22,9 +22,8 @@ from lisae_tf.data.protocols import make_task, synthetic_generators
 from lisae_tf.data.tasks import load_test, load_training
 from lisae_tf.detectors import make_detector
 from lisae_tf.detectors.base import Detector
-from lisae_tf.detectors.graph import AutoencoderDetector
 from lisae_tf.distribution import is_chief
-from lisae_tf.error_maps import error_maps
+from lisae_tf.error_maps import resized
 from lisae_tf.errors import LisaeError
 from lisae_tf.evaluation import Scored, auroc, evaluate
 from lisae_tf.files import write_json
@@ -136,6 +135,8 @@ def measure(
 def localise(detector: Detector, test: TestData, mask_dir: Path) -> dict[str, float]:
     """How well the maps of errors show where the anomalies are, with masks for them.
 
+    Masks have the pictures' resolution, and maps are resized to it.
+
     Raises:
         LisaeError: no anomalies from a folder, a detector without maps, or masks that do not fit.
     """
@@ -144,15 +145,12 @@ def localise(detector: Detector, test: TestData, mask_dir: Path) -> dict[str, fl
     folder = detector.config.anomaly_dir
     if folder is None:
         raise LisaeError("masks need anomalies; train with --anomaly-dir, or leave --mask-dir out")
-    if not isinstance(detector, AutoencoderDetector):
-        raise LisaeError(
-            f"{detector.config.variant} reconstructs nothing, so it has no maps of errors; leave "
-            "--mask-dir out"
-        )
-    maps = error_maps(test.pixels, detector.reconstruct(test.pixels))
+    detector.require_maps()
+    size = detector.shape[:2]
+    maps = resized(detector.error_maps(test.pixels), size)
     masks = np.zeros(maps.shape, bool)
     anomalies = [Path(test.labels[row]) for row in np.flatnonzero(test.is_anomaly)]
-    masks[test.is_anomaly] = read_masks(mask_dir, anomalies, Path(folder), maps.shape[1:])
+    masks[test.is_anomaly] = read_masks(mask_dir, anomalies, Path(folder), size)
     return {
         "pixel_auroc": pixel_auroc(maps, masks),
         "per_region_overlap": per_region_overlap(maps, masks),

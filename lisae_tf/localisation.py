@@ -70,7 +70,7 @@ def read_masks(
         folder: of the masks, laid out as `anomaly_dir`; the ending may differ.
         anomalies: pictures below `anomaly_dir`.
         anomaly_dir: their folder.
-        size: (H, W) of the maps.
+        size: (H, W) of the pictures as the detector sees them.
 
     Returns:
         bool (N, H, W).
@@ -92,7 +92,7 @@ def read_masks(
                 f"{width}x{height} of {picture}; draw the mask over the picture"
             )
         white = Image.fromarray(np.where(mask > 127, 255, 0).astype(np.uint8))
-        # A thin defect must not fall between two pixels of a small map.
+        # A thin defect must not fall between two pixels of a small picture.
         row[:] = np.asarray(white.resize(size[::-1], Image.Resampling.BOX)) > 0
         if not row.any():
             raise LisaeError(f"{found[name]} marks nothing; draw the anomaly in white on black")

@@ -9,6 +9,11 @@ from collections.abc import Callable
 from keras import ops
 
 
+def squared_error(x, x_hat):
+    """(x̂ − x)² of each value: float32 (N, ...) twice -> float32 (N, ...)."""
+    return ops.square(x_hat - x)
+
+
 def reconstruction_error(x, x_hat):
     """e(x) = ‖x̂ − x‖² / (H·W·C) (section 3.3).
 
@@ -19,7 +24,7 @@ def reconstruction_error(x, x_hat):
     Returns:
         float32 (N,).
     """
-    return ops.mean(ops.square(x_hat - x), axis=tuple(range(1, len(x.shape))))
+    return ops.mean(squared_error(x, x_hat), axis=tuple(range(1, len(x.shape))))
 
 
 # The paper writes ‖γ − e‖² and is "satisfied if the error exceeds" γ. "literal" is what is

@@ -5,7 +5,7 @@ All is embedded. Reads what the run wrote, and the test pictures where they are 
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -24,7 +24,7 @@ from lisae_tf.data.tasks import load_test
 from lisae_tf.detectors import load_detector
 from lisae_tf.detectors.base import Detector
 from lisae_tf.detectors.graph import AutoencoderDetector
-from lisae_tf.error_maps import error_maps
+from lisae_tf.error_maps import resized
 from lisae_tf.errors import LisaeError
 from lisae_tf.evaluation import Scored, auroc, fpr_at_tpr
 from lisae_tf.experiment import stored_scores
@@ -124,19 +124,18 @@ def chosen(scored: Scored, alpha: float) -> dict[str, np.ndarray]:
 def _cards(
     rows: np.ndarray, detector: Detector, test: TestData, scored: Scored, alpha: float
 ) -> list[dict[str, Any]]:
-    """A picture, its reconstruction and error map, what it scored and what it is."""
+    """A picture, what is made of it and its error map, its score and what it is."""
     pixels = test.pixels[rows]
-    maps: Sequence[tuple[str, list[str]]] = [("picture", [_png(each) for each in pixels])]
+    views = [("picture", [_png(each) for each in pixels])]
     if isinstance(detector, AutoencoderDetector):
         made = detector.reconstruct(pixels)
-        error = error_maps(pixels, made)
-        maps += [
-            ("rebuilt", [_png(np.rint(255 * each).astype(np.uint8)) for each in made]),
-            ("error", [_png(heat(each)) for each in error]),
-        ]
+        views.append(("rebuilt", [_png(np.rint(255 * each).astype(np.uint8)) for each in made]))
+    if detector.has_maps:
+        error = resized(detector.error_maps(pixels), pixels.shape[1:3])
+        views.append(("error", [_png(heat(each)) for each in error]))
     return [
         {
-            "views": [(name, views[k]) for name, views in maps],
+            "views": [(name, images[k]) for name, images in views],
             "label": test.labels[row],
             "score": float(scored.scores[row]),
             "flagged": bool(scored.scores[row] > alpha),

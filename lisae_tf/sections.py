@@ -192,6 +192,13 @@ class AnoGAN(Section):
     kappa: Positive = 1.0  # weight of the feature distance
 
 
+class Scoring(Section):
+    """How a picture's map of errors becomes its score."""
+
+    # The mean of so large a share of the map's places, the highest ones; 1 is the plain mean.
+    highest_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
 class Calibration(Section):
     """The threshold α (section 3.4)."""
 

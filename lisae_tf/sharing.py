@@ -25,7 +25,7 @@ LOSSES = {"ae": PLAIN, "lis": PLAIN, "linsep": LINSEP, "linsep-fused": LINSEP}
 # The GAN of both, which differ in their score alone.
 _ADVERSARIAL = {"anogan": "adversarial", "anogan-fm": "adversarial"}
 # Settings of a run that phase 1 never looks at.
-_UNSEEN = ("variant", "latent_shaping", "calibration", "anomaly_dir")
+_UNSEEN = ("variant", "latent_shaping", "scoring", "calibration", "anomaly_dir")
 _NEGATIVE = ("negatives", "negative_dir", "anomaly_class", "protocol")
 
 
@@ -36,7 +36,7 @@ def phase1_settings(config: Config) -> dict[str, Any]:
     if loss is None:
         return seen
     for name in _UNSEEN:
-        del seen[name]
+        seen.pop(name, None)  # what is at its default may be left out of the record
     if loss == PLAIN:
         for name in _NEGATIVE:
             del seen[name]

@@ -1,7 +1,7 @@
 """A small SavedModel with the signatures that every export has, and servers to put it behind.
 
 Its score is known in closed form, so that any answer can be checked without TensorFlow:
-`weight · mean((x/255 − ½)²)`, another weight for each version.
+`weight · mean((x/255 − ½)²)`, another weight for each version; its map has each pixel's part in it.
 """
 
 import io
@@ -34,6 +34,11 @@ _scratch = TemporaryDirectory(prefix="served")
 def expected(images: np.ndarray, version: int = 1) -> np.ndarray:
     """The score that version `version` must give, float64 (N,)."""
     return version * np.mean((images / 255 - 0.5) ** 2, axis=(1, 2, 3))
+
+
+def expected_maps(images: np.ndarray, version: int = 1) -> np.ndarray:
+    """The maps that version `version` must give, float64 (N, H, W)."""
+    return version * np.mean((images / 255 - 0.5) ** 2, axis=3)
 
 
 def pictures(count: int, seed: int = 0) -> np.ndarray:
@@ -86,6 +91,10 @@ def built(version: int) -> Path:
     def answer_at(image, threshold):
         return answer(image, threshold)
 
+    def error_map(image):
+        errors = tf.square(tf.cast(image, tf.float32) / 255 - 0.5)
+        return {"error_map": version * tf.reduce_mean(errors, axis=3)}
+
     def decode(encoded):
         def one(data):
             picture = tf.io.decode_image(data, SHAPE[2], expand_animations=False)
@@ -112,6 +121,7 @@ def built(version: int) -> Path:
             answer_at,
             [tensor, tf.TensorSpec(None, tf.float32, "threshold")],
         ),
+        "error_map": tf.function(error_map, [tensor]),
         "classify": tf.function(classify, [strings]),
         "regress": tf.function(lambda inputs: {"outputs": parse(inputs)["score"]}, [strings]),
     }

@@ -72,8 +72,9 @@ def test_the_names_in_the_settings_are_those_of_the_registries():
 
 
 def test_people_are_shown_the_sections_that_the_variant_reads():
+    pooled = {"scoring": {"highest_share": 0.5}}  # shown where it is set alone
     shown = {
-        variant: parse_yaml(resolve({"variant": variant}).to_yaml(read=True), "text")
+        variant: parse_yaml(resolve(pooled | {"variant": variant}).to_yaml(read=True), "text")
         for variant in VARIANTS
     }
     assert {"data", "network", "feature_extraction", "latent_shaping"} < shown["lis"].keys()
@@ -309,3 +310,22 @@ def test_the_digest_is_that_of_the_settings():
     one, other = Config(seed=1), Config(seed=2)
     assert len(one.digest()) == 16
     assert one.digest() == Config(seed=1).digest() != other.digest()
+
+
+def test_a_setting_that_came_later_is_recorded_where_it_is_set_alone():
+    """Stored results carry digests; this one is of before there was `scoring`."""
+    plain, pooled = resolve({}), resolve({"scoring": {"highest_share": 0.05}})
+    assert "scoring" not in plain.model_dump()
+    assert plain.digest() == resolve({"scoring": {"highest_share": 1.0}}).digest()
+    assert plain.digest() == "4ebd537cdd94de67"
+    assert pooled.digest() != plain.digest()
+    assert resolve(pooled.model_dump()) == pooled
+    assert "scoring" in pooled.settings_read()
+    whole = resolve({"variant": "bce", "scoring": {"highest_share": 0.05}})
+    assert "scoring" not in whole.settings_read()
+
+
+@pytest.mark.parametrize("share", [0.0, -0.1, 1.01, float("nan")])
+def test_a_share_lies_between_none_and_all(share):
+    with pytest.raises(LisaeError, match=r"scoring\.highest_share"):
+        resolve({"scoring": {"highest_share": share}})

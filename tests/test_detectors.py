@@ -4,15 +4,17 @@ import functools
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from training_fixtures import surface, tiny_config
 
+from lisae_tf.config import merge, resolve
 from lisae_tf.detectors import DETECTORS, load_detector, make_detector
 from lisae_tf.detectors.base import CONFIG, SIDECAR, WEIGHTS
 from lisae_tf.detectors.encoders import EncoderDetector
 from lisae_tf.detectors.graph import AutoencoderDetector, GraphDetector
 from lisae_tf.errors import LisaeError
+from lisae_tf.networks import scale
 from lisae_tf.paper.cells import held_out_loss
-from lisae_tf.scoring import Scorer, scoring_graph
 
 # Float32 sums in another order; the linear case's small scores are differences of large numbers.
 RTOL, ATOL = 1e-5, 1e-7
@@ -132,16 +134,53 @@ def test_the_graph_decides_by_the_threshold(variant, pictures):
     np.testing.assert_array_equal(outputs["is_anomaly"], outputs["score"].numpy() > alpha)
 
 
-def test_reconstructions_explain_the_score(variant, pictures):
+def test_maps_explain_the_score(variant, pictures):
     detector = fitted(variant)
-    if not isinstance(detector, AutoencoderDetector):
-        pytest.skip("no reconstructions")
-    if type(detector).inference is not AutoencoderDetector.inference:
-        return  # more than the error makes its score
-    graph = scoring_graph(detector.inference(), reconstruction=True)
-    x_hat = Scorer(graph)(pictures, "reconstruction")
-    errors = np.mean((x_hat - pictures / 255) ** 2, axis=(1, 2, 3))
-    np.testing.assert_allclose(detector.score(pictures), errors, rtol=1e-4)
+    assert detector.has_maps == isinstance(detector, AutoencoderDetector)
+    if not detector.has_maps:
+        with pytest.raises(LisaeError, match=f"{variant} scores whole pictures and has no maps"):
+            detector.require_maps()
+        return
+    maps = detector.error_maps(pictures)
+    assert (maps.shape, maps.dtype) == ((80, 32, 32), np.float32)
+    errors = np.square(detector.reconstruct(pictures) - pictures / 255)
+    np.testing.assert_allclose(maps, errors.mean(axis=3), rtol=1e-4, atol=1e-6)
+    if type(detector).inference is AutoencoderDetector.inference:
+        # Of the others more than the error makes the score.
+        np.testing.assert_allclose(detector.score(pictures), maps.mean(axis=(1, 2)), rtol=1e-4)
+
+
+def test_the_score_is_that_of_the_printed_formula_to_the_last_bit(variant, pictures):
+    detector = fitted(variant)
+    if getattr(type(detector), "inference", None) is not AutoencoderDetector.inference:
+        return
+    encoder, latent, decoder = detector.networks()
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 32, 32, 1), tf.uint8)])
+    def formula(image):
+        x = scale((32, 32, 1))(image)
+        x_hat = decoder(latent(encoder(x)))
+        return tf.reduce_mean(tf.square(x_hat - x), axis=(1, 2, 3))
+
+    np.testing.assert_array_equal(detector.score(pictures), formula(pictures))
+
+
+def test_another_pooling_changes_the_score_and_not_the_map(variant, pictures):
+    detector = fitted(variant)
+    share = {"scoring": {"highest_share": 0.02}}
+    other = make_detector(resolve(merge(detector.config.model_dump(), share)))
+    other.shape = detector.shape
+    other.restore(detector.arrays())
+    if not detector.has_maps:
+        np.testing.assert_array_equal(other.score(pictures), detector.score(pictures))
+        return
+    maps = other.error_maps(pictures)
+    np.testing.assert_array_equal(maps, detector.error_maps(pictures))
+    assert not np.allclose(other.score(pictures), detector.score(pictures), rtol=1e-3)
+    assert "highest 2 % of places" in other.meaning
+    if type(detector).inference is AutoencoderDetector.inference:
+        highest = np.sort(maps.reshape(80, -1), axis=1)[:, -20:]  # of 1,024 places
+        np.testing.assert_allclose(other.score(pictures), highest.mean(axis=1), rtol=1e-5)
 
 
 def test_phase_2_changed_the_scores_where_there_is_one(variant, pictures):

@@ -5,20 +5,38 @@ import io
 
 import numpy as np
 import pytest
+from conftest import assert_one_sentence
 
 from lisae_tf.config import read_settings
 from lisae_tf.data.pictures import decode
-from lisae_tf.error_maps import FULL_RED, LARGEST, error_maps, overlay
+from lisae_tf.error_maps import (
+    FULL_RED,
+    FULL_RED_HIGHEST,
+    LARGEST,
+    full_red,
+    overlay,
+    resized,
+)
 
 
-def test_the_mean_of_a_map_is_the_score():
-    generator = np.random.default_rng(0)
-    pixels = generator.integers(0, 256, (3, 8, 6, 3)).astype(np.uint8)
-    rebuilt = generator.random((3, 8, 6, 3)).astype(np.float32)
-    maps = error_maps(pixels, rebuilt)
-    assert (maps.shape, maps.dtype) == ((3, 8, 6), np.float32)
-    score = np.mean(np.square(pixels / 255 - rebuilt), axis=(1, 2, 3))
-    np.testing.assert_allclose(maps.mean(axis=(1, 2)), score, rtol=1e-5)
+def test_maps_are_resized_bilinearly_and_their_own_size_changes_nothing():
+    maps = np.float32([[[0, 1]], [[2, 6]]])
+    assert resized(maps, (1, 2)) is maps
+    found = resized(maps, (2, 4))
+    assert (found.shape, found.dtype) == ((2, 2, 4), np.float32)
+    np.testing.assert_allclose(found[0], [[0, 0.25, 0.75, 1]] * 2)
+    np.testing.assert_allclose(found[1], [[2, 3, 5, 6]] * 2)
+    assert resized(maps[:0], (2, 4)).shape == (0, 2, 4)
+
+
+def test_full_red_lies_nearer_to_the_threshold_of_the_highest_places():
+    reds = [full_red(0.5, share) for share in (1.0, 0.5, 0.1, 1e-6)]
+    assert reds == sorted(reds, reverse=True)
+    assert (reds[0], reds[-1]) == (FULL_RED * 0.5, pytest.approx(FULL_RED_HIGHEST * 0.5, rel=1e-4))
+    # What lies at the threshold is visible in any case.
+    picture, error = np.full((4, 4, 1), 100, np.uint8), np.full((2, 2), 0.5, np.float32)
+    mean, highest = (overlay(picture, error, 0.5, share)[0, 0].astype(int) for share in (1.0, 1e-6))
+    assert highest[0] > mean[0] > 100 > mean[1] > highest[1]
 
 
 def test_an_overlay_is_red_where_the_error_is_and_grey_elsewhere():
@@ -74,11 +92,11 @@ def test_an_exported_model_draws_what_its_run_draws(workplace, cli):
         assert np.abs(decode(one).astype(int) - decode(other)).max() <= 1
 
 
-def test_what_reconstructs_nothing_has_no_maps(workplace, cli):
+def test_what_scores_whole_pictures_has_no_maps(workplace, cli):
     result = cli("train", "--normal-dir", "normal", "--variant", "kde", "--negatives", "none",
                  "--quiet")  # fmt: skip
     assert result.exit_code == 0, result.output
     result = cli("score", "anomaly", "--maps", "maps")
     assert result.exit_code == 1
-    assert "reconstructs nothing" in result.output
+    assert_one_sentence(result, "kde scores whole pictures and has no maps of errors")
     assert not (workplace / "maps").exists()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import contents
-from export_fixtures import ALL, FLOATS, path_of, strings
+from export_fixtures import ALL, path_of, strings
 from PIL import Image
 
 from lisae_tf.errors import LisaeError
@@ -41,7 +41,7 @@ def test_an_export_scores_and_decides_as_keras_does(which, batch, kind, opened, 
 def test_no_pictures_have_no_scores(which, opened):
     nothing = np.empty((0, 32, 32, 1), np.uint8)
     assert opened[which].score(nothing).shape == (0,)
-    assert opened[which].reconstruct(nothing).shape == (0, 32, 32, 1)
+    assert opened[which].error_maps(nothing).shape == (0, 32, 32)
 
 
 @pytest.mark.parametrize("which", ALL)
@@ -71,10 +71,16 @@ def test_the_threshold_can_be_given_at_call_time(which, opened, samples):
     )
 
 
-@pytest.mark.parametrize("which", FLOATS)
-def test_the_reconstruction_is_there_on_request(which, opened, samples, detector):
-    found = opened[which].reconstruct(samples["real"][:3])
-    np.testing.assert_allclose(found, detector.reconstruct(samples["real"][:3]), atol=1e-5)
+@pytest.mark.parametrize("which", ALL)
+def test_the_map_of_errors_is_there_on_request(which, opened, samples, detector):
+    model, pictures = opened[which], samples["real"][:9]
+    found, expected = model.error_maps(pictures), detector.error_maps(pictures)
+    assert (found.shape, found.dtype) == ((9, 32, 32), np.float32)
+    share = {"tflite-fp16": 0.01, "tflite-int8": 0.1}.get(which, 1e-4)
+    assert np.abs(found - expected).max() < share * expected.max()
+    # Whatever became of the decoder's output, the error of it is computed in float.
+    np.testing.assert_allclose(found.mean(axis=(1, 2)), model.score(pictures), rtol=1e-5)
+    assert model.run(pictures).keys() == {"score", "is_anomaly"}
 
 
 def test_onnx_names_types_and_free_batch(opened, models):
@@ -87,7 +93,7 @@ def test_onnx_names_types_and_free_batch(opened, models):
     assert {o.name: (o.type, o.shape) for o in session.get_outputs()} == {
         "score": ("tensor(float)", ["batch"]),
         "is_anomaly": ("tensor(bool)", ["batch"]),
-        "reconstruction": ("tensor(float)", ["batch", 32, 32, 1]),
+        "error_map": ("tensor(float)", ["batch", 32, 32]),
     }
     assert [i.name for i in session.get_overridable_initializers()] == ["threshold"]
     model = onnx.load(path_of(models, "onnx"))
@@ -107,7 +113,7 @@ def test_tflite_names_types_and_free_batch(which, opened):
     assert interpreter.get_signature_list() == {
         "serving_default": {"inputs": ["image"], "outputs": ["is_anomaly", "score"]},
         "with_threshold": {"inputs": ["image", "threshold"], "outputs": ["is_anomaly", "score"]},
-        "reconstruct": {"inputs": ["image"], "outputs": ["reconstruction"]},
+        "error_map": {"inputs": ["image"], "outputs": ["error_map"]},
     }
     image = interpreter.get_signature_runner("serving_default").get_input_details()["image"]
     assert image["dtype"] == np.uint8
@@ -124,7 +130,7 @@ def test_savedmodel_signatures(opened):
     methods = {name: each.method_name.rpartition("/")[2] for name, each in definitions.items()}
     assert methods == {
         **dict.fromkeys(
-            ("serving_default", "with_threshold", "reconstruct", "score_bytes"), "predict"
+            ("serving_default", "with_threshold", "error_map", "score_bytes"), "predict"
         ),
         "classify": "classify",
         "regress": "regress",
@@ -132,6 +138,9 @@ def test_savedmodel_signatures(opened):
     for name, definition in definitions.items():
         for output in definition.outputs.values():
             assert output.tensor_shape.dim[0].size == -1, name
+    assert definitions["serving_default"].outputs.keys() == {"score", "is_anomaly"}
+    [error_map] = definitions["error_map"].outputs.values()
+    assert [each.size for each in error_map.tensor_shape.dim] == [-1, 32, 32]
     image = definitions["serving_default"].inputs["image"]
     assert [each.size for each in image.tensor_shape.dim] == [-1, 32, 32, 1]
 
@@ -210,6 +219,7 @@ def test_record_card_and_parity_lie_beside_the_model(which, models, detector):
     assert record["threshold"] == detector.threshold_.to_json()
     assert (record["version"], record["shape"], record["parent"]) == (1, [32, 32, 1], None)
     assert record["config_hash"] == detector.config.digest()
+    assert record["error_map"] == {"shape": ["batch", 32, 32], "highest_share": 1.0}
     assert record["data"]["normal"] == ["gravel"]
     for name, each in record["files"].items():
         stored = (folder / name).read_bytes()
@@ -217,7 +227,9 @@ def test_record_card_and_parity_lie_beside_the_model(which, models, detector):
     parity = json.loads((folder / "parity.json").read_text())
     assert parity["passed"] is True
     assert set(parity["scores"]) == {"real", "noise", "black", "white"}
+    assert parity["error_map_worst_relative"] < 0.1
     card = (folder / "README.md").read_text()
+    assert "`error_map`, on request: float32 [batch, 32, 32]" in card
     header = yaml.safe_load(card.split("---")[1])
     assert header["model-index"][0]["results"][0]["metrics"]
     for part in ("Threshold", "Data and protocol", "Metrics", "Parity", "Limits and intended use"):

@@ -1,4 +1,4 @@
-"""Exports of detectors whose score is no error: scores of both signs, no reconstruction."""
+"""Exports of detectors whose score is no error: scores of both signs, no map of errors."""
 
 import contextlib
 import json
@@ -10,6 +10,7 @@ from scipy.stats import spearmanr
 
 from lisae_tf.data.tasks import load_test
 from lisae_tf.detectors import load_detector
+from lisae_tf.errors import LisaeError
 from lisae_tf.exported.runtimes import open_model
 
 SETTINGS = (
@@ -43,22 +44,25 @@ def test_every_format_scores_as_keras_does_and_asks_the_same_questions(exported)
         model = open_model(path)
         found = model.run(pictures)
         np.testing.assert_allclose(found["score"], expected, rtol=1e-4, atol=1e-4 * usual)
-        if model.record["reconstruction"]:
-            x_hat = model.reconstruct(pictures)
-            np.testing.assert_allclose(x_hat, detector.reconstruct(pictures), atol=1e-5)
-        assert model.record["reconstruction"] == hasattr(detector, "reconstruct")
+        assert model.has_maps == detector.has_maps
+        if model.has_maps:
+            maps = detector.error_maps(pictures)
+            np.testing.assert_allclose(model.error_maps(pictures), maps, atol=1e-5)
+        else:
+            with pytest.raises(LisaeError, match="scores whole pictures and has no maps"):
+                model.error_maps(pictures)
 
 
 def test_only_what_there_is_can_be_asked_for(exported):
     detector, paths = exported
-    there = hasattr(detector, "reconstruct")
+    there = detector.has_maps
     outputs = {each.name for each in open_model(paths["onnx"]).session.get_outputs()}
-    assert ("reconstruction" in outputs) == there
-    assert ("reconstruct" in open_model(paths["tflite"]).interpreter.get_signature_list()) == there
-    assert ("reconstruct" in open_model(paths["savedmodel"]).loaded.signatures) == there
+    assert ("error_map" in outputs) == there
+    assert ("error_map" in open_model(paths["tflite"]).interpreter.get_signature_list()) == there
+    assert ("error_map" in open_model(paths["savedmodel"]).loaded.signatures) == there
     for path in paths.values():
         card = ((path if path.is_dir() else path.parent) / "README.md").read_text()
-        assert ("reconstruct`" in card or "`reconstruction`" in card) == there
+        assert ("`error_map`" in card) == there
         assert detector.meaning in card
 
 
@@ -68,7 +72,7 @@ def test_the_gate_measured_against_scores_of_the_usual_size(exported):
     assert parity["passed"] is True
     assert all(each["worst_relative"] <= 1e-4 for each in parity["scores"].values())
     assert all(each["decisions_differ"] == 0 for each in parity["scores"].values())
-    assert ("reconstruction_worst_absolute" in parity) == hasattr(detector, "reconstruct")
+    assert ("error_map_worst_relative" in parity) == detector.has_maps
 
 
 @pytest.mark.parametrize("quantized", ["fp16", "int8"])
@@ -80,7 +84,7 @@ def test_quantised_files_rank_pictures_as_keras_does(quantized, exported, tmp_pa
     if quantized == "int8" and result.exit_code == 1:
         # Without a decoder the score hangs on few codes of 256 values each; the gate decides, and
         # of a classifier's one unit there are always too few.
-        assert not hasattr(detector, "reconstruct")
+        assert not detector.has_maps
         assert "does not score as the trained one" in result.stderr
         assert not list(tmp_path.rglob("*.*"))
         return

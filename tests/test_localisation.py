@@ -4,9 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from conftest import assert_one_sentence
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from lisae_tf.error_maps import resized
 from lisae_tf.localisation import per_region_overlap, pixel_auroc, read_masks
 
 
@@ -72,14 +74,29 @@ def test_evaluate_adds_both_where_there_are_masks(workplace, cli):
     # The figure is that of the maps themselves: normal pictures count as free of anomalies.
     from lisae_tf.data.tasks import load_test
     from lisae_tf.detectors import load_detector
-    from lisae_tf.error_maps import error_maps
 
     detector = load_detector(workplace / "runs" / "normal-lis-seed0")
     test = load_test(detector.config)
-    maps = error_maps(test.pixels, detector.reconstruct(test.pixels))
+    maps = detector.error_maps(test.pixels)
     truth = np.zeros(maps.shape, bool)
     truth[test.is_anomaly] = True
     assert record["pixel_auroc"] == pytest.approx(roc_auc_score(truth.ravel(), maps.ravel()))
+
+
+def test_maps_of_another_resolution_are_brought_to_that_of_the_masks(workplace, monkeypatch):
+    from lisae_tf.data.tasks import load_test
+    from lisae_tf.detectors import load_detector
+    from lisae_tf.experiment import localise
+
+    write_masks(workplace / "masks", sorted((workplace / "anomaly").iterdir()))
+    detector = load_detector(workplace / "runs" / "normal-lis-seed0")
+    test = load_test(detector.config)
+    coarse = detector.error_maps(test.pixels)[:, ::4, ::4]
+    monkeypatch.setattr(detector, "error_maps", lambda images: coarse)
+    found = localise(detector, test, workplace / "masks")
+    truth = np.repeat(test.is_anomaly, 12 * 12)
+    expected = roc_auc_score(truth, resized(coarse, (12, 12)).ravel())
+    assert found["pixel_auroc"] == pytest.approx(expected)
 
 
 def test_a_missing_empty_or_misshapen_mask_is_named(workplace, cli, tmp_path):
@@ -124,3 +141,11 @@ def test_masks_need_anomalies_from_a_folder(cli, workplace):
     result = cli("evaluate", "--mask-dir", "anomaly")
     assert result.exit_code == 1
     assert "--anomaly-dir" in result.output
+
+
+def test_what_scores_whole_pictures_cannot_be_localised(cli, workplace):
+    options = ("--variant", "kde", "--negatives", "none", "--anomaly-dir", "anomaly", "--quiet")
+    result = cli("train", "--normal-dir", "normal", *options)
+    assert result.exit_code == 0, result.output
+    result = cli("evaluate", "--mask-dir", "anomaly")
+    assert_one_sentence(result, "kde scores whole pictures and has no maps", "--mask-dir")

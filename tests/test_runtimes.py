@@ -11,6 +11,7 @@ from pathlib import Path
 import export_fixtures
 import numpy as np
 import pytest
+from conftest import assert_one_sentence
 from export_fixtures import ALL, edit_json, path_of
 from hypothesis import given
 from hypothesis import strategies as st
@@ -233,6 +234,43 @@ def test_a_record_that_does_not_belong_is_refused(which, spoil, reason, models, 
     path = copy_of(models, which, tmp_path)
     spoil(path)
     with pytest.raises(LisaeError, match=reason):
+        open_model(path)
+
+
+def of_an_earlier_version(path):
+    def change(record):
+        del record["error_map"]
+        record["reconstruction"] = True
+
+    edit_json(artefacts.record_path(path), change)
+
+
+@pytest.mark.parametrize("which", ["savedmodel", "onnx", "tflite"])
+def test_a_model_of_an_earlier_version_scores_and_is_refused_for_maps(
+    which, models, opened, samples, folder, tmp_path, cli
+):
+    path = copy_of(models, which, tmp_path)
+    of_an_earlier_version(path)
+    model = open_model(path)
+    pictures = samples["real"][:5]
+    np.testing.assert_array_equal(model.score(pictures), opened[which].score(pictures))
+    with pytest.raises(LisaeError, match="of an earlier version, whose scores are good"):
+        model.error_maps(pictures)
+    assert cli("score", folder, "--model", path).exit_code == 0
+    result = cli("score", folder, "--model", path, "--maps", tmp_path / "maps")
+    assert_one_sentence(result, "gives no maps of errors; export it again")
+    assert not (tmp_path / "maps").exists()
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [7, {}, {"shape": ["batch", 32]}, {"shape": ["batch", 32, "a"], "highest_share": 1.0},
+     {"shape": ["batch", 32, 32], "highest_share": 0}],
+)  # fmt: skip
+def test_a_record_with_a_strange_word_on_maps_is_refused(stored, models, tmp_path):
+    path = copy_of(models, "onnx", tmp_path)
+    set_in_record(error_map=stored)(path)
+    with pytest.raises(LisaeError, match=r"another format|is no record"):
         open_model(path)
 
 

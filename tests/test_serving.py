@@ -83,6 +83,14 @@ def test_the_threshold_can_be_given_with_the_call(connect):
     assert 0 < found.is_anomaly.sum() < 20
 
 
+def test_maps_come_on_request_alone(connect):
+    images = toy.pictures(70)
+    found = connect().error_maps(images)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, toy.expected_maps(images, 2), rtol=1e-5)
+    assert connect().predict({"image": images}).keys() == {"score", "is_anomaly"}
+
+
 def test_encoded_pictures(connect):
     images = toy.pictures(5)
     found = connect().score_encoded([toy.png(image) for image in images])

@@ -48,7 +48,11 @@ def test_what_phase_1_sees_is_in_the_key(over):
 
 @pytest.mark.parametrize(
     "over",
-    [{"latent_shaping": {"gamma": 0.9}}, {"calibration": {"false_positive_rate": 0.2}}],
+    [
+        {"latent_shaping": {"gamma": 0.9}},
+        {"calibration": {"false_positive_rate": 0.2}},
+        {"scoring": {"highest_share": 0.1}},
+    ],
 )
 def test_what_phase_1_does_not_see_is_not(over):
     for variant in ("lis", "linsep"):

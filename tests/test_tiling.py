@@ -15,8 +15,10 @@ from lisae_tf.config import merge, resolve
 from lisae_tf.data.parts import Parts, TrainingData
 from lisae_tf.data.tiling import Tiling
 from lisae_tf.detectors import load_detector, make_detector
+from lisae_tf.error_maps import resized
 from lisae_tf.errors import LisaeError
 from lisae_tf.exported.runtimes import open_model
+from lisae_tf.phase import TrainingOptions
 from lisae_tf.tiled_graph import Cut, Highest, Mend
 
 
@@ -41,14 +43,34 @@ def test_tiles_are_where_they_should_be_and_come_back_as_the_picture(tiling):
     ]
     np.testing.assert_array_equal(tiles, np.stack(expected))
     np.testing.assert_array_equal(Cut(tiling)(images), tiles)
-    np.testing.assert_allclose(Mend(tiling)(tiles), images, rtol=1e-6)
+    np.testing.assert_allclose(Mend(tiling)(tiles[..., 0]), images[..., 0], rtol=1e-6)
 
 
-def test_where_tiles_overlap_the_reconstruction_is_their_mean():
+def test_where_tiles_overlap_the_map_is_their_mean():
     tiling = Tiling((4, 6, 1), 4, 2)
-    tiles = np.stack([np.full((4, 4, 1), value, np.float32) for value in (1, 3)])
-    whole = np.asarray(Mend(tiling)(tiles))[0, 0, :, 0]
-    np.testing.assert_array_equal(whole, [1, 1, 2, 2, 3, 3])
+    maps = np.stack([np.full((4, 4), value, np.float32) for value in (1, 3)])
+    whole = np.asarray(Mend(tiling)(maps))
+    assert whole.shape == (1, 4, 6)
+    np.testing.assert_array_equal(whole[0, 0], [1, 1, 2, 2, 3, 3])
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 8])
+def test_maps_smaller_than_their_tiles_are_mended_at_pixels(side):
+    tiling = Tiling((24, 32, 3), 16, 8)
+    maps = np.random.default_rng(0).random((2 * tiling.count, side, side), np.float32)
+    found = np.asarray(Mend(tiling)(maps))
+    assert found.shape == (2, 24, 32)
+    np.testing.assert_allclose(found, Mend(tiling)(resized(maps, (16, 16))), rtol=1e-5)
+
+
+def test_a_tile_of_a_coarse_map_is_where_the_tile_is():
+    tiling = Tiling((16, 32, 1), 16, 16)
+    maps = np.zeros((2, 2, 2), np.float32)
+    maps[1, 0, 1] = 1  # above, right, in the second tile
+    found = np.asarray(Mend(tiling)(maps))[0]
+    assert not found[:, :16].any()
+    assert found[:4, 28:].min() == 1
+    assert found[12:, 16:20].max() == 0
 
 
 def test_the_score_is_the_highest_of_each_picture():
@@ -90,7 +112,6 @@ def data():
 
 @pytest.fixture(scope="module", params=["lis", "linsep-fused", "bce"])
 def detector(request):
-    from lisae_tf.phase import TrainingOptions
     from lisae_tf.thresholds import choose_threshold
 
     found = make_detector(config(request.param))
@@ -129,15 +150,31 @@ def test_it_is_saved_and_loaded_with_its_tiles(detector, tmp_path):
 
 
 def test_the_map_has_the_pictures_size_and_is_highest_at_the_flaw():
-    from lisae_tf.phase import TrainingOptions
-
     found = make_detector(config("ae"))
     found.fit_data(TrainingData(data().normal, None), TrainingOptions())
     flawed = mosaic("gravel", 1)
     flawed[0, 20:28, 30:38] = 255 * (np.indices((8, 8)).sum(axis=0)[..., None] % 2)
-    error = np.square(found.reconstruct(flawed) - flawed / 255)[0, :, :, 0]
+    error = found.error_maps(flawed)[0]
     assert error.shape == (32, 48)
     assert error[20:28, 30:38].mean() > 3 * np.median(error)
+    # Where tiles overlap, the picture that is shown is the mean of theirs.
+    assert found.reconstruct(flawed).shape == flawed.shape
+    tiling = Tiling((32, 48, 1), 16, 8)
+    cut = tiling.cut(flawed)
+    maps = np.square(found._inner.reconstruct(cut) - cut / 255)[..., 0].astype(np.float32)
+    np.testing.assert_allclose(error, Mend(tiling)(maps)[0], rtol=1e-4, atol=1e-6)
+
+
+def test_a_share_of_the_highest_places_is_taken_in_each_tile():
+    given = merge(config("ae").model_dump(), {"scoring": {"highest_share": 0.1}})
+    found = make_detector(resolve(given))
+    found.fit_data(TrainingData(data().normal, None), TrainingOptions())
+    pictures = mosaic("moon", 5)
+    tiles = Tiling((32, 48, 1), 16, 8).cut(pictures)
+    maps = found._inner.error_maps(tiles).reshape(5, 15, -1)
+    highest = np.sort(maps, axis=2)[:, :, -26:].mean(axis=2)  # of 256 places
+    np.testing.assert_allclose(found.score(pictures), highest.max(axis=1), rtol=1e-5)
+    assert found.meaning.startswith("highest over tiles: mean squared reconstruction error")
 
 
 @pytest.mark.parametrize(
@@ -196,7 +233,9 @@ def test_tiling_is_part_of_the_exported_graph(form, run, cli, tmp_path):
     pictures = mosaic("moon", 9)
     detector = load_detector(run / "run")
     np.testing.assert_allclose(model.score(pictures), detector.score(pictures), rtol=1e-4)
-    assert model.reconstruct(pictures).shape == pictures.shape
+    expected = detector.error_maps(pictures)
+    assert expected.shape == (9, 32, 48)
+    np.testing.assert_allclose(model.error_maps(pictures), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("quantized", ["fp16", "int8"])
@@ -209,6 +248,9 @@ def test_a_tiled_file_can_be_quantised(quantized, run, cli, tmp_path):
     expected = load_detector(run / "run").score(pictures)
     tolerance = {"fp16": 1e-2, "int8": 0.2}[quantized]
     np.testing.assert_allclose(model.score(pictures), expected, rtol=tolerance)
+    maps = load_detector(run / "run").error_maps(pictures)
+    gap = np.abs(model.error_maps(pictures) - maps).max()
+    assert gap < {"fp16": 1e-3, "int8": 0.1}[quantized] * maps.max()
 
 
 def test_score_takes_pictures_of_any_size_and_draws_maps(run, cli, tmp_path):

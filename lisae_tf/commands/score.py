@@ -137,13 +137,12 @@ def scored_rows(
         maps: folder of the pictures with their errors; none are written without it.
 
     Raises:
-        LisaeError: a path that is missing or unreadable, or maps of what does not reconstruct.
+        LisaeError: a path that is missing or unreadable, or maps where there are none.
     """
     from lisae_tf.data import pictures
 
-    reconstructs = hasattr(scorer, "reconstruct") and getattr(scorer, "reconstructs", True)
-    if maps is not None and not reconstructs:
-        raise LisaeError("this detector reconstructs nothing, so there are no maps of errors")
+    if maps is not None:
+        scorer.require_maps()
     number = 0
     for batch in pictures.stream(paths, scorer.shape, skip_bad=skip_bad):
         for reason in batch.bad.values():
@@ -164,18 +163,19 @@ def _write_maps(scorer, alpha: float, batch, folder: Path, first: int) -> Iterat
 
     from lisae_tf.data.picture_files import SUFFIXES
     from lisae_tf.data.pictures import decode
-    from lisae_tf.error_maps import error_maps, overlay
+    from lisae_tf.error_maps import overlay
     from lisae_tf.files import make_folder, replacing
 
     make_folder(folder)
-    errors = error_maps(batch.pixels, scorer.reconstruct(batch.pixels))
+    errors = scorer.error_maps(batch.pixels)
     for k, (name, error) in enumerate(zip(batch.names, errors, strict=True)):
         file = Path(name)
         # Rows of an array have no file; they are drawn at the model's size.
         picture = decode(file) if file.suffix.lower() in SUFFIXES else batch.pixels[k]
         place = folder / f"{first + k:06d}-{file.stem}.png"
         with replacing(place) as temporary:
-            Image.fromarray(overlay(picture, error, alpha)).save(temporary)
+            drawn = overlay(picture, error, alpha, scorer.highest_share)
+            Image.fromarray(drawn).save(temporary)
         yield str(place)
 
 

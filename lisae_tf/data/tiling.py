@@ -64,12 +64,12 @@ class Tiling:
         return reshape(tiles, (-1, *self.tile_shape))
 
     def covered(self) -> np.ndarray:
-        """How many tiles hold each pixel, float32 (H, W, 1)."""
+        """How many tiles hold each pixel, float32 (H, W)."""
         down, across = (np.zeros(side, np.float32) for side in self.shape[:2])
         for axis, line in enumerate((down, across)):
             for start in self.starts(axis):
                 line[start : start + self.tile] += 1
-        return np.outer(down, across)[..., None]
+        return np.outer(down, across)
 
 
 def tiling_of(data: Data, channels: int) -> Tiling:

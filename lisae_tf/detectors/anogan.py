@@ -8,7 +8,7 @@ from lisae_tf.checkpoints import Arrays, set_weights, weights_of
 from lisae_tf.data.parts import TrainingData
 from lisae_tf.detectors.graph import AutoencoderDetector
 from lisae_tf.phase import TrainingOptions
-from lisae_tf.scoring import reconstruction_score
+from lisae_tf.scoring import error_outputs
 
 
 class AnoGANDetector(AutoencoderDetector):
@@ -49,8 +49,9 @@ class FeatureMatchingDetector(AnoGANDetector):
     meaning = "mean squared reconstruction error plus its distance in the critic's features"
 
     def inference(self) -> keras.Model:
-        plain = reconstruction_score(*self.networks())
-        found = plain.output
+        encoder, latent, generator = self.networks()
+        x = keras.Input(self.shape, name="x")
+        x_hat = generator(latent(encoder(x)))
+        found = error_outputs(x, x_hat, self.highest_share)
         add = AddFeatureDistance(self.model.features, self.config.anogan.kappa, name="total")
-        score = add([found["score"], plain.input, found["reconstruction"]])
-        return keras.Model(plain.input, {"score": score, "reconstruction": found["reconstruction"]})
+        return keras.Model(x, found | {"score": add([found["score"], x, x_hat])})

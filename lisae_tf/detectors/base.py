@@ -28,6 +28,7 @@ class Detector(ABC):
     """
 
     needs_negatives = False
+    has_maps = False  # of errors, which tell where in a picture the anomaly is
 
     def __init__(self, config: Config | None = None):
         self.config = config or Config()
@@ -74,6 +75,18 @@ class Detector(ABC):
                 "--negatives or --negative-dir, or use --variant ae"
             )
 
+    def require_maps(self) -> None:
+        """Refuses to say where errors lie for a detector that scores whole pictures alone.
+
+        Raises:
+            LisaeError: there are no maps.
+        """
+        if not self.has_maps:
+            raise LisaeError(
+                f"{self.config.variant} scores whole pictures and has no maps of errors; leave "
+                "--maps and --mask-dir out"
+            )
+
     def set_threshold(self, threshold: Threshold) -> None:
         """Takes over a threshold."""
         self.threshold_ = threshold
@@ -118,6 +131,13 @@ class Detector(ABC):
             wanted = f"(N, {shape[0]}, {shape[1]}, {shape[2]})" if shape else "(N, H, W, C)"
             raise LisaeError(f"pictures must be uint8 {wanted}, not {got}")
 
+    def _ready(self, images: np.ndarray) -> np.ndarray:
+        """The pictures, if they are such as it was fitted on."""
+        if self.shape is None:
+            raise LisaeError("this detector has not been trained; call fit or load first")
+        self._check(images, self.shape)
+        return images
+
     def score(self, images: np.ndarray) -> np.ndarray:
         """One score for each picture.
 
@@ -130,10 +150,7 @@ class Detector(ABC):
         Raises:
             LisaeError: not fitted, or pictures of another shape or type.
         """
-        if self.shape is None:
-            raise LisaeError("this detector has not been trained; call fit or load first")
-        self._check(images, self.shape)
-        return self._score(images)
+        return self._score(self._ready(images))
 
     def save(self, folder: Path) -> None:
         """Writes configuration, arrays and a sidecar with threshold and hashes; no pickle."""

@@ -13,7 +13,7 @@ from lisae_tf.phase import TrainingOptions
 
 
 class EncoderDetector(GraphDetector):
-    """Scores by a head on the code of a picture; there is no reconstruction."""
+    """Scores by a head on the code of a picture; there is no map of errors."""
 
     needs_negatives = True
 

@@ -5,8 +5,15 @@ from abc import abstractmethod
 import keras
 import numpy as np
 
+from lisae_tf.config import Config
 from lisae_tf.detectors.base import Detector
-from lisae_tf.scoring import Scorer, reconstruction_score, scoring_graph, set_threshold
+from lisae_tf.scoring import (
+    Scorer,
+    of_pictures,
+    reconstruction_score,
+    scoring_graph,
+    set_threshold,
+)
 from lisae_tf.thresholds import Threshold
 
 
@@ -22,17 +29,48 @@ class GraphDetector(Detector):
 
     @abstractmethod
     def inference(self) -> keras.Model:
-        """x, float32 (N, H, W, C) in 0-1 -> {"score": float32 (N,), …} as the detector stands."""
+        """The detector as it stands.
+
+        Returns:
+            x, float32 (N, H, W, C) in 0-1 -> {"score": float32 (N,)}, and where there are maps
+            "error_map", float32 (N, h, w), which may be smaller than the picture.
+        """
 
     def _make_graph(self) -> None:
-        self.graph = scoring_graph(self.inference())
+        inference = self.inference()
+        self.graph = scoring_graph(inference)
         self._scorer = self._runner(self.graph)
+        self.has_maps = "error_map" in inference.output
+        if self.has_maps:
+            self._mapper = self._runner(scoring_graph(inference, error_map=True))
 
     def _runner(self, graph: keras.Model) -> Scorer:
         return Scorer(graph)
 
     def _score(self, images: np.ndarray) -> np.ndarray:
         return self._scorer(images)
+
+    @property
+    def highest_share(self) -> float:
+        """Of a map's places, whose mean is the score."""
+        return self.config.scoring.highest_share
+
+    def error_maps(self, images: np.ndarray) -> np.ndarray:
+        """Where in each picture its error lies.
+
+        Args:
+            images: uint8 (N, H, W, C) of the shape it was fitted on.
+
+        Returns:
+            float32 (N, h, w), higher where the anomaly is thought to be; h and w may be smaller
+            than H and W (`lisae_tf.error_maps.resized`).
+
+        Raises:
+            LisaeError: there are no maps, not fitted, or pictures of another shape or type.
+        """
+        images = self._ready(images)
+        self.require_maps()
+        return self._mapper(images, "error_map")
 
     def set_threshold(self, threshold: Threshold) -> None:
         super().set_threshold(threshold)
@@ -44,14 +82,21 @@ class AutoencoderDetector(GraphDetector):
 
     meaning = "mean squared reconstruction error on the 0-1 scale"
 
+    def __init__(self, config: Config | None = None):
+        super().__init__(config)
+        if self.highest_share < 1:
+            self.meaning += f"; the error over the highest {100 * self.highest_share:g} % of places"
+
     @abstractmethod
     def networks(self) -> tuple[keras.Model, keras.Model, keras.Model]:
         """Encoder, latent and decoder as they stand."""
 
     def inference(self) -> keras.Model:
-        return reconstruction_score(*self.networks())
+        return reconstruction_score(*self.networks(), self.highest_share)
 
     def reconstruct(self, images: np.ndarray) -> np.ndarray:
-        """x̂ of each picture: uint8 (N, H, W, C) -> float32 (N, H, W, C)."""
-        graph = scoring_graph(self.inference(), reconstruction=True)
-        return self._runner(graph)(images, "reconstruction")
+        """x̂ of each picture, for figures: uint8 (N, H, W, C) -> float32 (N, H, W, C)."""
+        encoder, latent, decoder = self.networks()
+        x_hat = decoder(latent(encoder.output))
+        graph = of_pictures(keras.Model(encoder.input, {"reconstruction": x_hat}))
+        return Scorer(graph)(images, "reconstruction")

@@ -15,9 +15,8 @@ from lisae_tf.checkpoints import Arrays, set_weights
 from lisae_tf.data.parts import TrainingData
 from lisae_tf.detectors.lisae import LatentInsensitiveDetector
 from lisae_tf.errors import LisaeError
-from lisae_tf.networks import input_dtype, scale
 from lisae_tf.phase import TrainingOptions, build_autoencoder
-from lisae_tf.scoring import Score, Scorer
+from lisae_tf.scoring import Scorer, error_outputs, of_pictures
 
 NEAR_TIE = 0.001  # of AUROC: held-out pictures do not tell such weights apart
 
@@ -104,27 +103,24 @@ class FusedDetector(LatentInsensitiveDetector):
     meaning = "standardised reconstruction error plus the weighted logit of phase 1"
 
     def _heads(self) -> keras.Model:
-        """X -> {"error": (N,), "logit": (N, 1), "reconstruction": (N, H, W, C)}."""
+        """X -> {"score": the error (N,), "logit": (N, 1)}, and "error_map" of pictures."""
         before = build_autoencoder(self.config, self.shape, seed=self.config.seed)
         set_weights(before, self._phase1_weights)
         encoder, latent, decoder = self.networks()
         x = keras.Input(self.shape, name="x")
         s = encoder(x)
-        x_hat = decoder(latent(s))
-        logit = before.logit(before.preactivation(s))
-        error = Score(name="error")([x, x_hat])
-        return keras.Model(x, {"error": error, "logit": logit, "reconstruction": x_hat})
+        found = error_outputs(x, decoder(latent(s)), self.highest_share)
+        return keras.Model(x, found | {"logit": before.logit(before.preactivation(s))})
 
     def inference(self) -> keras.Model:
         heads = self._heads()
-        found = heads.output
-        score = FusedScore(self.fusion, name="score")([found["error"], found["logit"]])
-        return keras.Model(heads.input, {"score": score, "reconstruction": found["reconstruction"]})
+        found = dict(heads.output)
+        fused = FusedScore(self.fusion, name="score")([found["score"], found.pop("logit")])
+        return keras.Model(heads.input, found | {"score": fused})
 
     def _error_and_logit(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        image = keras.Input(self.shape, dtype=input_dtype(self.shape))
-        run = Scorer(keras.Model(image, self._heads()(scale(self.shape)(image))))
-        return run(images, "error"), run(images, "logit")[:, 0]
+        run = Scorer(of_pictures(self._heads()))
+        return run(images, "score"), run(images, "logit")[:, 0]
 
     def fit_data(self, data: TrainingData, options: TrainingOptions) -> None:
         self.fusion = ERROR_ALONE

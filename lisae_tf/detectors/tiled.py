@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import keras
+import numpy as np
 
 from lisae_tf.arrays import Arrays
 from lisae_tf.config import Config
@@ -11,7 +12,7 @@ from lisae_tf.data.tiling import Tiling, tiling_of
 from lisae_tf.detectors.graph import AutoencoderDetector, GraphDetector
 from lisae_tf.phase import TrainingOptions
 from lisae_tf.scoring import BATCH_SIZE, Scorer
-from lisae_tf.tiled_graph import tiled
+from lisae_tf.tiled_graph import Mend, tiled
 
 
 class TiledDetector(GraphDetector):
@@ -70,6 +71,11 @@ class TiledAutoencoderDetector(TiledDetector, AutoencoderDetector):
     def networks(self):
         """Of a tile."""
         return self._inner.networks()
+
+    def reconstruct(self, images: np.ndarray) -> np.ndarray:
+        tiles = self._inner.reconstruct(self._tiling.cut(images))
+        mend = Mend(self._tiling)
+        return np.stack([mend(tiles[..., c]) for c in range(tiles.shape[3])], axis=3)
 
 
 def _tiles_of(data: TrainingData, tiling: Tiling) -> TrainingData:

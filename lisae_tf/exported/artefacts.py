@@ -17,7 +17,7 @@ FORMAT = 1
 SUFFIXES = {".onnx": "onnx", ".tflite": "tflite"}
 SAVED_MODEL, GRAPH = "savedmodel", "saved_model.pb"
 DTYPES = ("uint8", "float32")
-SIGNATURES = ("serving_default", "with_threshold", "reconstruct")  # the last where there is one
+SIGNATURES = ("serving_default", "with_threshold", "error_map")  # the last where there is one
 _FOLDER_RECORD = "lisae.json"
 CARD, PARITY = "README.md", "parity.json"  # for people; no loader reads them
 _MAX_RECORD = 2**20
@@ -160,6 +160,7 @@ def _parsed(path: Path) -> Record:
             and all(isinstance(record[key], str) for key in ("kind", "name"))
             and type(record["version"]) is int
             and all(isinstance(text, str) for text in record["metadata"].values())
+            and _is_map(record.get("error_map"))
         )
     except FileNotFoundError as error:
         raise LisaeError(
@@ -170,6 +171,15 @@ def _parsed(path: Path) -> Record:
     if not known:
         raise LisaeError(f"{path} is of another format than this version reads")
     return record
+
+
+def _is_map(stored: Any) -> bool:
+    """Whether a record's word on maps can be relied on; earlier versions have none."""
+    if stored is None:
+        return True
+    sides = stored["shape"][1:]
+    known = len(sides) == 2 and all(type(side) is int and 1 <= side <= 4096 for side in sides)
+    return known and 0 < stored["highest_share"] <= 1
 
 
 def _is_plain(name: str) -> bool:

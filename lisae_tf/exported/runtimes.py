@@ -25,6 +25,8 @@ class Model(ABC):
         shape: (H, W, C) of a picture.
         threshold: the stored default α.
         metadata: names, data, hashes and the like, as text.
+        has_maps: whether it tells where in a picture the error lies.
+        highest_share: of a map's places, whose mean is the score.
     """
 
     def __init__(self, path: Path, record: Record):
@@ -33,7 +35,9 @@ class Model(ABC):
         self.shape: tuple[int, int, int] = tuple(record["shape"])
         self.threshold = artefacts.threshold_of(record).alpha
         self.metadata = artefacts.metadata_of(record)
-        self.reconstructs: bool = record.get("reconstruction", True)
+        found = record.get("error_map")
+        self.has_maps = found is not None
+        self.highest_share: float = found["highest_share"] if found else 1.0
         self._float = record["input"]["dtype"] == "float32"
 
     @abstractmethod
@@ -80,10 +84,38 @@ class Model(ABC):
         """One score for each picture: uint8 (N, H, W, C) -> float32 (N,)."""
         return self.run(images)["score"]
 
-    def reconstruct(self, images: np.ndarray) -> np.ndarray:
-        """x̂ of each picture: uint8 (N, H, W, C) -> float32 (N, H, W, C) in 0-1."""
-        parts = [[np.empty((0, *self.shape), np.float32)]]
-        parts += self._batches(images, None, ("reconstruction",))
+    def require_maps(self) -> None:
+        """Refuses to say where errors lie for a model that cannot.
+
+        Raises:
+            LisaeError: it scores whole pictures alone, or is of a version before there were maps.
+        """
+        if self.has_maps:
+            return
+        if self.record.get("reconstruction", "error_map" not in self.record):
+            raise LisaeError(
+                f"{self.path} is of an earlier version, whose scores are good but which gives no "
+                "maps of errors; export it again"
+            )
+        raise LisaeError(
+            f"{self.path} scores whole pictures and has no maps of errors; leave --maps out"
+        )
+
+    def error_maps(self, images: np.ndarray) -> np.ndarray:
+        """Where in each picture its error lies.
+
+        Args:
+            images: uint8 (N, H, W, C), whatever the graph's own input type is.
+
+        Returns:
+            float32 (N, h, w), which may be smaller than the pictures.
+
+        Raises:
+            LisaeError: there are no maps, or pictures of another shape or type.
+        """
+        self.require_maps()
+        parts = [[np.empty((0, *self.record["error_map"]["shape"][1:]), np.float32)]]
+        parts += self._batches(images, None, ("error_map",))
         return np.concatenate([part for (part,) in parts])
 
 
@@ -131,8 +163,8 @@ class TFLiteModel(Model):
         return tflite_file.read(self._data)
 
     def _run(self, image, threshold, outputs):
-        if outputs == ("reconstruction",):
-            found = self._signatures["reconstruct"](image=image)
+        if outputs == ("error_map",):
+            found = self._signatures["error_map"](image=image)
         elif threshold is None:
             found = self._signatures["serving_default"](image=image)
         else:
@@ -161,8 +193,8 @@ class SavedModel(Model):
 
     def _run(self, image, threshold, outputs):
         signature, inputs = "serving_default", {"image": image}
-        if outputs == ("reconstruction",):
-            signature = "reconstruct"
+        if outputs == ("error_map",):
+            signature = "error_map"
         elif threshold is not None:
             signature, inputs = "with_threshold", inputs | {"threshold": np.asarray(threshold)}
         found = self.loaded.run(signature, inputs, outputs)

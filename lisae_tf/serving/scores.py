@@ -104,6 +104,24 @@ class ScoringClient(abc.ABC):
         inputs = ({"image_bytes": part} for part in _parts(pictures, batch_size))
         return self._batches(inputs, "score_bytes")
 
+    def error_maps(self, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
+        """Where in pictures of the model's own size their errors lie.
+
+        Args:
+            images: uint8 (N, H, W, C), one at least.
+            batch_size: pictures in a request.
+
+        Returns:
+            float32 (N, h, w), which may be smaller than the pictures.
+
+        Raises:
+            LisaeError: no answer, or a refusal, as of a model without maps.
+        """
+        parts = _parts(images, batch_size)
+        # A sole output may come without its name.
+        answers = [self.predict({"image": part}, "error_map").values() for part in parts]
+        return np.concatenate([np.asarray(each, np.float32) for (each,) in answers])
+
     def wait(self, seconds: float = 60.0) -> None:
         """Returns when a version is there to answer.
 
