@@ -6,8 +6,15 @@ from pathlib import Path
 import numpy as np
 
 from lisae_tf.config import FOLDER, Config
-from lisae_tf.data import checks, picture_files, pictures
+from lisae_tf.data import checks, masks, picture_files, pictures
 from lisae_tf.data.drawings import draw, match_polarity
+from lisae_tf.data.layout import (
+    PictureSet,
+    kind_of,
+    normal_test_set,
+    refuse_empty_kinds,
+    test_sets,
+)
 from lisae_tf.data.parts import Parts, TestData, TrainingData, side_indices, split_side
 from lisae_tf.data.protocols import GENERATED, synthetic_generators
 from lisae_tf.errors import LisaeError
@@ -22,11 +29,18 @@ def normal_stream(number: int) -> int:
     return number + (number >= NEGATIVE_STREAM)
 
 
-def _read(path: str, config: Config, skip_bad: bool) -> pictures.Decoded:
-    """One folder's pictures in the size and channels of the settings."""
-    found = picture_files.find(Path(path))
-    size = tuple(config.data.size or FOLDER_SIZE)
-    return pictures.decode_all(found, size, config.data.channels or 3, skip_bad=skip_bad)
+def _size(config: Config) -> tuple[int, int]:
+    return tuple(config.data.size or FOLDER_SIZE)
+
+
+def _read(
+    found: PictureSet, config: Config, skip_bad: bool, option: str = "--mask-dir"
+) -> pictures.Decoded:
+    """One folder's pictures in the size and channels of the settings; `option` takes masks."""
+    files = found.files()
+    for mask, picture in masks.lookalikes(files):
+        raise LisaeError(masks.lookalike_sentence(mask, picture, option))
+    return pictures.decode_all(files, _size(config), config.data.channels or 3, skip_bad=skip_bad)
 
 
 def settle_folder_channels(config: Config) -> Config:
@@ -37,8 +51,14 @@ def settle_folder_channels(config: Config) -> Config:
     """
     if config.dataset != FOLDER:
         return config
-    others = filter(None, (config.negative_dir, config.anomaly_dir))
-    picture_files.refuse_missing(map(Path, (*config.normal_dirs, *others)))
+    others = (
+        config.negative_dir, config.anomaly_dir, config.test_dir, config.mask_dir,
+        config.negative_mask_dir,
+    )  # fmt: skip
+    picture_files.refuse_missing(map(Path, (*config.normal_dirs, *filter(None, others))))
+    test_sets(config.test_dir, config.anomaly_dir)
+    if config.negative_dir:
+        refuse_empty_kinds(Path(config.negative_dir))
     if config.data.channels:
         return config
 
@@ -111,13 +131,14 @@ def _normals(config: Config, skip_bad: bool) -> list[_NormalFolder]:
     """Each folder of normal pictures with parts of its own.
 
     A folder is divided alike whatever folders follow it: what was held out stays held out when
-    more pictures become normal.
+    more pictures become normal. Nothing is held out for a test whose normal pictures are given.
     """
+    with_test = normal_test_set(config.test_dir) is None
     sides: list[_NormalFolder] = []
     for number, folder in enumerate(config.normal_dirs):
-        found = _read(folder, config, skip_bad)
+        found = _read(PictureSet(Path(folder)), config, skip_bad)
         _refuse_few(len(found.pixels), MIN_NORMAL, "normal", folder)
-        parts = _split_folder(found, config, normal_stream(number), with_test=True)
+        parts = _split_folder(found, config, normal_stream(number), with_test=with_test)
         sides.append(_NormalFolder(found, *parts))
     return sides
 
@@ -130,6 +151,70 @@ def _remarks(found: pictures.Decoded, what: str) -> list[str]:
 def _remarks_on_others(folders: list[str], what: str) -> list[str]:
     found = (path for folder in folders for path in picture_files.others(Path(folder)))
     return picture_files.remark(found, what)
+
+
+def read_negative_masks(config: Config, negatives: list[str]) -> masks.Masks | None:
+    """What masks say of the negatives; None where none are given.
+
+    Args:
+        config: settings.
+        negatives: the paths of their pictures.
+
+    Raises:
+        LisaeError: see `masks.read_masks`.
+    """
+    if not config.negative_mask_dir:
+        return None
+    root = Path(config.negative_dir)
+    return masks.read_masks(
+        Path(config.negative_mask_dir), [Path(name) for name in negatives],
+        picture_files.find(root), root, _size(config), what="negative", so="count as unmarked",
+    )  # fmt: skip
+
+
+def read_test_masks(config: Config, anomalies: list[str]) -> masks.Masks | None:
+    """What masks say of the anomalies; None where none are given. For evaluation alone.
+
+    Args:
+        config: settings.
+        anomalies: the paths of their pictures.
+
+    Raises:
+        LisaeError: see `masks.read_masks`.
+    """
+    if not config.mask_dir:
+        return None
+    # Masks of normal test pictures, all black, are no mistake.
+    root = Path(config.test_dir or config.anomaly_dir)
+    return masks.read_masks(
+        Path(config.mask_dir), [Path(name) for name in anomalies], picture_files.find(root), root,
+        _size(config), what="anomaly", so="do not count in the pixel figures",
+    )  # fmt: skip
+
+
+def _negatives(
+    config: Config, found: pictures.Decoded, normal_parts: Parts
+) -> tuple[dict[str, Parts | None], tuple[str, ...]]:
+    """The sides of the training data that a folder of negatives gives, and what is to be noted."""
+    chosen = side_indices(
+        len(found.pixels), config.data, seed=config.seed, stream=NEGATIVE_STREAM,
+        groups=_copies(found),
+    )  # fmt: skip
+    root = Path(config.negative_dir)
+    kinds = np.array([kind_of(Path(name), root) for name in found.names])
+    marks = read_negative_masks(config, found.names)
+    sides = {"negative": found.pixels, "negative_kinds": kinds}
+    if marks is not None:
+        sides["negative_masks"] = marks.marked
+    parts = {name: Parts(rows, rows, rows).rows(chosen) for name, rows in sides.items()}
+    if names := synthetic_generators(config.negatives):
+        from lisae_tf.data.synthetic import joined
+
+        parts["negative"] = joined(parts["negative"], names, normal_parts, config.seed)
+        parts["negative_kinds"] = parts["negative_kinds"].followed_by(config.negatives)
+        if marks is not None:
+            parts["negative_masks"] = parts["negative_masks"].followed_by(False)
+    return parts, marks.notes if marks else ()
 
 
 def _refuse_few(count: int, minimum: int, what: str, folder: str) -> None:
@@ -158,59 +243,88 @@ def load_folder_training(config: Config, *, skip_bad: bool) -> TrainingData:
             for part in ("fit", "stopping", "calibration")
         )
     )
-    negative_parts = None
+    sides: dict[str, Parts | None] = {"negative": None}
     if config.negative_dir:
-        negative = _read(config.negative_dir, config, skip_bad)
+        folder = PictureSet(Path(config.negative_dir))
+        negative = _read(folder, config, skip_bad, "--negative-mask-dir")
         _refuse_few(len(negative.pixels), MIN_NEGATIVE, "negative", config.negative_dir)
         notes += _remarks_on_others([config.negative_dir], "negative")
         notes += _remarks(negative, "negative")
         for side in normals:
             notes += _refuse_overlap(side.found, "normal", negative, "negative")
-        negative_parts, _ = _split_folder(negative, config, NEGATIVE_STREAM)
-        if names := synthetic_generators(config.negatives):
-            from lisae_tf.data.synthetic import joined
-
-            negative_parts = joined(negative_parts, names, normal_parts, config.seed)
+        sides, more = _negatives(config, negative, normal_parts)
+        notes += more
     elif config.negatives in GENERATED:
         shape = normal_parts.fit.shape[1:]
         pixels = match_polarity(draw(config.negatives, shape, config.seed), normal_parts.fit)
-        negative_parts, _ = split_side(
+        sides["negative"], _ = split_side(
             pixels, config.data, seed=config.seed, stream=NEGATIVE_STREAM
         )
     elif names := synthetic_generators(config.negatives):
         from lisae_tf.data.synthetic import synthetic_negatives
 
-        negative_parts = synthetic_negatives(names, normal_parts, config.seed)
+        sides["negative"] = synthetic_negatives(names, normal_parts, config.seed)
     elif config.negatives != "none":
         raise LisaeError(
             "your own folders take --negative-dir or --negatives "
             f"{'|'.join(GENERATED)}|synth:GENERATOR|none, not '{config.negatives}'"
         )
-    return TrainingData(normal_parts, negative_parts, notes=tuple(notes))
+    return TrainingData(normal_parts, **sides, notes=tuple(notes))
+
+
+def _without_known(
+    found: pictures.Decoded, normals: list[pictures.Decoded]
+) -> tuple[pictures.Decoded, list[str]]:
+    """Normal test pictures without those that training has, and a remark on these.
+
+    Simple subjects come out alike twice; that is no mistake of the user's, but no test either.
+    """
+    known = [pair for each in normals for pair in checks.leaks(each, found) if pair.exact]
+    names = {pair.other for pair in known}
+    kept = [row for row, name in enumerate(found.names) if name not in names]
+    left = pictures.Decoded(found.pixels[kept], [found.names[row] for row in kept], found.bad)
+    return left, checks.known_remarks(known)
 
 
 def load_folder_test(config: Config, *, skip_bad: bool) -> TestData:
-    """Held-out normal pictures and the anomalies, if there are any; for evaluation alone.
+    """The normal test pictures, given or held out, and the anomalies; for evaluation alone.
 
     Raises:
-        LisaeError: anomalies that are also normal or negative pictures.
+        LisaeError: pictures of the test that are also in the training or twice in the test.
     """
     normals = _normals(config, skip_bad)
-    pixels = np.concatenate([side.found.pixels[side.test] for side in normals])
-    labels = [side.found.names[i] for side in normals for i in side.test]
-    notes, anomalies = [], 0
-    if config.anomaly_dir:
-        anomaly = _read(config.anomaly_dir, config, skip_bad)
-        notes = _remarks_on_others([config.anomaly_dir], "anomaly")
-        notes += _remarks(anomaly, "anomaly")
-        for side in normals:
-            notes += _refuse_overlap(side.found, "normal", anomaly, "anomaly")
-        if config.negative_dir:
-            negative = _read(config.negative_dir, config, skip_bad)
-            notes += _refuse_overlap(negative, "negative", anomaly, "anomaly")
-        pixels = np.concatenate([pixels, anomaly.pixels])
-        labels += anomaly.names
-        anomalies = len(anomaly.names)
-    is_anomaly = np.arange(len(pixels)) >= len(pixels) - anomalies
-    counts = tuple(len(side.test) for side in normals)
-    return TestData(pixels, is_anomaly, labels, tuple(notes), counts)
+    known = [(side.found, "normal") for side in normals]
+    given, anomaly = test_sets(config.test_dir, config.anomaly_dir)
+    if config.negative_dir and (given or anomaly):
+        folder = PictureSet(Path(config.negative_dir))
+        known.append((_read(folder, config, skip_bad, "--negative-mask-dir"), "negative"))
+    held_out = [(side.found.pixels[side.test], side.found.names, side.test) for side in normals]
+    pixels = [rows for rows, _, _ in held_out]
+    labels = [names[row] for _, names, rows in held_out for row in rows]
+    counts = [len(rows) for rows in pixels]
+    notes: list[str] = []
+    kinds = [""] * len(labels)
+    for found, what in ((given, "normal test"), (anomaly, "anomaly")):
+        if found is None:
+            continue
+        read = _read(found, config, skip_bad)
+        notes += picture_files.remark(found.others(), what) + _remarks(read, what)
+        if found is given:
+            read, more = _without_known(read, [side.found for side in normals])
+            notes += more
+        _refuse_few(len(read.pixels), 1, what, str(found.root))
+        for other, is_other in known:
+            notes += _refuse_overlap(other, is_other, read, what)
+        known.append((read, what))
+        pixels.append(read.pixels)
+        labels += read.names
+        if found is anomaly:
+            kinds += [kind_of(Path(name), found.root) for name in read.names]
+        else:  # nothing was held out; they go with the pictures that were normal first
+            kinds += [""] * len(read.names)
+            counts[0] = len(read.names)
+    anomalies = len(labels) - sum(counts)
+    is_anomaly = np.arange(len(labels)) >= len(labels) - anomalies
+    return TestData(
+        np.concatenate(pixels), is_anomaly, labels, tuple(notes), tuple(counts), tuple(kinds)
+    )
