@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from lisae_tf.localisation import per_region_overlap, pixel_auroc, read_masks
+from lisae_tf.data.masks import read_masks
+from lisae_tf.localisation import per_region_overlap, pixel_auroc, pixel_figures
 
 
 @pytest.fixture
@@ -51,6 +52,42 @@ def test_the_overlap_is_what_a_plain_count_gives(masks):
     assert per_region_overlap(maps, masks) == pytest.approx(plain, abs=0.01)
 
 
+@pytest.mark.parametrize("free", [1, 4, 5, 11, 10_000])
+@pytest.mark.parametrize("levels", [1, 2, 3, 1000])
+def test_the_overlap_never_exceeds_one_nor_credits_what_no_threshold_reaches(free, levels):
+    """Few free pixels, ties, and curves that begin late or jump past the limit."""
+    generator = np.random.default_rng(free + levels)
+    masks = np.zeros((2, 1, free), bool)
+    masks[0] = True
+    constant = np.ones(masks.shape, np.float32)
+    assert per_region_overlap(constant, masks) == 0
+    assert per_region_overlap(constant + masks, masks) == 1
+    for _ in range(20):
+        maps = generator.integers(0, levels, masks.shape).astype(np.float32)
+        found = per_region_overlap(maps, masks)
+        assert 0 <= found <= 1
+        # Another scale of the map is the same map.
+        assert per_region_overlap(maps * 1000 - 7, masks) == pytest.approx(found)
+    if free >= 4:  # all of the region, but only with half of the free pixels: past the limit
+        late = masks.astype(np.float32)
+        late[1, 0, ::2] = 2
+        assert per_region_overlap(late, masks) == 0
+
+
+def test_anomalies_whose_mask_marks_nothing_do_not_count(masks):
+    maps = np.random.default_rng(0).random((5, 20, 20)).astype(np.float32)
+    truth = np.array([False, True, True, True, False])
+    kept = np.array([0, 1, 2, 4])  # the third anomaly has no mask
+    known = np.zeros((4, 20, 20), bool)
+    known[1:3] = masks[:2]
+    assert pixel_figures(maps, truth, masks) == {
+        "pixel_auroc": pixel_auroc(maps[kept], known),
+        "per_region_overlap": per_region_overlap(maps[kept], known),
+        "n_masks": 2,
+    }
+    assert pixel_figures(maps, truth, np.zeros_like(masks)) == {}
+
+
 def write_masks(folder, anomalies):
     """Each picture is marked as a whole."""
     folder.mkdir()
@@ -68,7 +105,14 @@ def test_evaluate_adds_both_where_there_are_masks(workplace, cli):
     record = json.loads(result.stdout)
     assert 0 <= record["pixel_auroc"] <= 1
     assert 0 <= record["per_region_overlap"] <= 1
+    assert record["n_masks"] == len(anomalies)
     assert "pixel_auroc" not in json.loads(cli("evaluate").stdout)
+    # The run keeps what was found, and the report shows it.
+    stored = json.loads((workplace / "runs" / "normal-lis-seed0" / "metrics.json").read_text())
+    assert stored["pixel_auroc"] == record["pixel_auroc"]
+    assert cli("report", "--out", "report.html").exit_code == 0
+    said = " ".join((workplace / "report.html").read_text().split())
+    assert f"With {len(anomalies)} masks, pixel AUROC is {record['pixel_auroc']:.4f}" in said
     # The figure is that of the maps themselves: normal pictures count as free of anomalies.
     from lisae_tf.data.tasks import load_test
     from lisae_tf.detectors import load_detector
@@ -82,7 +126,9 @@ def test_evaluate_adds_both_where_there_are_masks(workplace, cli):
     assert record["pixel_auroc"] == pytest.approx(roc_auc_score(truth.ravel(), maps.ravel()))
 
 
-def test_a_missing_empty_or_misshapen_mask_is_named(workplace, cli, tmp_path):
+def test_a_missing_or_misshapen_mask_is_named_and_an_empty_one_does_not_count(
+    workplace, cli, tmp_path
+):
     anomalies = sorted((workplace / "anomaly").iterdir())
     write_masks(workplace / "masks", anomalies)
     (workplace / "masks" / f"{anomalies[3].stem}.png").unlink()
@@ -100,8 +146,12 @@ def test_a_missing_empty_or_misshapen_mask_is_named(workplace, cli, tmp_path):
     )
     Image.new("L", (2 * width, 2 * height)).save(place)
     result = cli("evaluate", "--mask-dir", "masks")
-    assert result.exit_code == 1
-    assert "marks nothing" in result.output
+    assert result.exit_code == 0, result.output
+    assert "1 mask of anomaly pictures marks nothing (no pixel is above 127 of 255)" in (
+        result.stderr
+    )
+    assert f"do not count in the pixel figures: masks/{place.name}" in result.stderr
+    assert json.loads(result.stdout)["n_masks"] == len(anomalies) - 1
 
 
 def test_a_thin_defect_survives_the_shrinking(tmp_path):
@@ -110,9 +160,10 @@ def test_a_thin_defect_survives_the_shrinking(tmp_path):
     for name in ("pictures", "masks"):
         (tmp_path / name).mkdir()
         Image.fromarray(mask).save(tmp_path / name / "scratch.png")
+    scratch = [tmp_path / "pictures" / "scratch.png"]
     found = read_masks(
-        tmp_path / "masks", [tmp_path / "pictures" / "scratch.png"], tmp_path / "pictures", (32, 32)
-    )
+        tmp_path / "masks", scratch, scratch, tmp_path / "pictures", (32, 32), what="", so=""
+    ).marked
     assert found[0, 15, 5:25].all()
     assert found.sum() <= 21
 

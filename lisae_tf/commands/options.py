@@ -160,16 +160,16 @@ def settle(
 
     notes = []
     given = {name: value for name, value in options.items() if value not in (None, ())}
+    named_by = "--normal-dir"
     if "mvtec" in given:
+        named_by = "--mvtec"
         given |= _mvtec_settings(given.pop("mvtec"), given)
     if isinstance(given.get("normal_dir"), tuple):
         folders = list(given["normal_dir"])
         given["normal_dir"] = folders[0] if len(folders) == 1 else folders
     if given.get("normal_dir"):
         if given.get("dataset", config.FOLDER) != config.FOLDER:
-            raise LisaeError(
-                "--dataset and --normal-dir or --mvtec exclude each other; give one of them"
-            )
+            raise LisaeError(f"--dataset and {named_by} exclude each other; give one of them")
         given["dataset"] = config.FOLDER
     from_file = config.read_settings(config_file) if config_file else {}
     chosen = config.merge(config.merge(from_file, given), config.assignments(assigned))

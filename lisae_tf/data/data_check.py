@@ -10,13 +10,13 @@ from pathlib import Path
 
 from lisae_tf.config import Config
 from lisae_tf.data import checks, masks, picture_files, pictures
+from lisae_tf.data.folder_test import read_test_masks
 from lisae_tf.data.folders import (
     MIN_NEGATIVE,
     MIN_NORMAL,
     NEGATIVE_STREAM,
     normal_stream,
     read_negative_masks,
-    read_test_masks,
     refuse_indivisible,
     settle_folder_channels,
 )

@@ -1,4 +1,4 @@
-"""The user's own folders of pictures as training data and test."""
+"""The user's own folders of pictures as training data; the test is in `folder_test`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from lisae_tf.data.layout import (
     refuse_empty_kinds,
     test_sets,
 )
-from lisae_tf.data.parts import Parts, TestData, TrainingData, side_indices, split_side
+from lisae_tf.data.parts import Parts, TrainingData, side_indices, split_side
 from lisae_tf.data.protocols import GENERATED, synthetic_generators
 from lisae_tf.errors import LisaeError
 
@@ -29,18 +29,29 @@ def normal_stream(number: int) -> int:
     return number + (number >= NEGATIVE_STREAM)
 
 
-def _size(config: Config) -> tuple[int, int]:
+def size_of(config: Config) -> tuple[int, int]:
+    """(H, W) that pictures of folders get."""
     return tuple(config.data.size or FOLDER_SIZE)
 
 
-def _read(
+def read_set(
     found: PictureSet, config: Config, skip_bad: bool, option: str = "--mask-dir"
 ) -> pictures.Decoded:
-    """One folder's pictures in the size and channels of the settings; `option` takes masks."""
+    """One folder's pictures in the size and channels of the settings.
+
+    Args:
+        found: the folder.
+        config: settings.
+        skip_bad: whether unreadable pictures are left out.
+        option: that takes masks of these pictures.
+
+    Raises:
+        LisaeError: no or unreadable pictures, or one that looks like a mask of another.
+    """
     files = found.files()
     for mask, picture in masks.lookalikes(files):
         raise LisaeError(masks.lookalike_sentence(mask, picture, option))
-    return pictures.decode_all(files, _size(config), config.data.channels or 3, skip_bad=skip_bad)
+    return pictures.decode_all(files, size_of(config), config.data.channels or 3, skip_bad=skip_bad)
 
 
 def settle_folder_channels(config: Config) -> Config:
@@ -76,7 +87,7 @@ def settle_folder_channels(config: Config) -> Config:
     return config.model_copy(update={"data": data})
 
 
-def _refuse_overlap(
+def refuse_overlap(
     one: pictures.Decoded, is_one: str, other: pictures.Decoded, is_other: str
 ) -> list[str]:
     """Raises on a picture that lies in both sets; returns what near copies are to be noted."""
@@ -119,7 +130,7 @@ def refuse_indivisible(
 
 
 @dataclass(frozen=True)
-class _NormalFolder:
+class NormalFolder:
     """One folder of normal pictures and which of them are held out for what."""
 
     found: pictures.Decoded
@@ -127,23 +138,24 @@ class _NormalFolder:
     test: np.ndarray  # indices
 
 
-def _normals(config: Config, skip_bad: bool) -> list[_NormalFolder]:
+def read_normals(config: Config, skip_bad: bool) -> list[NormalFolder]:
     """Each folder of normal pictures with parts of its own.
 
     A folder is divided alike whatever folders follow it: what was held out stays held out when
     more pictures become normal. Nothing is held out for a test whose normal pictures are given.
     """
     with_test = normal_test_set(config.test_dir) is None
-    sides: list[_NormalFolder] = []
+    sides: list[NormalFolder] = []
     for number, folder in enumerate(config.normal_dirs):
-        found = _read(PictureSet(Path(folder)), config, skip_bad)
-        _refuse_few(len(found.pixels), MIN_NORMAL, "normal", folder)
+        found = read_set(PictureSet(Path(folder)), config, skip_bad)
+        refuse_few(len(found.pixels), MIN_NORMAL, "normal", folder)
         parts = _split_folder(found, config, normal_stream(number), with_test=with_test)
-        sides.append(_NormalFolder(found, *parts))
+        sides.append(NormalFolder(found, *parts))
     return sides
 
 
-def _remarks(found: pictures.Decoded, what: str) -> list[str]:
+def remarks(found: pictures.Decoded, what: str) -> list[str]:
+    """What the user should know of a set: files left out, constant pictures and copies."""
     left_out = [f"left out: {reason}" for reason in found.bad.values()]
     return left_out + checks.set_remarks(what, checks.check_set(found))
 
@@ -168,27 +180,7 @@ def read_negative_masks(config: Config, negatives: list[str]) -> masks.Masks | N
     root = Path(config.negative_dir)
     return masks.read_masks(
         Path(config.negative_mask_dir), [Path(name) for name in negatives],
-        picture_files.find(root), root, _size(config), what="negative", so="count as unmarked",
-    )  # fmt: skip
-
-
-def read_test_masks(config: Config, anomalies: list[str]) -> masks.Masks | None:
-    """What masks say of the anomalies; None where none are given. For evaluation alone.
-
-    Args:
-        config: settings.
-        anomalies: the paths of their pictures.
-
-    Raises:
-        LisaeError: see `masks.read_masks`.
-    """
-    if not config.mask_dir:
-        return None
-    # Masks of normal test pictures, all black, are no mistake.
-    root = Path(config.test_dir or config.anomaly_dir)
-    return masks.read_masks(
-        Path(config.mask_dir), [Path(name) for name in anomalies], picture_files.find(root), root,
-        _size(config), what="anomaly", so="do not count in the pixel figures",
+        picture_files.find(root), root, size_of(config), what="negative", so="count as unmarked",
     )  # fmt: skip
 
 
@@ -217,7 +209,8 @@ def _negatives(
     return parts, marks.notes if marks else ()
 
 
-def _refuse_few(count: int, minimum: int, what: str, folder: str) -> None:
+def refuse_few(count: int, minimum: int, what: str, folder: str) -> None:
+    """Raises unless there are enough pictures."""
     if count < minimum:
         raise LisaeError(
             f"{folder} holds {count} usable {what} picture{'s' * (count != 1)}; training needs "
@@ -231,12 +224,12 @@ def load_folder_training(config: Config, *, skip_bad: bool) -> TrainingData:
     Raises:
         LisaeError: missing folders, unreadable or too few pictures, or overlapping folders.
     """
-    normals = _normals(config, skip_bad)
+    normals = read_normals(config, skip_bad)
     notes = _remarks_on_others(config.normal_dirs, "normal")
-    notes += [remark for side in normals for remark in _remarks(side.found, "normal")]
+    notes += [remark for side in normals for remark in remarks(side.found, "normal")]
     for k, side in enumerate(normals):
         for earlier in normals[:k]:
-            notes += _refuse_overlap(earlier.found, "normal", side.found, "also normal")
+            notes += refuse_overlap(earlier.found, "normal", side.found, "also normal")
     normal_parts = Parts(
         *(
             np.concatenate([getattr(side.parts, part) for side in normals])
@@ -246,12 +239,12 @@ def load_folder_training(config: Config, *, skip_bad: bool) -> TrainingData:
     sides: dict[str, Parts | None] = {"negative": None}
     if config.negative_dir:
         folder = PictureSet(Path(config.negative_dir))
-        negative = _read(folder, config, skip_bad, "--negative-mask-dir")
-        _refuse_few(len(negative.pixels), MIN_NEGATIVE, "negative", config.negative_dir)
+        negative = read_set(folder, config, skip_bad, "--negative-mask-dir")
+        refuse_few(len(negative.pixels), MIN_NEGATIVE, "negative", config.negative_dir)
         notes += _remarks_on_others([config.negative_dir], "negative")
-        notes += _remarks(negative, "negative")
+        notes += remarks(negative, "negative")
         for side in normals:
-            notes += _refuse_overlap(side.found, "normal", negative, "negative")
+            notes += refuse_overlap(side.found, "normal", negative, "negative")
         sides, more = _negatives(config, negative, normal_parts)
         notes += more
     elif config.negatives in GENERATED:
@@ -270,61 +263,3 @@ def load_folder_training(config: Config, *, skip_bad: bool) -> TrainingData:
             f"{'|'.join(GENERATED)}|synth:GENERATOR|none, not '{config.negatives}'"
         )
     return TrainingData(normal_parts, **sides, notes=tuple(notes))
-
-
-def _without_known(
-    found: pictures.Decoded, normals: list[pictures.Decoded]
-) -> tuple[pictures.Decoded, list[str]]:
-    """Normal test pictures without those that training has, and a remark on these.
-
-    Simple subjects come out alike twice; that is no mistake of the user's, but no test either.
-    """
-    known = [pair for each in normals for pair in checks.leaks(each, found) if pair.exact]
-    names = {pair.other for pair in known}
-    kept = [row for row, name in enumerate(found.names) if name not in names]
-    left = pictures.Decoded(found.pixels[kept], [found.names[row] for row in kept], found.bad)
-    return left, checks.known_remarks(known)
-
-
-def load_folder_test(config: Config, *, skip_bad: bool) -> TestData:
-    """The normal test pictures, given or held out, and the anomalies; for evaluation alone.
-
-    Raises:
-        LisaeError: pictures of the test that are also in the training or twice in the test.
-    """
-    normals = _normals(config, skip_bad)
-    known = [(side.found, "normal") for side in normals]
-    given, anomaly = test_sets(config.test_dir, config.anomaly_dir)
-    if config.negative_dir and (given or anomaly):
-        folder = PictureSet(Path(config.negative_dir))
-        known.append((_read(folder, config, skip_bad, "--negative-mask-dir"), "negative"))
-    held_out = [(side.found.pixels[side.test], side.found.names, side.test) for side in normals]
-    pixels = [rows for rows, _, _ in held_out]
-    labels = [names[row] for _, names, rows in held_out for row in rows]
-    counts = [len(rows) for rows in pixels]
-    notes: list[str] = []
-    kinds = [""] * len(labels)
-    for found, what in ((given, "normal test"), (anomaly, "anomaly")):
-        if found is None:
-            continue
-        read = _read(found, config, skip_bad)
-        notes += picture_files.remark(found.others(), what) + _remarks(read, what)
-        if found is given:
-            read, more = _without_known(read, [side.found for side in normals])
-            notes += more
-        _refuse_few(len(read.pixels), 1, what, str(found.root))
-        for other, is_other in known:
-            notes += _refuse_overlap(other, is_other, read, what)
-        known.append((read, what))
-        pixels.append(read.pixels)
-        labels += read.names
-        if found is anomaly:
-            kinds += [kind_of(Path(name), found.root) for name in read.names]
-        else:  # nothing was held out; they go with the pictures that were normal first
-            kinds += [""] * len(read.names)
-            counts[0] = len(read.names)
-    anomalies = len(labels) - sum(counts)
-    is_anomaly = np.arange(len(labels)) >= len(labels) - anomalies
-    return TestData(
-        np.concatenate(pixels), is_anomaly, labels, tuple(notes), tuple(counts), tuple(kinds)
-    )

@@ -11,12 +11,8 @@ import numpy as np
 from lisae_tf.config import FOLDER, Config
 from lisae_tf.data.datasets import Dataset, Images, open_dataset
 from lisae_tf.data.drawings import background_is_bright, draw
-from lisae_tf.data.folders import (
-    FOLDER_SIZE,
-    load_folder_test,
-    load_folder_training,
-    read_test_masks,
-)
+from lisae_tf.data.folder_test import load_folder_test, read_test_masks
+from lisae_tf.data.folders import FOLDER_SIZE, load_folder_training
 from lisae_tf.data.masks import Masks
 from lisae_tf.data.parts import Parts, TestData, TrainingData, mirrored, split_side
 from lisae_tf.data.protocols import (
