@@ -126,9 +126,7 @@ def test_evaluate_adds_both_where_there_are_masks(workplace, cli):
     assert record["pixel_auroc"] == pytest.approx(roc_auc_score(truth.ravel(), maps.ravel()))
 
 
-def test_a_missing_or_misshapen_mask_is_named_and_an_empty_one_does_not_count(
-    workplace, cli, tmp_path
-):
+def test_a_missing_or_misshapen_mask_is_named_an_empty_one_left_out(workplace, cli, tmp_path):
     anomalies = sorted((workplace / "anomaly").iterdir())
     write_masks(workplace / "masks", anomalies)
     (workplace / "masks" / f"{anomalies[3].stem}.png").unlink()
