@@ -205,6 +205,13 @@ def test_what_training_knows_is_no_test(mvtec, cli):
     result = cli("data", "check", "--mvtec", "part")
     assert result.exit_code == 0, result.output
     assert note in result.output
+    for path in sorted((mvtec / "test/good").iterdir())[:-1]:
+        path.rename(mvtec / f"left {path.name}")
+    with pytest.raises(LisaeError, match=r"good holds 0 usable normal test pictures; training"):
+        load_folder_test(folder_config(mvtec), skip_bad=False)
+    assert_one_sentence(cli("data", "check", "--mvtec", "part"), "all normal test pictures lie")
+    for path in mvtec.glob("left *"):
+        path.rename(mvtec / "test/good" / path.name.removeprefix("left "))
     known.rename(mvtec / "test/dent/known.png")
     with pytest.raises(LisaeError, match=r"known.png \(anomaly\) holds the same picture as"):
         load_folder_test(folder_config(mvtec), skip_bad=False)

@@ -227,6 +227,15 @@ def check(config: Config, *, skip_bad: bool = False) -> DataReport:
             lie = "pictures lie" if len(exact) > 1 else "picture lies"
             errors.append(f"{len(exact)} {other} {lie} among the {one} ones: {checks.few(exact)}")
         warnings += checks.leak_remarks(pairs, one, other)
+    known = {
+        pair.other
+        for leak in leaks
+        if leak.other == TEST and leak.one.startswith("normal")
+        for pair in leak.pairs
+        if pair.exact
+    }
+    if known and len(known) == sets[TEST].usable:
+        errors.append("all normal test pictures lie among the normal ones; give others")
     if config.negative_dir is None and config.negatives == "none":
         warnings.append("there are no negatives; the variants ae, kde and their like need none")
     return DataReport(size, channels, _tiles(config), sets, leaks, errors, warnings)
