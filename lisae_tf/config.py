@@ -36,6 +36,7 @@ from lisae_tf.sections import (
     Section,
     SigmoidReplicator,
     VariationalAutoencoder,
+    is_none,
 )
 
 Classes = Annotated[list[int | str], Field(min_length=1)]
@@ -78,6 +79,8 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "anogan": ("anogan", "anogan-fm"),
     "scoring": tuple(v for v in VARIANTS if v not in (*_CLASSICAL, *_WITHOUT_DECODER)),
 }
+# Left out of the record unless set: results from before there were such folders stay comparable.
+Folder = Annotated[str | None, Field(exclude_if=is_none)]
 PROTOCOLS = ("one-class", "two-class", "next-class", "halves")
 FOLDER = "folder"
 
@@ -101,6 +104,9 @@ class Config(Section):
     normal_dir: str | Annotated[list[str], Field(min_length=1)] | None = None
     negative_dir: str | None = None
     anomaly_dir: str | None = None
+    test_dir: Folder = None  # good/ and a folder for each kind of anomaly
+    mask_dir: Folder = None  # of the anomalies
+    negative_mask_dir: Folder = None
     variant: Variant = "lis"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: Data = Data()
@@ -127,10 +133,22 @@ class Config(Section):
     def _folders_belong_together(self) -> "Config":
         if self.dataset == FOLDER and not self.normal_dir:
             raise ValueError("training on your own folders needs --normal-dir")
-        if self.dataset != FOLDER and (self.normal_dir or self.negative_dir or self.anomaly_dir):
+        folders = (
+            self.normal_dir, self.negative_dir, self.anomaly_dir, self.test_dir, self.mask_dir,
+            self.negative_mask_dir,
+        )  # fmt: skip
+        if self.dataset != FOLDER and any(folders):
             raise ValueError(
                 "folders of pictures and a named dataset exclude each other; give one of them"
             )
+        if self.test_dir and self.anomaly_dir:
+            raise ValueError(
+                "--test-dir holds the anomalies already; leave it or --anomaly-dir out"
+            )
+        if self.mask_dir and not (self.test_dir or self.anomaly_dir):
+            raise ValueError("masks need anomalies; name them with --test-dir or --anomaly-dir")
+        if self.negative_mask_dir and not self.negative_dir:
+            raise ValueError("masks of negatives need negatives; name them with --negative-dir")
         return self
 
     @model_validator(mode="after")

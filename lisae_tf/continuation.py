@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # reading a run's settings needs no TensorFlow
     from lisae_tf.detectors.base import Detector
 
 # What the weights and the held-out parts rest on.
-_KEPT = ("variant", "seed", "data", "network")
+_KEPT = ("variant", "seed", "data", "network", "test_dir")
 
 
 def _settings(run: Path) -> Config:
@@ -66,13 +66,16 @@ class Before:
 
         Returns:
             {"run": …, "old_normals": {…}, "new_normals": {…}}: counts, mean scores,
-            false-positive rates and, with anomalies, AUROC, before and after.
+            false-positive rates and, with anomalies, AUROC, before and after. Normal test pictures
+            that were given are old ones; there are no new ones then.
         """
         then = self.detector.score(test.pixels)
         owner = np.repeat(np.arange(len(test.normal_counts)), test.normal_counts)
         is_old = owner < self.old_folders
         found: dict[str, object] = {"run": str(self.run)}
         for name, chosen in (("old_normals", is_old), ("new_normals", ~is_old)):
+            if not chosen.any():
+                continue
             rows: dict[str, float | int | None] = {"n": int(chosen.sum())}
             for when, scores, scorer in (
                 ("before", then, self.detector),

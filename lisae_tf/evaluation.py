@@ -72,6 +72,28 @@ def auroc_by_class(scored: Scored, labels: Sequence[str]) -> dict[str, dict[str,
     }
 
 
+def by_kind(
+    scored: Scored, kinds: Sequence[str], alpha: float
+) -> dict[str, dict[str, float | int | None]]:
+    """`auroc_by_class` of each kind of anomaly, with the share that is found at the threshold.
+
+    Args:
+        scored: test scores and truth.
+        kinds: of each picture, (N,).
+        alpha: the threshold.
+
+    Returns:
+        By kind `auroc`, `n` and `detection_rate`; {} where the anomalies are of no named kind.
+    """
+    named = np.asarray(kinds)[scored.is_anomaly] if len(kinds) else np.array([])
+    if not any(named):
+        return {}
+    found = auroc_by_class(scored, kinds)
+    for name, row in found.items():
+        row["detection_rate"] = float(np.mean(scored.anomaly[named == name] > alpha))
+    return found
+
+
 def fpr_at_tpr(scored: Scored, tpr: float = 0.95) -> float:
     """The lowest false-positive rate at which at least `tpr` of the anomalies are found."""
     fprs, tprs, _ = metrics.roc_curve(scored.is_anomaly, scored.scores, drop_intermediate=False)

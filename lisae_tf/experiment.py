@@ -4,7 +4,7 @@ The only place where training and evaluation meet; nothing learned here flows ba
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,15 +17,15 @@ from lisae_tf.arrays import save_arrays
 from lisae_tf.config import FOLDER, Config
 from lisae_tf.continuation import Before
 from lisae_tf.data.datasets import open_dataset
+from lisae_tf.data.masks import Masks
 from lisae_tf.data.parts import TestData, TrainingData
 from lisae_tf.data.protocols import make_task, synthetic_generators
-from lisae_tf.data.tasks import load_test, load_training
+from lisae_tf.data.tasks import load_masks, load_test, load_training
 from lisae_tf.detectors import make_detector
 from lisae_tf.detectors.base import Detector
 from lisae_tf.distribution import is_chief
 from lisae_tf.error_maps import resized
-from lisae_tf.errors import LisaeError
-from lisae_tf.evaluation import Scored, auroc, evaluate
+from lisae_tf.evaluation import Scored, auroc, by_kind, evaluate
 from lisae_tf.files import write_json
 from lisae_tf.phase import TrainingOptions
 from lisae_tf.runs import CHECKPOINT, HISTORY, METRICS, SCORES
@@ -53,6 +53,7 @@ class Loaded:
     test: TestData
     data_dir: Path | None
     seconds: float
+    masks: Masks | None = None  # of the anomalies
 
 
 def load(config: Config, data_dir: Path | None = None, *, skip_bad: bool = False) -> Loaded:
@@ -65,7 +66,8 @@ def load(config: Config, data_dir: Path | None = None, *, skip_bad: bool = False
     data = load_training(config, data_dir, skip_bad=skip_bad)
     make_detector(config).require_negatives(data)
     test = load_test(config, data_dir, skip_bad=skip_bad)
-    return Loaded(data, test, data_dir, time.perf_counter() - began)
+    masks = load_masks(config, test)
+    return Loaded(data, test, data_dir, time.perf_counter() - began, masks)
 
 
 class Stopwatch:
@@ -114,9 +116,13 @@ def score_test(detector: Detector, test: TestData) -> tuple[Scored | None, Score
 
 
 def measure(
-    detector: Detector, data: TrainingData, before: Scored | None, after: Scored
+    detector: Detector,
+    data: TrainingData,
+    before: Scored | None,
+    after: Scored,
+    kinds: Sequence[str] = (),
 ) -> dict[str, object]:
-    """Everything in `metrics.json` that depends on scores."""
+    """Everything in `metrics.json` that depends on scores; `kinds` as in `TestData`."""
     held_out = None
     if data.negative is not None:
         # How far held-out negatives stand off: no measure of anomalies.
@@ -126,35 +132,32 @@ def measure(
         "auroc_phase1": auroc(before.normal, before.anomaly) if before else None,
         "auroc_negatives": held_out,
         "threshold": detector.threshold_.alpha,
+        "by_kind": by_kind(after, kinds, detector.threshold_.alpha),
         "threshold_guaranteed_fpr": detector.threshold_.guaranteed_fpr,
         "threshold_requested_fpr": detector.threshold_.requested_fpr,
         "n_calibration": detector.threshold_.n_calibration,
     }
 
 
-def localise(detector: Detector, test: TestData, mask_dir: Path) -> dict[str, float]:
+def localise(
+    detector: Detector, test: TestData, masks: Masks
+) -> tuple[dict[str, float | int], list[str]]:
     """How well the maps of errors show where the anomalies are, with masks for them.
 
     Masks have the pictures' resolution, and maps are resized to it.
 
-    Raises:
-        LisaeError: no anomalies from a folder, a detector without maps, or masks that do not fit.
+    Returns:
+        See `localisation.pixel_figures`; and why there are none, where that is so.
     """
-    from lisae_tf.localisation import per_region_overlap, pixel_auroc, read_masks
+    from lisae_tf.localisation import pixel_figures
 
-    folder = detector.config.anomaly_dir
-    if folder is None:
-        raise LisaeError("masks need anomalies; train with --anomaly-dir, or leave --mask-dir out")
-    detector.require_maps()
-    size = detector.shape[:2]
-    maps = resized(detector.error_maps(test.pixels), size)
-    masks = np.zeros(maps.shape, bool)
-    anomalies = [Path(test.labels[row]) for row in np.flatnonzero(test.is_anomaly)]
-    masks[test.is_anomaly] = read_masks(mask_dir, anomalies, Path(folder), size)
-    return {
-        "pixel_auroc": pixel_auroc(maps, masks),
-        "per_region_overlap": per_region_overlap(maps, masks),
-    }
+    if not detector.has_maps:
+        why = f"{detector.config.variant} scores whole pictures and has no maps of errors"
+        return {}, [f"no pixel figures: {why}"]
+    if not masks.known.any():
+        return {}, ["no pixel figures: no mask marks anything"]
+    maps = resized(detector.error_maps(test.pixels), detector.shape[:2])
+    return pixel_figures(maps, test.is_anomaly, masks.marked), []
 
 
 def run(
@@ -204,7 +207,12 @@ def run(
         )
     with watch.stage("evaluation"):
         phase1, after = score_test(detector, test)
-        metrics = describe(config, loaded.data_dir) | measure(detector, data, phase1, after)
+        measured = measure(detector, data, phase1, after, test.kinds)
+        metrics = describe(config, loaded.data_dir) | measured
+        if loaded.masks:
+            figures, why_not = localise(detector, test, loaded.masks)
+            metrics |= figures
+            notes += [*loaded.masks.notes, *why_not]
         if before:
             metrics["continued"] = before.compare(detector, test, after.scores)
     metrics |= {
@@ -232,6 +240,8 @@ def _write(outcome: Outcome, folder: Path, calibration_scores: np.ndarray, watch
         "test": outcome.after.scores,
         "is_anomaly": outcome.after.is_anomaly,
     }
+    if outcome.metrics["by_kind"]:
+        scores["kind"] = np.asarray(outcome.test.kinds)
     if outcome.before:
         scores["test_phase1"] = outcome.before.scores
     save_arrays(folder / SCORES, scores)

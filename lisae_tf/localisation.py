@@ -1,18 +1,11 @@
 """How well maps of errors show where anomalies are: pixel AUROC and per-region overlap."""
 
-from pathlib import Path
-
 import numpy as np
-from PIL import Image
 from skimage import measure
 from sklearn.metrics import roc_auc_score
 
-from lisae_tf.data import picture_files, pictures
-from lisae_tf.errors import LisaeError
-
 PRO_LIMIT = 0.3  # largest false-positive rate of pixels that counts
 _THRESHOLDS = 500
-PROPORTIONS = 0.02  # of a picture and its mask may differ by so much: rounded when scaled
 
 
 def pixel_auroc(maps: np.ndarray, masks: np.ndarray) -> float:
@@ -37,7 +30,7 @@ def per_region_overlap(maps: np.ndarray, masks: np.ndarray, limit: float = PRO_L
         limit: of the false-positive rate of pixels.
 
     Returns:
-        0 to 1.
+        0 to 1: 1 if every region is above all free pixels, 0 for maps of one value.
     """
     regions = [
         np.sort(own_map[labels == number])
@@ -49,51 +42,43 @@ def per_region_overlap(maps: np.ndarray, masks: np.ndarray, limit: float = PRO_L
     free = np.sort(maps[~masks])
     # Thresholds that let through evenly spaced shares of the free pixels, up to the limit.
     shares = np.linspace(0, limit, _THRESHOLDS)
-    thresholds = np.quantile(free, 1 - shares)
+    # Thresholds are values that occur, rounded up: none lets through more than its share.
+    thresholds = np.quantile(free, 1 - shares, method="higher")
 
     def above(values: np.ndarray) -> np.ndarray:
         return 1 - np.searchsorted(values, thresholds, side="right") / len(values)
 
     overlap = np.mean([above(region) for region in regions], axis=0)
     rates = above(free)
-    # Ties may let through less than asked for; the curve goes on flat to the limit.
+    # The first threshold lets no free pixel through, so the curve begins at a rate of 0. Ties may
+    # let through less than asked for; then it goes on flat to the limit: what no threshold
+    # reaches is not credited.
     rates, overlap = np.append(rates, limit), np.append(overlap, overlap[-1])
     return float(np.trapezoid(overlap, rates) / limit)
 
 
-def read_masks(
-    folder: Path, anomalies: list[Path], anomaly_dir: Path, size: tuple[int, int]
-) -> np.ndarray:
-    """The mask of each anomaly, a picture of the same name with the anomaly in white.
+def pixel_figures(
+    maps: np.ndarray, is_anomaly: np.ndarray, marked: np.ndarray
+) -> dict[str, float | int]:
+    """Both figures, over normal pictures, which are free all over, and anomalies with masks.
 
     Args:
-        folder: of the masks, laid out as `anomaly_dir`; the ending may differ.
-        anomalies: pictures below `anomaly_dir`.
-        anomaly_dir: their folder.
-        size: (H, W) of the pictures as the detector sees them.
+        maps: float32 (N, H, W), of all test pictures.
+        is_anomaly: bool (N,).
+        marked: bool (M, H, W), the masks of the M anomalies in their order; an anomaly whose mask
+            marks nothing is left out.
 
     Returns:
-        bool (N, H, W).
-
-    Raises:
-        LisaeError: a mask is missing, unreadable, of other proportions, or empty.
+        `pixel_auroc`, `per_region_overlap` and `n_masks`; {} where nothing is marked, or all is.
     """
-    found = {path.relative_to(folder).with_suffix(""): path for path in picture_files.find(folder)}
-    masks = np.empty((len(anomalies), *size), bool)
-    for row, picture in zip(masks, anomalies, strict=True):
-        name = picture.relative_to(anomaly_dir).with_suffix("")
-        if name not in found:
-            raise LisaeError(f"{folder} holds no mask {name}.png for {picture}; add it")
-        mask = pictures.decode(found[name], channels=1)[..., 0]
-        (height, width), (own_height, own_width) = pictures.decode(picture).shape[:2], mask.shape
-        if abs(own_height * width / (own_width * height) - 1) > PROPORTIONS:
-            raise LisaeError(
-                f"{found[name]} is {own_width}x{own_height}, other proportions than the "
-                f"{width}x{height} of {picture}; draw the mask over the picture"
-            )
-        white = Image.fromarray(np.where(mask > 127, 255, 0).astype(np.uint8))
-        # A thin defect must not fall between two pixels of a small picture.
-        row[:] = np.asarray(white.resize(size[::-1], Image.Resampling.BOX)) > 0
-        if not row.any():
-            raise LisaeError(f"{found[name]} marks nothing; draw the anomaly in white on black")
-    return masks
+    masks = np.zeros(maps.shape, bool)
+    masks[is_anomaly] = marked
+    counted = ~is_anomaly | masks.any(axis=(1, 2))
+    maps, masks = maps[counted], masks[counted]
+    if not masks.any() or masks.all():
+        return {}
+    return {
+        "pixel_auroc": pixel_auroc(maps, masks),
+        "per_region_overlap": per_region_overlap(maps, masks),
+        "n_masks": int(masks.any(axis=(1, 2)).sum()),
+    }

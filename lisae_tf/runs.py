@@ -25,6 +25,8 @@ MEASURED = (
     "auroc", "auroc_phase1", "average_precision", "fpr_at_95_tpr", "false_positive_rate",
     "detection_rate", "n_normal", "n_anomaly", "auroc_negatives",
 )  # fmt: skip
+LOCALISED = ("pixel_auroc", "per_region_overlap", "n_masks")  # where there are masks
+BY_KIND = ("auroc", "detection_rate", "n")
 _HUGE = 1e18  # more than any of these can be; NaN is not below it
 
 
@@ -118,7 +120,12 @@ def read_metrics(folder: Path) -> dict:
             and isinstance(metrics["normal"], list)
             and type(metrics["seed"]) is int
             and "negatives" in metrics
-            and all(-_HUGE < (metrics.get(key) or 0) < _HUGE for key in MEASURED)
+            and all(-_HUGE < (metrics.get(key) or 0) < _HUGE for key in (*MEASURED, *LOCALISED))
+            and all(
+                -_HUGE < row[key] < _HUGE
+                for row in metrics.get("by_kind", {}).values()
+                for key in BY_KIND
+            )
         )
     except (KeyError, TypeError, AttributeError):
         known = False

@@ -17,7 +17,8 @@ Side = Annotated[int, Field(ge=8, le=1024)]
 Precision = Literal["float32", "mixed_bfloat16"]
 
 
-def _is_none(value: object) -> bool:
+def is_none(value: object) -> bool:
+    """For settings that are left out of the record unless set, so that older records agree."""
     return value is None
 
 
@@ -38,8 +39,8 @@ class Data(Section):
     size: Annotated[list[Side], Field(min_length=2, max_length=2)] | None = None
     channels: Literal[1, 3] | None = None
     # Left out of the record unless set: results from before there were tiles stay comparable.
-    tile: Annotated[Side | None, Field(exclude_if=_is_none)] = None
-    stride: Annotated[Natural | None, Field(exclude_if=_is_none)] = None  # `tile` unless given
+    tile: Annotated[Side | None, Field(exclude_if=is_none)] = None
+    stride: Annotated[Natural | None, Field(exclude_if=is_none)] = None  # `tile` unless given
     stopping_fraction: Fraction = 0.1
     calibration_fraction: Fraction = 0.1
     test_fraction: Fraction = 0.1

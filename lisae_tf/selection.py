@@ -7,7 +7,7 @@ kind, a foreign set.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 from lisae_tf.config import FOLDER, Config
 from lisae_tf.data.checks import thumbnails
 from lisae_tf.data.datasets import Dataset, open_dataset
-from lisae_tf.data.parts import Parts, TrainingData
+from lisae_tf.data.parts import TrainingData
 from lisae_tf.data.protocols import SYNTH, is_made
 from lisae_tf.data.tasks import load_training, open_task, read_like
 from lisae_tf.detectors import make_detector
@@ -144,12 +144,12 @@ def leave_out_clusters(config: Config, data: TrainingData) -> list[LeftOut]:
             away = clusters.predict(thumbnails(pixels)) == left
             if away.all():  # a small held-out part
                 away[:] = False
-            kept.append(pixels[~away])
+            kept.append(~away)
             dropped.append(pixels[away])
         pixels = np.concatenate(dropped)
         kind = f"cluster {left + 1} of {CLUSTERS} of the negatives ({len(pixels)} pictures)"
         pixels = pixels[:: -(-len(pixels) // MAX_PICTURES)]
-        found.append(LeftOut(config, replace(data, negative=Parts(*kept)), pixels, kind))
+        found.append(LeftOut(config, data.with_negatives(kept), pixels, kind))
     return found
 
 

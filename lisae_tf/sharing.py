@@ -25,8 +25,8 @@ LOSSES = {"ae": PLAIN, "lis": PLAIN, "linsep": LINSEP, "linsep-fused": LINSEP}
 # The GAN of both, which differ in their score alone.
 _ADVERSARIAL = {"anogan": "adversarial", "anogan-fm": "adversarial"}
 # Settings of a run that phase 1 never looks at.
-_UNSEEN = ("variant", "latent_shaping", "scoring", "calibration", "anomaly_dir")
-_NEGATIVE = ("negatives", "negative_dir", "anomaly_class", "protocol")
+_UNSEEN = ("variant", "latent_shaping", "scoring", "calibration", "anomaly_dir", "mask_dir")
+_NEGATIVE = ("negatives", "negative_dir", "negative_mask_dir", "anomaly_class", "protocol")
 
 
 def phase1_settings(config: Config) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def phase1_settings(config: Config) -> dict[str, Any]:
         seen.pop(name, None)  # what is at its default may be left out of the record
     if loss == PLAIN:
         for name in _NEGATIVE:
-            del seen[name]
+            seen.pop(name, None)
         del seen["feature_extraction"]["linsep_weight"]
         seen["pairs"] = config.protocol == "two-class"  # the pair around the class is normal
     return seen | {"loss": loss}

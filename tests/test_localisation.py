@@ -8,8 +8,9 @@ from conftest import assert_one_sentence
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from lisae_tf.data.masks import read_masks
 from lisae_tf.error_maps import resized
-from lisae_tf.localisation import per_region_overlap, pixel_auroc, read_masks
+from lisae_tf.localisation import per_region_overlap, pixel_auroc, pixel_figures
 
 
 @pytest.fixture
@@ -53,6 +54,42 @@ def test_the_overlap_is_what_a_plain_count_gives(masks):
     assert per_region_overlap(maps, masks) == pytest.approx(plain, abs=0.01)
 
 
+@pytest.mark.parametrize("free", [1, 4, 5, 11, 10_000])
+@pytest.mark.parametrize("levels", [1, 2, 3, 1000])
+def test_the_overlap_never_exceeds_one_nor_credits_what_no_threshold_reaches(free, levels):
+    """Few free pixels, ties, and curves that begin late or jump past the limit."""
+    generator = np.random.default_rng(free + levels)
+    masks = np.zeros((2, 1, free), bool)
+    masks[0] = True
+    constant = np.ones(masks.shape, np.float32)
+    assert per_region_overlap(constant, masks) == 0
+    assert per_region_overlap(constant + masks, masks) == 1
+    for _ in range(20):
+        maps = generator.integers(0, levels, masks.shape).astype(np.float32)
+        found = per_region_overlap(maps, masks)
+        assert 0 <= found <= 1
+        # Another scale of the map is the same map.
+        assert per_region_overlap(maps * 1000 - 7, masks) == pytest.approx(found)
+    if free >= 4:  # all of the region, but only with half of the free pixels: past the limit
+        late = masks.astype(np.float32)
+        late[1, 0, ::2] = 2
+        assert per_region_overlap(late, masks) == 0
+
+
+def test_anomalies_whose_mask_marks_nothing_do_not_count(masks):
+    maps = np.random.default_rng(0).random((5, 20, 20)).astype(np.float32)
+    truth = np.array([False, True, True, True, False])
+    kept = np.array([0, 1, 2, 4])  # the third anomaly has no mask
+    known = np.zeros((4, 20, 20), bool)
+    known[1:3] = masks[:2]
+    assert pixel_figures(maps, truth, masks) == {
+        "pixel_auroc": pixel_auroc(maps[kept], known),
+        "per_region_overlap": per_region_overlap(maps[kept], known),
+        "n_masks": 2,
+    }
+    assert pixel_figures(maps, truth, np.zeros_like(masks)) == {}
+
+
 def write_masks(folder, anomalies):
     """Each picture is marked as a whole."""
     folder.mkdir()
@@ -70,7 +107,14 @@ def test_evaluate_adds_both_where_there_are_masks(workplace, cli):
     record = json.loads(result.stdout)
     assert 0 <= record["pixel_auroc"] <= 1
     assert 0 <= record["per_region_overlap"] <= 1
+    assert record["n_masks"] == len(anomalies)
     assert "pixel_auroc" not in json.loads(cli("evaluate").stdout)
+    # The run keeps what was found, and the report shows it.
+    stored = json.loads((workplace / "runs" / "normal-lis-seed0" / "metrics.json").read_text())
+    assert stored["pixel_auroc"] == record["pixel_auroc"]
+    assert cli("report", "--out", "report.html").exit_code == 0
+    said = " ".join((workplace / "report.html").read_text().split())
+    assert f"With {len(anomalies)} masks, pixel AUROC is {record['pixel_auroc']:.4f}" in said
     # The figure is that of the maps themselves: normal pictures count as free of anomalies.
     from lisae_tf.data.tasks import load_test
     from lisae_tf.detectors import load_detector
@@ -84,22 +128,23 @@ def test_evaluate_adds_both_where_there_are_masks(workplace, cli):
 
 
 def test_maps_of_another_resolution_are_brought_to_that_of_the_masks(workplace, monkeypatch):
-    from lisae_tf.data.tasks import load_test
+    from lisae_tf.data.tasks import load_masks, load_test
     from lisae_tf.detectors import load_detector
     from lisae_tf.experiment import localise
 
     write_masks(workplace / "masks", sorted((workplace / "anomaly").iterdir()))
     detector = load_detector(workplace / "runs" / "normal-lis-seed0")
-    test = load_test(detector.config)
+    config = detector.config.model_copy(update={"mask_dir": str(workplace / "masks")})
+    test = load_test(config)
     coarse = detector.error_maps(test.pixels)[:, ::4, ::4]
     monkeypatch.setattr(detector, "error_maps", lambda images: coarse)
-    found = localise(detector, test, workplace / "masks")
+    found, _ = localise(detector, test, load_masks(config, test))
     truth = np.repeat(test.is_anomaly, 12 * 12)
     expected = roc_auc_score(truth, resized(coarse, (12, 12)).ravel())
     assert found["pixel_auroc"] == pytest.approx(expected)
 
 
-def test_a_missing_empty_or_misshapen_mask_is_named(workplace, cli, tmp_path):
+def test_a_missing_or_misshapen_mask_is_named_an_empty_one_left_out(workplace, cli, tmp_path):
     anomalies = sorted((workplace / "anomaly").iterdir())
     write_masks(workplace / "masks", anomalies)
     (workplace / "masks" / f"{anomalies[3].stem}.png").unlink()
@@ -117,8 +162,12 @@ def test_a_missing_empty_or_misshapen_mask_is_named(workplace, cli, tmp_path):
     )
     Image.new("L", (2 * width, 2 * height)).save(place)
     result = cli("evaluate", "--mask-dir", "masks")
-    assert result.exit_code == 1
-    assert "marks nothing" in result.output
+    assert result.exit_code == 0, result.output
+    assert "1 mask of anomaly pictures marks nothing (no pixel is above 127 of 255)" in (
+        result.stderr
+    )
+    assert f"do not count in the pixel figures: masks/{place.name}" in result.stderr
+    assert json.loads(result.stdout)["n_masks"] == len(anomalies) - 1
 
 
 def test_a_thin_defect_survives_the_shrinking(tmp_path):
@@ -127,9 +176,10 @@ def test_a_thin_defect_survives_the_shrinking(tmp_path):
     for name in ("pictures", "masks"):
         (tmp_path / name).mkdir()
         Image.fromarray(mask).save(tmp_path / name / "scratch.png")
+    scratch = [tmp_path / "pictures" / "scratch.png"]
     found = read_masks(
-        tmp_path / "masks", [tmp_path / "pictures" / "scratch.png"], tmp_path / "pictures", (32, 32)
-    )
+        tmp_path / "masks", scratch, scratch, tmp_path / "pictures", (32, 32), what="", so=""
+    ).marked
     assert found[0, 15, 5:25].all()
     assert found.sum() <= 21
 

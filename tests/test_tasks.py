@@ -1,4 +1,5 @@
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from lisae_tf import experiment
 from lisae_tf.config import dataset_settings, merge, resolve
 from lisae_tf.data import drawings, folders, picture_files, pictures
 from lisae_tf.data.drawings import background_is_bright, match_polarity
+from lisae_tf.data.layout import PictureSet
 from lisae_tf.data.tasks import load_test, load_training
 from lisae_tf.errors import LisaeError
 
@@ -58,7 +60,8 @@ def test_each_picture_of_the_folders_has_one_place(three_folders):
     data, test = load_training(config), load_test(config)
     normal = data.normal
     read = digests(normal.fit, normal.stopping, normal.calibration, test.pixels[~test.is_anomaly])
-    assert read == digests(folders._read(config.normal_dir, config, skip_bad=False).pixels)
+    whole = folders.read_set(PictureSet(Path(config.normal_dir)), config, skip_bad=False)
+    assert read == digests(whole.pixels)
     assert set(read.values()) == {1}
     assert [len(p) for p in (normal.stopping, normal.calibration)] == [4, 4]
     assert (len(test.pixels), int(test.is_anomaly.sum())) == (11, 7)

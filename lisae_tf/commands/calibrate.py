@@ -39,7 +39,7 @@ def command(
     from lisae_tf.arrays import save_arrays
     from lisae_tf.data import picture_files, pictures
     from lisae_tf.detectors import load_detector
-    from lisae_tf.evaluation import evaluate
+    from lisae_tf.evaluation import by_kind, evaluate
     from lisae_tf.files import write_json
     from lisae_tf.thresholds import choose_threshold
 
@@ -60,9 +60,11 @@ def command(
         "threshold_requested_fpr": threshold.requested_fpr,
         "n_calibration": threshold.n_calibration,
     }
-    detector.save_sidecar(folder)
     # What `monitor` compares with is what the threshold rests on.
     stored = runs.read_scores(folder)
+    if "kind" in stored:
+        metrics["by_kind"] = by_kind(test, stored["kind"], threshold.alpha)
+    detector.save_sidecar(folder)
     save_arrays(folder / runs.SCORES, stored | {"calibration": np.asarray(scores)})
     write_json(folder / runs.METRICS, metrics)
     click.echo(summary(old.alpha, threshold))

@@ -17,7 +17,11 @@ def command() -> None:
 @command.command("check")
 @shared.normal_dir
 @shared.negative_dir
+@shared.negative_mask_dir
 @shared.anomaly_dir
+@shared.test_dir
+@shared.mask_dir
+@shared.mvtec
 @shared.tiles
 @shared.config_file
 @shared.assigned
@@ -31,8 +35,10 @@ def check(tile, stride, input_size, config_file, assigned, skip_bad, json_file, 
 
     Ends with exit code 1 where training would stop.
     """
-    if not folders["normal_dir"]:
-        raise LisaeError("data check needs a folder of normal pictures; name it with --normal-dir")
+    if not (folders["normal_dir"] or folders["mvtec"]):
+        raise LisaeError(
+            "data check needs a folder of normal pictures; name it with --normal-dir or --mvtec"
+        )
     folders["data"] = shared.tile_settings(tile, stride, input_size)
     config, _ = shared.settle(folders, config_file, assigned)
     from lisae_tf.data.data_check import check as check_data
@@ -83,6 +89,12 @@ def _show(report) -> None:
     for found in report.sets.values():
         for reason in found.unreadable.values():
             console.print(f"unreadable: {reason}")
+        for mask, picture in found.masks.items():
+            console.print(f"looks like a mask: {mask} of {picture}")
+    for name, found in report.sets.items():
+        if name in ("negative", "anomaly") and set(found.by_kind) - {""}:
+            kinds = (f"{kind or 'no folder'} {n}" for kind, n in found.by_kind.items())
+            console.print(f"kinds of {name} pictures: {', '.join(kinds)}")
     for line in report.warnings:
         console.print(f"note: {line}")
     if not report.errors:

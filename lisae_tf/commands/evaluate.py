@@ -6,31 +6,49 @@ from pathlib import Path
 import click
 
 from lisae_tf.commands import options as shared
+from lisae_tf.errors import LisaeError
 from lisae_tf.quiet import start_tensorflow
 
 
 @click.command("evaluate")
 @shared.run
 @shared.data_dir
-@click.option(
-    "--mask-dir", type=click.Path(path_type=Path),
-    help="Masks of the anomalies, white on black, named as they are: adds pixel AUROC and PRO.",
-)  # fmt: skip
+@shared.mask_dir
 @click.option("--skip-bad", is_flag=True, help="Leave unreadable pictures out.")
-def command(run: str | None, data_dir: Path | None, mask_dir: Path | None, skip_bad: bool):
-    """Score the run's test pictures again and print the metrics as JSON."""
+def command(run: str | None, data_dir: Path | None, mask_dir: str | None, skip_bad: bool):
+    """Score the run's test pictures again and print the metrics as JSON.
+
+    Pixel figures, with masks of --mask-dir or of the run, are kept in its metrics.json.
+    """
     start_tensorflow()
     from lisae_tf import experiment, runs
+    from lisae_tf.config import merge, resolve
     from lisae_tf.data import tasks
     from lisae_tf.detectors import load_detector
+    from lisae_tf.files import write_json
 
     folder = runs.find_run(run)
     detector = load_detector(folder)
-    data = tasks.load_training(detector.config, data_dir, skip_bad=skip_bad)
-    test = tasks.load_test(detector.config, data_dir, skip_bad=skip_bad)
-    before, after = experiment.score_test(detector, test)
-    record = experiment.describe(detector.config, data_dir)
-    record |= experiment.measure(detector, data, before, after)
+    config = detector.config
     if mask_dir is not None:
-        record |= experiment.localise(detector, test, mask_dir)
+        config = resolve(merge(config.model_dump(), {"mask_dir": mask_dir}), "--mask-dir")
+    data = tasks.load_training(config, data_dir, skip_bad=skip_bad)
+    test = tasks.load_test(config, data_dir, skip_bad=skip_bad)
+    masks = tasks.load_masks(config, test)
+    before, after = experiment.score_test(detector, test)
+    record = experiment.describe(config, data_dir)
+    record |= experiment.measure(detector, data, before, after, test.kinds)
+    if masks is not None:
+        figures, why_not = experiment.localise(detector, test, masks)
+        if mask_dir is not None and why_not:
+            raise LisaeError(f"{why_not[0]}; leave --mask-dir out")
+        notes = [*masks.notes, *why_not]
+        for note in notes:
+            click.echo(f"note: {note}", err=True)
+        record |= figures
+        stored = runs.read_metrics(folder)
+        said = stored.get("notes", [])
+        stored["notes"] = said + [note for note in notes if note not in said]
+        others = {key: value for key, value in stored.items() if key not in runs.LOCALISED}
+        write_json(folder / runs.METRICS, others | figures)
     click.echo(json.dumps(record, indent=2, sort_keys=True))

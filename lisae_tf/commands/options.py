@@ -24,6 +24,23 @@ negative_dir = click.option("--negative-dir", help="Folder of other pictures tha
 anomaly_dir = click.option(
     "--anomaly-dir", help="Folder of anomalies, for the final evaluation only."
 )
+test_dir = click.option(
+    "--test-dir",
+    help="Folder of the final test: a folder for each kind of anomaly and, unless normal test "
+    "pictures are to be held out, good/.",
+)
+mask_dir = click.option(
+    "--mask-dir",
+    help="Masks of the anomalies, white on black, in folders as the anomalies are, named as they "
+    "are or with _mask behind: adds pixel AUROC and PRO.",
+)
+negative_mask_dir = click.option(
+    "--negative-mask-dir", help="Masks of the negatives, likewise: what in them is not normal."
+)
+mvtec = click.option(
+    "--mvtec", metavar="DIR",
+    help="Folder in MVTec's layout instead: train/good, test/good, test/KIND, ground_truth/KIND.",
+)  # fmt: skip
 config_file = click.option(
     "--config", "config_file", type=click.Path(path_type=Path), help="YAML file of settings."
 )
@@ -114,6 +131,21 @@ def listed(value: str | None) -> list[str] | None:
     return None if value is None else [part.strip() for part in value.split(",") if part.strip()]
 
 
+def _mvtec_settings(folder: str, given: dict[str, Any]) -> dict[str, str]:
+    """The folders that --mvtec stands for.
+
+    Raises:
+        LisaeError: another layout, or one of these folders is given as well.
+    """
+    from lisae_tf.data.layout import mvtec_settings
+
+    for name in ("normal_dir", "anomaly_dir", "test_dir", "mask_dir"):
+        if name in given:
+            option = f"--{name.replace('_', '-')}"
+            raise LisaeError(f"--mvtec and {option} exclude each other; leave one of them out")
+    return mvtec_settings(Path(folder))
+
+
 def settle(
     options: dict[str, Any], config_file: Path | None, assigned: Sequence[str]
 ) -> tuple[Any, list[str]]:
@@ -128,12 +160,16 @@ def settle(
 
     notes = []
     given = {name: value for name, value in options.items() if value not in (None, ())}
+    named_by = "--normal-dir"
+    if "mvtec" in given:
+        named_by = "--mvtec"
+        given |= _mvtec_settings(given.pop("mvtec"), given)
     if isinstance(given.get("normal_dir"), tuple):
         folders = list(given["normal_dir"])
         given["normal_dir"] = folders[0] if len(folders) == 1 else folders
     if given.get("normal_dir"):
         if given.get("dataset", config.FOLDER) != config.FOLDER:
-            raise LisaeError("--dataset and --normal-dir exclude each other; give one of them")
+            raise LisaeError(f"--dataset and {named_by} exclude each other; give one of them")
         given["dataset"] = config.FOLDER
     from_file = config.read_settings(config_file) if config_file else {}
     chosen = config.merge(config.merge(from_file, given), config.assignments(assigned))

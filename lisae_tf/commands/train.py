@@ -15,7 +15,11 @@ LOST = 0.01  # of AUROC in phase 2, from which on it is worth a word
 @click.option("--dataset", help="surfaces (default), or any TensorFlow Datasets image set.")
 @shared.normal_dir
 @shared.negative_dir
+@shared.negative_mask_dir
 @shared.anomaly_dir
+@shared.test_dir
+@shared.mask_dir
+@shared.mvtec
 @click.option("--normal-class", help="Normal classes, names or numbers, comma list.")
 @click.option("--protocol", help="one-class, two-class, next-class or halves.")
 @click.option("--anomaly-class", help="Test anomalies, instead of the protocol's; comma list.")
@@ -118,7 +122,9 @@ def _strategy(kind: str | None, config, out: Path | None):
 def run_name(config) -> str:
     """A folder name that says what the run is about."""
     if config.dataset == "folder":
-        subject = "-".join(Path(folder).resolve().name for folder in config.normal_dirs)
+        from lisae_tf.data.layout import subject as subject_of
+
+        subject = "-".join(map(subject_of, config.normal_dirs))
     else:
         classes = "-".join(str(c) for c in config.normal_class or [0])
         subject = f"{config.dataset}-{classes}".replace("/", "-")
@@ -161,6 +167,16 @@ def closing_lines(metrics: dict, folder: Path) -> list[str]:
             f"of the anomalies, calls {100 * metrics['false_positive_rate']:.1f} % of the normal "
             f"pictures anomalous (asked for: {100 * metrics['threshold_requested_fpr']:g} %)"
         )
+        for kind, found in metrics["by_kind"].items():
+            lines.append(
+                f"{kind or 'in no folder of their kind'}: AUROC {found['auroc']:.3f}, finds "
+                f"{100 * found['detection_rate']:.1f} % of {found['n']}"
+            )
+        if "pixel_auroc" in metrics:
+            lines.append(
+                f"where the anomalies are: pixel AUROC {metrics['pixel_auroc']:.3f}, per-region "
+                f"overlap {metrics['per_region_overlap']:.3f} ({metrics['n_masks']} masks)"
+            )
     else:
         lines.append(
             f"{normal} ({metrics['variant']}): no anomalies to test on. Threshold "

@@ -12,6 +12,8 @@ from lisae_tf.quiet import start_tensorflow
 @click.option("--dataset", help="surfaces (default), or any TensorFlow Datasets image set.")
 @shared.normal_dir
 @shared.negative_dir
+@shared.negative_mask_dir
+@shared.mvtec
 @click.option("--normal-class", help="Normal classes, names or numbers, comma list.")
 @click.option("--negatives", help="As for train.")
 @click.option("--variant", help="Detector, as in lis or linsep.")

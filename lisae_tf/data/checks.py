@@ -126,6 +126,19 @@ def set_remarks(what: str, found: SetChecks) -> list[str]:
     return said
 
 
+def known_remarks(pairs: list[Pair]) -> list[str]:
+    """One sentence on normal test pictures that training has as well, if there are any."""
+    exact = [f"{pair.other} = {pair.one}" for pair in pairs if pair.exact]
+    if not exact:
+        return []
+    lie = "pictures lie" if len(exact) > 1 else "picture lies"
+    are = "are" if len(exact) > 1 else "is"
+    return [
+        f"{len(exact)} normal test {lie} among the normal ones and {are} left out of the test: "
+        f"{few(exact)}"
+    ]
+
+
 def leak_remarks(pairs: list[Pair], is_one: str, is_other: str) -> list[str]:
     """One sentence on near copies across two sets, if there are any."""
     near = [f"{pair.other} = {pair.one}" for pair in pairs if not pair.exact]

@@ -9,18 +9,22 @@ from itertools import combinations
 from pathlib import Path
 
 from lisae_tf.config import Config
-from lisae_tf.data import checks, picture_files, pictures
+from lisae_tf.data import checks, masks, picture_files, pictures
+from lisae_tf.data.folder_test import read_test_masks
 from lisae_tf.data.folders import (
     MIN_NEGATIVE,
     MIN_NORMAL,
     NEGATIVE_STREAM,
     normal_stream,
+    read_negative_masks,
     refuse_indivisible,
     settle_folder_channels,
 )
+from lisae_tf.data.layout import PictureSet, kind_of, test_sets
 from lisae_tf.data.tiling import tiling_of
 from lisae_tf.errors import LisaeError
 
+TEST = "normal test"  # the name of that set
 STRETCHED = 1.1  # sides scaled more unequally than this are mentioned
 
 
@@ -37,6 +41,8 @@ class SetReport:
     constant: list[str]
     copies: list[checks.Pair]
     others: list[str]  # left out: by name no pictures
+    by_kind: dict[str, int]  # usable pictures by their first folder below this one, "" at its top
+    masks: dict[str, str]  # files that look like masks of others -> these
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ class DataReport:
     size: tuple[int, int]  # height, width that pictures are brought to
     channels: int
     tiles: dict | None  # side of a tile, stride, and grid (rows, columns) in a picture
-    sets: dict[str, SetReport]  # by normal, normal (2) and so on, negative, anomaly
+    sets: dict[str, SetReport]  # by normal, normal (2) and so on, negative, normal test, anomaly
     leaks: list[LeakReport]
     errors: list[str]  # training would stop at these
     warnings: list[str]  # training would go on and say these
@@ -89,8 +95,8 @@ def treatment(header: pictures.Header, size: tuple[int, int], channels: int) -> 
     return ", ".join(done) or "as it is"
 
 
-def _report(folder: str, size: tuple[int, int], channels: int):
-    files = picture_files.find(Path(folder))
+def _report(folder: PictureSet, size: tuple[int, int], channels: int):
+    files = folder.files()
     decoded = pictures.decode_all(files, size, channels, skip_bad=True)
     kinds: Counter[str] = Counter()
     treatments = {}
@@ -100,9 +106,10 @@ def _report(folder: str, size: tuple[int, int], channels: int):
         treatments[kind] = treatment(header, size, channels)
     found = checks.check_set(decoded)
     report = SetReport(
-        folder, len(files), len(decoded.names), dict(kinds.most_common()), treatments,
-        decoded.bad, found.constant, found.copies,
-        [str(path) for path in picture_files.others(Path(folder))],
+        str(folder.root), len(files), len(decoded.names), dict(kinds.most_common()), treatments,
+        decoded.bad, found.constant, found.copies, [str(path) for path in folder.others()],
+        dict(Counter(kind_of(Path(name), folder.root) for name in decoded.names)),
+        {str(mask): str(picture) for mask, picture in masks.lookalikes(files)},
     )  # fmt: skip
     return decoded, found, report
 
@@ -114,43 +121,88 @@ def _tiles(config: Config) -> dict | None:
     return {"side": tiling.tile, "stride": tiling.stride, "grid": tiling.grid}
 
 
+@dataclass(frozen=True)
+class _Needs:
+    """What training needs of a folder, and how it divides it."""
+
+    folder: PictureSet
+    minimum: int
+    stream: int | None = None  # of the random numbers that hold parts of it apart
+    with_test: bool = False
+    mask_option: str = "--mask-dir"
+
+
+def _folders(config: Config) -> dict[str, _Needs]:
+    """The folders of the settings by the names of their sets.
+
+    Raises:
+        LisaeError: a test that is not laid out as it must be.
+    """
+    given, anomaly = test_sets(config.test_dir, config.anomaly_dir)
+    found = {}
+    for k, path in enumerate(config.normal_dirs):
+        name = "normal" if k == 0 else f"normal ({k + 1})"
+        folder = PictureSet(Path(path))
+        found[name] = _Needs(folder, MIN_NORMAL, normal_stream(k), with_test=given is None)
+    if config.negative_dir:
+        folder = PictureSet(Path(config.negative_dir))
+        found["negative"] = _Needs(
+            folder, MIN_NEGATIVE, NEGATIVE_STREAM, mask_option="--negative-mask-dir"
+        )
+    if given:
+        found[TEST] = _Needs(given, 1)
+    if anomaly:
+        found["anomaly"] = _Needs(anomaly, 1)
+    return found
+
+
+def _check_masks(
+    config: Config, decoded: dict[str, pictures.Decoded], errors: list[str], warnings: list[str]
+) -> None:
+    """Reads masks as training would; adds to what it finds."""
+    for name, read in (("negative", read_negative_masks), ("anomaly", read_test_masks)):
+        if name not in decoded:
+            continue
+        try:
+            found = read(config, decoded[name].names)
+        except LisaeError as error:
+            errors.append(str(error))
+        else:
+            warnings += found.notes if found else ()
+
+
 def check(config: Config, *, skip_bad: bool = False) -> DataReport:
     """Looks at the folders of the settings.
 
     Args:
-        config: with normal_dir and, where there are such, negative_dir and anomaly_dir.
+        config: with normal_dir and, where there are such, the other folders.
         skip_bad: unreadable files are warnings, as they are with `train --skip-bad`.
 
     Raises:
-        LisaeError: a folder is missing or holds no picture.
+        LisaeError: a folder is missing, holds no picture or is not laid out as it must be.
     """
     config = settle_folder_channels(config)
     size, channels = tuple(config.data.size), config.data.channels
-    # By name: folder, how many pictures of it training needs, and the stream that divides them.
-    folders = {
-        "normal" if k == 0 else f"normal ({k + 1})": (folder, MIN_NORMAL, normal_stream(k))
-        for k, folder in enumerate(config.normal_dirs)
-    }
-    if config.negative_dir:
-        folders["negative"] = (config.negative_dir, MIN_NEGATIVE, NEGATIVE_STREAM)
-    if config.anomaly_dir:
-        folders["anomaly"] = (config.anomaly_dir, 1, None)
     decoded, sets, errors, warnings = {}, {}, [], []
-    for name, (folder, minimum, stream) in folders.items():
-        decoded[name], found, report = _report(folder, size, channels)
+    for name, needs in _folders(config).items():
+        decoded[name], found, report = _report(needs.folder, size, channels)
         sets[name] = report
         if report.unreadable:
             count = len(report.unreadable)
             line = f"{count} {name} file{'s' * (count > 1)} of {report.files} cannot be read"
             (warnings if skip_bad else errors).append(line)
-        if report.usable < minimum:
+        if report.masks:
+            mask, picture = next(iter(report.masks.items()))
+            more = f" (and {len(report.masks) - 1} more)" if len(report.masks) > 1 else ""
+            errors.append(masks.lookalike_sentence(mask, picture, needs.mask_option) + more)
+        if report.usable < needs.minimum:
             errors.append(
-                f"{report.usable} usable {name} pictures; training needs at least {minimum}"
+                f"{report.usable} usable {name} picture{'s' * (report.usable != 1)}; training "
+                f"needs at least {needs.minimum}"
             )
-        elif stream is not None:
+        elif needs.stream is not None:
             try:
-                with_test = stream != NEGATIVE_STREAM
-                refuse_indivisible(decoded[name], config, stream, with_test=with_test)
+                refuse_indivisible(decoded[name], config, needs.stream, with_test=needs.with_test)
             except LisaeError as error:
                 errors.append(f"{name}: {error}")
         warnings += picture_files.remark(report.others, name)
@@ -161,6 +213,7 @@ def check(config: Config, *, skip_bad: bool = False) -> DataReport:
             warnings.append(
                 f"{stretched} {name} {change} proportions; a data.size like theirs keeps them"
             )
+    _check_masks(config, decoded, errors, warnings)
     leaks = []
     for one, other in combinations(decoded, 2):
         pairs = checks.leaks(decoded[one], decoded[other])
@@ -168,10 +221,21 @@ def check(config: Config, *, skip_bad: bool = False) -> DataReport:
             continue
         leaks.append(LeakReport(one, other, pairs))
         exact = [f"{pair.other} = {pair.one}" for pair in pairs if pair.exact]
-        if exact:
+        if other == TEST and one.startswith("normal"):
+            warnings += checks.known_remarks(pairs)
+        elif exact:
             lie = "pictures lie" if len(exact) > 1 else "picture lies"
             errors.append(f"{len(exact)} {other} {lie} among the {one} ones: {checks.few(exact)}")
         warnings += checks.leak_remarks(pairs, one, other)
+    known = {
+        pair.other
+        for leak in leaks
+        if leak.other == TEST and leak.one.startswith("normal")
+        for pair in leak.pairs
+        if pair.exact
+    }
+    if known and len(known) == sets[TEST].usable:
+        errors.append("all normal test pictures lie among the normal ones; give others")
     if config.negative_dir is None and config.negatives == "none":
         warnings.append("there are no negatives; the variants ae, kde and their like need none")
     return DataReport(size, channels, _tiles(config), sets, leaks, errors, warnings)

@@ -1,4 +1,4 @@
-"""The user's own folders of pictures as training data and test."""
+"""The user's own folders of pictures as training data; the test is in `folder_test`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,9 +6,16 @@ from pathlib import Path
 import numpy as np
 
 from lisae_tf.config import FOLDER, Config
-from lisae_tf.data import checks, picture_files, pictures
+from lisae_tf.data import checks, masks, picture_files, pictures
 from lisae_tf.data.drawings import draw, match_polarity
-from lisae_tf.data.parts import Parts, TestData, TrainingData, side_indices, split_side
+from lisae_tf.data.layout import (
+    PictureSet,
+    kind_of,
+    normal_test_set,
+    refuse_empty_kinds,
+    test_sets,
+)
+from lisae_tf.data.parts import Parts, TrainingData, side_indices, split_side
 from lisae_tf.data.protocols import GENERATED, synthetic_generators
 from lisae_tf.errors import LisaeError
 
@@ -22,11 +29,29 @@ def normal_stream(number: int) -> int:
     return number + (number >= NEGATIVE_STREAM)
 
 
-def _read(path: str, config: Config, skip_bad: bool) -> pictures.Decoded:
-    """One folder's pictures in the size and channels of the settings."""
-    found = picture_files.find(Path(path))
-    size = tuple(config.data.size or FOLDER_SIZE)
-    return pictures.decode_all(found, size, config.data.channels or 3, skip_bad=skip_bad)
+def size_of(config: Config) -> tuple[int, int]:
+    """(H, W) that pictures of folders get."""
+    return tuple(config.data.size or FOLDER_SIZE)
+
+
+def read_set(
+    found: PictureSet, config: Config, skip_bad: bool, option: str = "--mask-dir"
+) -> pictures.Decoded:
+    """One folder's pictures in the size and channels of the settings.
+
+    Args:
+        found: the folder.
+        config: settings.
+        skip_bad: whether unreadable pictures are left out.
+        option: that takes masks of these pictures.
+
+    Raises:
+        LisaeError: no or unreadable pictures, or one that looks like a mask of another.
+    """
+    files = found.files()
+    for mask, picture in masks.lookalikes(files):
+        raise LisaeError(masks.lookalike_sentence(mask, picture, option))
+    return pictures.decode_all(files, size_of(config), config.data.channels or 3, skip_bad=skip_bad)
 
 
 def settle_folder_channels(config: Config) -> Config:
@@ -37,8 +62,14 @@ def settle_folder_channels(config: Config) -> Config:
     """
     if config.dataset != FOLDER:
         return config
-    others = filter(None, (config.negative_dir, config.anomaly_dir))
-    picture_files.refuse_missing(map(Path, (*config.normal_dirs, *others)))
+    others = (
+        config.negative_dir, config.anomaly_dir, config.test_dir, config.mask_dir,
+        config.negative_mask_dir,
+    )  # fmt: skip
+    picture_files.refuse_missing(map(Path, (*config.normal_dirs, *filter(None, others))))
+    test_sets(config.test_dir, config.anomaly_dir)
+    if config.negative_dir:
+        refuse_empty_kinds(Path(config.negative_dir))
     if config.data.channels:
         return config
 
@@ -56,7 +87,7 @@ def settle_folder_channels(config: Config) -> Config:
     return config.model_copy(update={"data": data})
 
 
-def _refuse_overlap(
+def refuse_overlap(
     one: pictures.Decoded, is_one: str, other: pictures.Decoded, is_other: str
 ) -> list[str]:
     """Raises on a picture that lies in both sets; returns what near copies are to be noted."""
@@ -99,7 +130,7 @@ def refuse_indivisible(
 
 
 @dataclass(frozen=True)
-class _NormalFolder:
+class NormalFolder:
     """One folder of normal pictures and which of them are held out for what."""
 
     found: pictures.Decoded
@@ -107,22 +138,24 @@ class _NormalFolder:
     test: np.ndarray  # indices
 
 
-def _normals(config: Config, skip_bad: bool) -> list[_NormalFolder]:
+def read_normals(config: Config, skip_bad: bool) -> list[NormalFolder]:
     """Each folder of normal pictures with parts of its own.
 
     A folder is divided alike whatever folders follow it: what was held out stays held out when
-    more pictures become normal.
+    more pictures become normal. Nothing is held out for a test whose normal pictures are given.
     """
-    sides: list[_NormalFolder] = []
+    with_test = normal_test_set(config.test_dir) is None
+    sides: list[NormalFolder] = []
     for number, folder in enumerate(config.normal_dirs):
-        found = _read(folder, config, skip_bad)
-        _refuse_few(len(found.pixels), MIN_NORMAL, "normal", folder)
-        parts = _split_folder(found, config, normal_stream(number), with_test=True)
-        sides.append(_NormalFolder(found, *parts))
+        found = read_set(PictureSet(Path(folder)), config, skip_bad)
+        refuse_few(len(found.pixels), MIN_NORMAL, "normal", folder)
+        parts = _split_folder(found, config, normal_stream(number), with_test=with_test)
+        sides.append(NormalFolder(found, *parts))
     return sides
 
 
-def _remarks(found: pictures.Decoded, what: str) -> list[str]:
+def remarks(found: pictures.Decoded, what: str) -> list[str]:
+    """What the user should know of a set: files left out, constant pictures and copies."""
     left_out = [f"left out: {reason}" for reason in found.bad.values()]
     return left_out + checks.set_remarks(what, checks.check_set(found))
 
@@ -132,7 +165,52 @@ def _remarks_on_others(folders: list[str], what: str) -> list[str]:
     return picture_files.remark(found, what)
 
 
-def _refuse_few(count: int, minimum: int, what: str, folder: str) -> None:
+def read_negative_masks(config: Config, negatives: list[str]) -> masks.Masks | None:
+    """What masks say of the negatives; None where none are given.
+
+    Args:
+        config: settings.
+        negatives: the paths of their pictures.
+
+    Raises:
+        LisaeError: see `masks.read_masks`.
+    """
+    if not config.negative_mask_dir:
+        return None
+    root = Path(config.negative_dir)
+    return masks.read_masks(
+        Path(config.negative_mask_dir), [Path(name) for name in negatives],
+        picture_files.find(root), root, size_of(config), what="negative", so="count as unmarked",
+    )  # fmt: skip
+
+
+def _negatives(
+    config: Config, found: pictures.Decoded, normal_parts: Parts
+) -> tuple[dict[str, Parts | None], tuple[str, ...]]:
+    """The sides of the training data that a folder of negatives gives, and what is to be noted."""
+    chosen = side_indices(
+        len(found.pixels), config.data, seed=config.seed, stream=NEGATIVE_STREAM,
+        groups=_copies(found),
+    )  # fmt: skip
+    root = Path(config.negative_dir)
+    kinds = np.array([kind_of(Path(name), root) for name in found.names])
+    marks = read_negative_masks(config, found.names)
+    sides = {"negative": found.pixels, "negative_kinds": kinds}
+    if marks is not None:
+        sides["negative_masks"] = marks.marked
+    parts = {name: Parts(rows, rows, rows).rows(chosen) for name, rows in sides.items()}
+    if names := synthetic_generators(config.negatives):
+        from lisae_tf.data.synthetic import joined
+
+        parts["negative"] = joined(parts["negative"], names, normal_parts, config.seed)
+        parts["negative_kinds"] = parts["negative_kinds"].followed_by(config.negatives)
+        if marks is not None:
+            parts["negative_masks"] = parts["negative_masks"].followed_by(False)
+    return parts, marks.notes if marks else ()
+
+
+def refuse_few(count: int, minimum: int, what: str, folder: str) -> None:
+    """Raises unless there are enough pictures."""
     if count < minimum:
         raise LisaeError(
             f"{folder} holds {count} usable {what} picture{'s' * (count != 1)}; training needs "
@@ -146,71 +224,42 @@ def load_folder_training(config: Config, *, skip_bad: bool) -> TrainingData:
     Raises:
         LisaeError: missing folders, unreadable or too few pictures, or overlapping folders.
     """
-    normals = _normals(config, skip_bad)
+    normals = read_normals(config, skip_bad)
     notes = _remarks_on_others(config.normal_dirs, "normal")
-    notes += [remark for side in normals for remark in _remarks(side.found, "normal")]
+    notes += [remark for side in normals for remark in remarks(side.found, "normal")]
     for k, side in enumerate(normals):
         for earlier in normals[:k]:
-            notes += _refuse_overlap(earlier.found, "normal", side.found, "also normal")
+            notes += refuse_overlap(earlier.found, "normal", side.found, "also normal")
     normal_parts = Parts(
         *(
             np.concatenate([getattr(side.parts, part) for side in normals])
             for part in ("fit", "stopping", "calibration")
         )
     )
-    negative_parts = None
+    sides: dict[str, Parts | None] = {"negative": None}
     if config.negative_dir:
-        negative = _read(config.negative_dir, config, skip_bad)
-        _refuse_few(len(negative.pixels), MIN_NEGATIVE, "negative", config.negative_dir)
+        folder = PictureSet(Path(config.negative_dir))
+        negative = read_set(folder, config, skip_bad, "--negative-mask-dir")
+        refuse_few(len(negative.pixels), MIN_NEGATIVE, "negative", config.negative_dir)
         notes += _remarks_on_others([config.negative_dir], "negative")
-        notes += _remarks(negative, "negative")
+        notes += remarks(negative, "negative")
         for side in normals:
-            notes += _refuse_overlap(side.found, "normal", negative, "negative")
-        negative_parts, _ = _split_folder(negative, config, NEGATIVE_STREAM)
-        if names := synthetic_generators(config.negatives):
-            from lisae_tf.data.synthetic import joined
-
-            negative_parts = joined(negative_parts, names, normal_parts, config.seed)
+            notes += refuse_overlap(side.found, "normal", negative, "negative")
+        sides, more = _negatives(config, negative, normal_parts)
+        notes += more
     elif config.negatives in GENERATED:
         shape = normal_parts.fit.shape[1:]
         pixels = match_polarity(draw(config.negatives, shape, config.seed), normal_parts.fit)
-        negative_parts, _ = split_side(
+        sides["negative"], _ = split_side(
             pixels, config.data, seed=config.seed, stream=NEGATIVE_STREAM
         )
     elif names := synthetic_generators(config.negatives):
         from lisae_tf.data.synthetic import synthetic_negatives
 
-        negative_parts = synthetic_negatives(names, normal_parts, config.seed)
+        sides["negative"] = synthetic_negatives(names, normal_parts, config.seed)
     elif config.negatives != "none":
         raise LisaeError(
             "your own folders take --negative-dir or --negatives "
             f"{'|'.join(GENERATED)}|synth:GENERATOR|none, not '{config.negatives}'"
         )
-    return TrainingData(normal_parts, negative_parts, notes=tuple(notes))
-
-
-def load_folder_test(config: Config, *, skip_bad: bool) -> TestData:
-    """Held-out normal pictures and the anomalies, if there are any; for evaluation alone.
-
-    Raises:
-        LisaeError: anomalies that are also normal or negative pictures.
-    """
-    normals = _normals(config, skip_bad)
-    pixels = np.concatenate([side.found.pixels[side.test] for side in normals])
-    labels = [side.found.names[i] for side in normals for i in side.test]
-    notes, anomalies = [], 0
-    if config.anomaly_dir:
-        anomaly = _read(config.anomaly_dir, config, skip_bad)
-        notes = _remarks_on_others([config.anomaly_dir], "anomaly")
-        notes += _remarks(anomaly, "anomaly")
-        for side in normals:
-            notes += _refuse_overlap(side.found, "normal", anomaly, "anomaly")
-        if config.negative_dir:
-            negative = _read(config.negative_dir, config, skip_bad)
-            notes += _refuse_overlap(negative, "negative", anomaly, "anomaly")
-        pixels = np.concatenate([pixels, anomaly.pixels])
-        labels += anomaly.names
-        anomalies = len(anomaly.names)
-    is_anomaly = np.arange(len(pixels)) >= len(pixels) - anomalies
-    counts = tuple(len(side.test) for side in normals)
-    return TestData(pixels, is_anomaly, labels, tuple(notes), counts)
+    return TrainingData(normal_parts, **sides, notes=tuple(notes))

@@ -16,11 +16,28 @@ def full_scale(images: np.ndarray) -> int:
 
 @dataclass(frozen=True)
 class Parts:
-    """One side of the training data, disjoint: uint8 (N, H, W, C), or float32 (N, m)."""
+    """One side of the training data, disjoint: uint8 (N, H, W, C), or float32 (N, m).
+
+    What is known of each picture of a side comes in parts of its own, row by row.
+    """
 
     fit: np.ndarray
     stopping: np.ndarray  # decides when to stop
     calibration: np.ndarray  # normal: sets α; negative: `auroc_negatives`; used for nothing else
+
+    def rows(self, chosen: Sequence[np.ndarray]) -> "Parts":
+        """Some rows of each part.
+
+        Args:
+            chosen: of the fit, stopping and calibration parts: bool (N,) or indices, each.
+        """
+        parts = (self.fit, self.stopping, self.calibration)
+        return Parts(*(part[rows] for part, rows in zip(parts, chosen, strict=True)))
+
+    def followed_by(self, value: object) -> "Parts":
+        """As many rows again behind each part, all of one value."""
+        parts = (self.fit, self.stopping, self.calibration)
+        return Parts(*(np.concatenate([part, np.full(part.shape, value)]) for part in parts))
 
 
 @dataclass(frozen=True)
@@ -31,20 +48,52 @@ class TrainingData:
     negative: Parts | None
     augment: bool = False  # whether negatives are augmented
     notes: tuple[str, ...] = ()  # what the user should know
+    # Of negatives from a folder, else None. Kinds, str (N,): the first folder below it, "" at its
+    # top, "synth:…" of made ones that join them.
+    negative_kinds: Parts | None = None
+    # Where masks are given: what they mark, bool (N, H, W); nothing in pictures without a mask.
+    negative_masks: Parts | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """H, W, C of pictures; m of feature rows."""
         return self.normal.fit.shape[1:]
 
+    def with_negatives(self, chosen: Sequence[np.ndarray]) -> "TrainingData":
+        """The same with some of the negatives alone.
+
+        Args:
+            chosen: which of the fit, stopping and calibration parts: bool (N,) or indices, each.
+        """
+
+        def some(side: Parts | None) -> Parts | None:
+            return side and side.rows(chosen)
+
+        return replace(
+            self,
+            negative=some(self.negative),
+            negative_kinds=some(self.negative_kinds),
+            negative_masks=some(self.negative_masks),
+        )
+
 
 def mirrored(data: TrainingData) -> TrainingData:
     """The fit parts of both sides with each picture mirrored left to right behind the originals."""
 
     def both(parts: Parts | None) -> Parts | None:
-        return parts and replace(parts, fit=np.concatenate([parts.fit, parts.fit[:, :, ::-1]]))
+        if parts is None:
+            return None
+        # Kinds, (N,), have no left and right.
+        turned = parts.fit[:, :, ::-1] if parts.fit.ndim > 1 else parts.fit
+        return replace(parts, fit=np.concatenate([parts.fit, turned]))
 
-    return replace(data, normal=both(data.normal), negative=both(data.negative))
+    return replace(
+        data,
+        normal=both(data.normal),
+        negative=both(data.negative),
+        negative_kinds=both(data.negative_kinds),
+        negative_masks=both(data.negative_masks),
+    )
 
 
 @dataclass(frozen=True)
@@ -58,6 +107,7 @@ class TestData:
     labels: list[str] = field(default_factory=list)  # class or file of each
     notes: tuple[str, ...] = ()  # what the user should know
     normal_counts: tuple[int, ...] = ()  # normal pictures of each of the user's folders, in order
+    kinds: tuple[str, ...] = ()  # of each, from folders: the kind of anomaly, "" of normal ones
 
 
 def split(

@@ -11,7 +11,9 @@ import numpy as np
 from lisae_tf.config import FOLDER, Config
 from lisae_tf.data.datasets import Dataset, Images, open_dataset
 from lisae_tf.data.drawings import background_is_bright, draw
-from lisae_tf.data.folders import FOLDER_SIZE, load_folder_test, load_folder_training
+from lisae_tf.data.folder_test import load_folder_test, read_test_masks
+from lisae_tf.data.folders import FOLDER_SIZE, load_folder_training
+from lisae_tf.data.masks import Masks
 from lisae_tf.data.parts import Parts, TestData, TrainingData, mirrored, split_side
 from lisae_tf.data.protocols import (
     GENERATED,
@@ -171,3 +173,20 @@ def load_test(config: Config, data_dir: Path | None = None, *, skip_bad: bool = 
     images = dataset.read("test", (*task.normal, *task.anomaly), size, channels)
     labels = [dataset.class_names[label] for label in images.labels]
     return TestData(images.pixels, np.isin(images.labels, task.anomaly), labels)
+
+
+def load_masks(config: Config, test: TestData) -> Masks | None:
+    """What masks say of the anomalies of a test; for evaluation alone.
+
+    Args:
+        config: its settings.
+        test: from `load_test`.
+
+    Returns:
+        Rows are the anomalies of the test; None where the settings name no masks.
+
+    Raises:
+        LisaeError: masks that do not belong to the anomalies.
+    """
+    anomalies = [test.labels[row] for row in np.flatnonzero(test.is_anomaly)]
+    return read_test_masks(config, anomalies)
