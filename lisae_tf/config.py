@@ -132,9 +132,12 @@ class Config(Section):
 
     def settings_read(self) -> dict[str, Any]:
         """The settings that the variant reads, without the sections of other variants."""
-        return self.model_dump(
+        settings = self.model_dump(
             exclude={name for name, variants in _READ_BY.items() if self.variant not in variants}
         )
+        if self.latent_shaping.gamma_times is not None:  # it is read instead of `gamma`
+            settings.get("latent_shaping", {}).pop("gamma", None)
+        return settings
 
     def to_yaml(self, *, read: bool = False) -> str:
         """The resolved settings as YAML that `--config` takes.
