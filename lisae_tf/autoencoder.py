@@ -26,8 +26,9 @@ class LatentInsensitiveAutoencoder(keras.Model):
     - optionally "normal_features" and "negative_features", float32 (N, S) and (M, S): the
       output of the frozen encoder, which is then not run again.
 
-    Call `enter_feature_extraction` or `enter_latent_shaping` before `fit`; each sets what is
-    trainable and compiles, because Keras goes on training frozen layers until the next compile.
+    Call `enter_decoder_alone`, `enter_feature_extraction` or `enter_latent_shaping` before `fit`;
+    each sets what is trainable and compiles, because Keras goes on training frozen layers until
+    the next compile.
     """
 
     def __init__(self, encoder: keras.Model, latent: keras.Model, decoder: keras.Model, **kwargs):
@@ -60,6 +61,15 @@ class LatentInsensitiveAutoencoder(keras.Model):
         """uint8 (N, H, W, C) -> x̂, float32 (N, H, W, C) in 0-1 (equations 1-3)."""
         return self.decoder(self.latent(self.encoder(self.scale(images))))
 
+    def enter_decoder_alone(self, optimizer: keras.Optimizer) -> None:
+        """The first steps of phase 1, where wanted: the decoder learns the mean picture.
+
+        The codes stay as they began. A whole network learns the mean picture through its codes as
+        well, which drives them all into the same corner where pictures hardly differ.
+        """
+        self.linsep_weight = 0.0
+        self._enter("feature-extraction", optimizer, self.decoder)
+
     def enter_feature_extraction(
         self, optimizer: keras.Optimizer, *, linsep_weight: float = 0.0
     ) -> None:
@@ -70,21 +80,24 @@ class LatentInsensitiveAutoencoder(keras.Model):
             linsep_weight: weight of LinSep's cross-entropy; 0 for the plain autoencoder.
         """
         self.linsep_weight = linsep_weight
-        self._enter("feature-extraction", optimizer, whole=True, logit=linsep_weight > 0)
+        logit = [self.logit] if linsep_weight > 0 else []
+        self._enter(
+            "feature-extraction", optimizer, self.encoder, self.latent, self.decoder, *logit
+        )
 
     def enter_latent_shaping(
         self, optimizer: keras.Optimizer, *, gamma: float, beta: float, hinge: str = "hinge"
     ) -> None:
         """Phase 2: encoder and decoder are frozen, only the latent layer trains (equation 4)."""
         self.gamma, self.beta, self.hinge = gamma, beta, hinge
-        self._enter("latent-shaping", optimizer, whole=False, logit=False)
+        self._enter("latent-shaping", optimizer, self.latent)
 
-    def _enter(self, phase: Phase, optimizer: keras.Optimizer, *, whole: bool, logit: bool) -> None:
+    def _enter(
+        self, phase: Phase, optimizer: keras.Optimizer, *trained: keras.layers.Layer
+    ) -> None:
         self.phase = phase
-        self.encoder.trainable = whole
-        self.decoder.trainable = whole
-        self.latent.trainable = True
-        self.logit.trainable = logit
+        for part in (self.encoder, self.latent, self.decoder, self.logit):
+            part.trainable = any(part is each for each in trained)
         self.compile(optimizer=optimizer)
 
     def _features_of(self, images):

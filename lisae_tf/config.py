@@ -85,10 +85,6 @@ PROTOCOLS = ("one-class", "two-class", "next-class", "halves")
 FOLDER = "folder"
 
 
-def _is_none(value: object) -> bool:
-    return value is None
-
-
 def _is_default_knn(value: object) -> bool:
     return value == NearestNeighbours()
 
@@ -111,7 +107,7 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: Data = Data()
     # Left out of the record unless set: results on pixels stay comparable.
-    features: Annotated[Features | None, Field(exclude_if=_is_none)] = None
+    features: Annotated[Features | None, Field(exclude_if=is_none)] = None
     network: Network = Network()
     feature_extraction: FeatureExtraction = FeatureExtraction()
     latent_shaping: LatentShaping = LatentShaping()
@@ -186,7 +182,10 @@ class Config(Section):
         unread = {name for name, variants in _READ_BY.items() if self.variant not in variants}
         if self.features:  # every variant has maps there
             unread.discard("scoring")
-        return self.model_dump(exclude=unread)
+        settings = self.model_dump(exclude=unread)
+        if self.latent_shaping.gamma_times is not None:  # it is read instead of `gamma`
+            settings.get("latent_shaping", {}).pop("gamma", None)
+        return settings
 
     def to_yaml(self, *, read: bool = False) -> str:
         """The resolved settings as YAML that `--config` takes.

@@ -22,20 +22,46 @@ from lisae_tf.data.pipelines import (
     steps_per_epoch,
     training_batches,
 )
-from lisae_tf.errors import LisaeError
 from lisae_tf.encoder_features import Features, encode
+from lisae_tf.errors import LisaeError
 from lisae_tf.phase import TrainingOptions, fit_phase, picture_errors
+from lisae_tf.sections import LatentShaping
 
 
-def _negatives_past_gamma(errors: np.ndarray, gamma: float) -> str | None:
+def resolve_gamma(settings: LatentShaping, normal_error: float) -> tuple[float, str | None]:
+    """γ on the scale of errors, and a note on it where it is relative.
+
+    Args:
+        settings: `gamma_times`, where set, is what counts, else `gamma`.
+        normal_error: mean error of held-out normal pictures after phase 1.
+
+    Raises:
+        LisaeError: a multiple of no error at all.
+    """
+    if settings.gamma_times is None:
+        return settings.gamma, None
+    gamma = settings.gamma_times * normal_error
+    if not gamma > 0:
+        raise LisaeError(
+            "held-out normal pictures are reconstructed without any error, of which "
+            "latent_shaping.gamma_times can be no multiple; set latent_shaping.gamma instead"
+        )
+    return gamma, f"gamma {gamma:.3g}, {settings.gamma_times:g} times the held-out normal error"
+
+
+def _negatives_past_gamma(
+    errors: np.ndarray, gamma: float, settings: LatentShaping, normal_error: float
+) -> str | None:
     """A warning where nearly all negatives satisfy the hinge before phase 2 has begun."""
     share = float(np.mean(errors > gamma))
     if share < 0.95:
         return None
-    acting = float(f"{2 * np.quantile(errors, 0.9):.2g}")
+    relative = settings.gamma_times is not None
+    name, given = ("gamma_times", settings.gamma_times) if relative else ("gamma", gamma)
+    acting = float(f"{2 * np.quantile(errors, 0.9) / (normal_error if relative else 1):.2g}")
     return (
-        f"{100 * share:.0f} % of the negatives lie past gamma={gamma:g} before phase 2, so the "
-        f"hinge does little; latent_shaping.gamma={acting:g} would act on most of them"
+        f"{100 * share:.0f} % of the negatives lie past {name}={given:g} before phase 2, so the "
+        f"hinge does little; latent_shaping.{name}={acting:g} would act on most of them"
     )
 
 
@@ -77,12 +103,17 @@ def latent_shaping(
     """Phase 2: freeze encoder and decoder, train the latent layer on equation 4.
 
     Raises:
-        LisaeError: the hinge acted and yet no latent weight moved.
+        LisaeError: the hinge acted and yet no latent weight moved, or γ is a multiple of 0.
     """
     settings = config.latent_shaping
+    # Resuming builds the model from phase 1's weights, so this γ is the same again.
+    normal_error = float(np.mean(picture_errors(model, data.normal.stopping), dtype=np.float64))
+    gamma, relative = resolve_gamma(settings, normal_error)
+    if relative:
+        options.say(relative)
     model.enter_latent_shaping(
         keras.optimizers.Adam(settings.learning_rate),
-        gamma=settings.gamma, beta=settings.beta, hinge=settings.hinge,
+        gamma=gamma, beta=settings.beta, hinge=settings.hinge,
     )  # fmt: skip
     fresh_augmentation = data.augment and not settings.cache_features
     negative_fit = data.negative.fit
@@ -111,7 +142,8 @@ def latent_shaping(
         held_out = held_out_batches(normal_held_out, negative_held_out)
         before = [w.numpy() for w in model.latent.weights]
         errors = picture_errors(model, data.negative.stopping)
-        notes = [note for note in [_negatives_past_gamma(errors, settings.gamma)] if note]
+        past = _negatives_past_gamma(errors, gamma, settings, normal_error)
+        notes = [note for note in (relative, past) if note]
 
         def stream(first: int, last: int) -> tf.data.Dataset:
             return training_batches(
@@ -121,7 +153,7 @@ def latent_shaping(
 
         steps = steps_per_epoch(normal, settings.batch_size)
         fit_phase(model, stream, held_out, steps, convergence, options)
-    acted = settings.hinge == "literal" or bool(np.any(errors < settings.gamma))
+    acted = settings.hinge == "literal" or bool(np.any(errors < gamma))
     moved = any(
         np.any(old != new.numpy()) for old, new in zip(before, model.latent.weights, strict=True)
     )

@@ -125,6 +125,7 @@ def fit_linear(
     gamma: float,
     beta: float = 1.0,
     iterations: int = 200,
+    subspace: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> LinearLISAE:
     """Phase 1 by SVD, phase 2 by L-BFGS over B with U_r unchanged.
 
@@ -138,8 +139,9 @@ def fit_linear(
         gamma: on the scale of ‖x̂ − x‖² (a sum over m, not a mean).
         beta: weight of the negatives.
         iterations: of L-BFGS, at most.
+        subspace: what `principal_subspace` gives, where that is known already.
     """
-    u_r, u_c = principal_subspace(normal, r)
+    u_r, u_c = subspace or principal_subspace(normal, r)
     c_normal, c_negative = normal @ u_c, negative @ u_c
     own_negative = np.sum(np.square(c_negative), axis=1)
     s_normal = c_normal.T @ c_normal / len(c_normal)

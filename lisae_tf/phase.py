@@ -83,25 +83,37 @@ def fit_phase(
 ) -> None:
     """`fit` from the epoch where `convergence` stands to its end, then the best weights."""
     first = convergence.attach(model)
-    callbacks = [convergence, *options.callbacks]
-    if not convergence.finished and distribution.is_distributed():
-        distribution.fit(
-            model, stream(first, convergence.epochs), held_out, steps=steps,
-            epochs=(first, convergence.epochs), callbacks=callbacks,
-        )  # fmt: skip
-    elif not convergence.finished:
-        model.steps_per_execution = steps_at_once(steps)
-        model.fit(
-            stream(first, convergence.epochs),
-            steps_per_epoch=steps,
-            initial_epoch=first,
-            epochs=convergence.epochs,
-            validation_data=held_out,
-            callbacks=callbacks,
-            shuffle=False,
-            verbose=0,
-        )
+    if not convergence.finished:
+        callbacks = [convergence, *options.callbacks]
+        fit_epochs(model, stream, held_out, steps, (first, convergence.epochs), callbacks)
     convergence.restore_best()
+
+
+def fit_epochs(
+    model: keras.Model,
+    stream: Callable[[int, int], tf.data.Dataset],
+    held_out: tf.data.Dataset,
+    steps: int,
+    epochs: tuple[int, int],
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> None:
+    """`fit` from one epoch up to another, on one device or under the strategy in force."""
+    if distribution.is_distributed():
+        distribution.fit(
+            model, stream(*epochs), held_out, steps=steps, epochs=epochs, callbacks=callbacks
+        )
+        return
+    model.steps_per_execution = steps_at_once(steps)
+    model.fit(
+        stream(*epochs),
+        steps_per_epoch=steps,
+        initial_epoch=epochs[0],
+        epochs=epochs[1],
+        validation_data=held_out,
+        callbacks=list(callbacks),
+        shuffle=False,
+        verbose=0,
+    )
 
 
 def picture_errors(

@@ -22,6 +22,10 @@ def is_none(value: object) -> bool:
     return value is None
 
 
+def _is_zero(value: object) -> bool:
+    return value == 0
+
+
 def _is_float32(value: object) -> bool:
     return value == "float32"
 
@@ -81,7 +85,12 @@ class FeatureExtraction(Section):
     learning_rate: Positive = 1e-3
     warmup_steps: Annotated[int, Field(ge=0)] = 300
     patience: Natural = 5
+    # First the decoder alone trains for so many steps, in whole epochs, so that pictures near their
+    # mean do not saturate the latent layer. Left out of the record unless set, as tiles are.
+    decoder_steps: Annotated[int, Field(ge=0, exclude_if=_is_zero)] = 0
     linsep_weight: Positive = 0.5  # times the mean picture's error on held-out normals
+    # Patience begins where the held-out error is below the mean picture's by this share. 0: no
+    # waiting for that, and no check whether all pictures come out alike.
     collapse_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
     restarts: Annotated[int, Field(ge=0, le=2)] = 2
 
@@ -94,6 +103,9 @@ class LatentShaping(Section):
     learning_rate: Positive = 1e-3
     patience: Natural = 5
     gamma: Positive = 0.1
+    # γ as a multiple of the held-out normal error after phase 1, instead of `gamma`. Left out of
+    # the record unless set, as tiles are.
+    gamma_times: Annotated[Positive | None, Field(exclude_if=is_none)] = None
     beta: Positive = 1.0
     hinge: Literal["hinge", "squared-hinge", "literal"] = "hinge"
     cache_features: bool = True

@@ -26,7 +26,8 @@ from lisae_tf.sharing import LINSEP, LOSSES, SharedPhase1
 TRIALS, FIGURE = "trials.journal", "tuning.png"
 LATENT_SIZES = (4, 8, 16, 32, 64, 128)
 # By path in the settings; what is not there for a variant is not tried.
-RANGES = {"latent_shaping.gamma": (0.01, 1.0), "latent_shaping.beta": (0.1, 10.0)}
+GAMMA, GAMMA_TIMES, BETA = (f"latent_shaping.{name}" for name in ("gamma", "gamma_times", "beta"))
+RANGES = {GAMMA: (0.01, 1.0), GAMMA_TIMES: (1.0, 100.0), BETA: (0.1, 10.0)}
 LATENT = "network.latent"
 STATES = optuna.trial.TrialState
 AUROC, HARDEST = "auroc", "hardest"  # attributes of a trial
@@ -36,7 +37,10 @@ class Search:
     """What a study tries: the settings given at every latent size, then γ and β at one size."""
 
     def __init__(self, config: Config):
-        self.ranges = RANGES if config.variant in LOSSES and config.variant != "ae" else {}
+        relative = config.latent_shaping.gamma_times is not None
+        unread = GAMMA if relative else GAMMA_TIMES
+        shaped = config.variant in LOSSES and config.variant != "ae"
+        self.ranges = {p: span for p, span in RANGES.items() if shaped and p != unread}
         self.given = {path: _at(config, path) for path in (LATENT, *self.ranges)}
         self.sizes = sorted({*LATENT_SIZES, self.given[LATENT]})
         self._seed = config.seed

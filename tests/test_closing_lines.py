@@ -5,7 +5,8 @@ import pytest
 from lisae_tf.commands.train import closing_lines
 
 METRICS = {
-    "notes": [], "normal": ["brick"], "variant": "lis", "auroc": 0.8, "auroc_phase1": 0.8,
+    "notes": [], "dataset": "surfaces", "normal": ["brick"], "variant": "lis",
+    "auroc": 0.8, "auroc_phase1": 0.8,
     "n_normal": 60, "n_anomaly": 60, "threshold": 0.01, "detection_rate": 0.5,
     "false_positive_rate": 0.05, "threshold_requested_fpr": 0.05, "by_kind": {},
 }  # fmt: skip

@@ -292,6 +292,37 @@ def test_folders_need_no_dataset_and_no_remark(in_file, tmp_path):
     assert (settled.dataset, settled.normal_dir, notes) == ("folder", "good", [])
 
 
+OWN = {"normal_dir": "good", "negative_dir": "other"}
+
+
+@pytest.mark.parametrize(
+    "items, gamma_times",
+    [
+        ([], 10.0),
+        (["latent_shaping.beta=2"], 10.0),
+        (["latent_shaping.gamma_times=3"], 3.0),
+        (["latent_shaping.gamma=0.02"], None),
+    ],
+)
+def test_own_folders_have_a_relative_gamma_unless_one_is_set(items, gamma_times, tmp_path):
+    settled, _ = settle(OWN, None, items)
+    assert settled.latent_shaping.gamma_times == gamma_times
+    assert settled.feature_extraction.decoder_steps == 300
+    # The record of a run is settings again, and a setting that lies over it wins.
+    record = write(tmp_path / "config.yaml", settled.to_yaml())
+    assert settle({}, record, [])[0] == settled
+    over = settle({}, record, ["latent_shaping.gamma=0.5"])[0].latent_shaping
+    assert (over.gamma, over.gamma_times) == (0.5, None)
+    assert ("gamma" in settled.settings_read()["latent_shaping"]) == (gamma_times is None)
+
+
+def test_settings_that_own_folders_alone_have_are_in_no_other_record():
+    settled, _ = settle({"dataset": "surfaces"}, None, [])
+    assert "gamma_times" not in settled.to_yaml()
+    assert "decoder_steps" not in settled.to_yaml()
+    assert Config().digest() == "4ebd537cdd94de67"
+
+
 @pytest.mark.parametrize(
     "options, items, reason",
     [

@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
+from training_fixtures import tiny_config, tiny_data
 
+from lisae_tf.detectors import make_detector
 from lisae_tf.linear import fit_linear, principal_subspace
+from lisae_tf.phase import TrainingOptions
 
 
 @pytest.fixture
@@ -47,6 +50,22 @@ def test_b_has_the_shape_that_makes_e_a_matrix_and_the_decoder_stays(random_fit)
     np.testing.assert_array_equal(fitted.u_r, u_r)
     np.testing.assert_allclose(u_r.T @ u_r, np.eye(4), atol=1e-10)
     np.testing.assert_allclose(u_r.T @ u_c, 0, atol=1e-10)
+
+
+def test_a_relative_gamma_is_a_multiple_of_the_held_out_error_of_the_subspace():
+    config = tiny_config(variant="linear-lis", latent_shaping={"gamma_times": 10.0})
+    data = tiny_data()
+    detector = make_detector(config)
+    detector.fit_data(data, TrainingOptions())
+    error = float(np.mean(detector.phase1_detector().score(data.normal.stopping)))
+    assert detector.notes == [f"gamma {10 * error:.3g}, 10 times the held-out normal error"]
+    absolute = make_detector(
+        tiny_config(variant="linear-lis", latent_shaping={"gamma": 10 * error})
+    )
+    absolute.fit_data(data, TrainingOptions())
+    assert absolute.notes == []
+    scores = (each.score(data.negative.stopping) for each in (detector, absolute))
+    np.testing.assert_allclose(*scores, rtol=0.02)
 
 
 def test_losses_are_the_reconstruction_errors_of_section_4_1(random_fit):

@@ -15,13 +15,14 @@ from training_fixtures import (
 )
 
 from lisae_tf import feature_extraction, latent_shaping, phase
-from lisae_tf.checkpoints import weights_of
+from lisae_tf.checkpoints import set_weights, weights_of
 from lisae_tf.convergence import Convergence, ResumePoint
 from lisae_tf.data.parts import Parts
 from lisae_tf.detectors import make_detector
-from lisae_tf.errors import LisaeError
 from lisae_tf.encoder_features import FeatureFile, encode
+from lisae_tf.errors import LisaeError
 from lisae_tf.phase import TrainingOptions, build_autoencoder
+from lisae_tf.sections import LatentShaping
 from lisae_tf.training import train
 
 
@@ -151,25 +152,87 @@ def test_a_killed_run_of_lower_precision_resumes_byte_equal(tmp_path, lower):
     assert as_bytes(weights_of(resumed.model)) == as_bytes(weights_of(lower.model))
 
 
-def flat_data():
-    """Pictures of noise: nothing but their mean can be painted."""
-    noise = np.random.default_rng(0).integers(0, 256, (200, 32, 32, 1)).astype(np.uint8)
-    parts = Parts(noise[:160], noise[160:180], noise[180:])
+def with_normals(pictures):
+    """The tiny data with 200 other normal pictures."""
+    parts = Parts(pictures[:160], pictures[160:180], pictures[180:])
     return dataclasses.replace(tiny_data(), normal=parts)
+
+
+def fixed_camera_data():
+    """One part photographed again and again: a dark disc whose shading differs a little."""
+    generator = np.random.default_rng(0)
+    y, x = np.mgrid[-1:1:32j, -1:1:32j]
+    part = np.where(np.hypot(x, y) < 0.7, 20.0, 250.0)[None, :, :, None]
+    shading = generator.normal(0, 6, (200, 1, 1, 1)) * np.sin(6 * x)[None, :, :, None]
+    noise = generator.normal(0, 2, (200, 32, 32, 1))
+    return with_normals(np.clip(part + shading + noise, 0, 255).astype(np.uint8))
+
+
+COLLAPSING = {"feature_extraction": {"epochs": 2, "collapse_fraction": 0.05}}
 
 
 def test_a_collapse_restarts_with_derived_seeds_and_then_names_the_setting():
     said = []
-    config = tiny_config(feature_extraction={"epochs": 2, "collapse_fraction": 0.05})
-    with pytest.raises(LisaeError, match=r"collapsed 3 times.*warmup_steps"):
-        train(config, flat_data(), TrainingOptions(say=said.append))
+    with pytest.raises(LisaeError, match=r"collapsed 3 times.*decoder_steps=300.*warmup_steps"):
+        train(tiny_config(**COLLAPSING), fixed_camera_data(), TrainingOptions(say=said.append))
     assert len(said) == 2
-    assert "starting again with seed" in said[0]
+    for place, line in enumerate(said, 1):
+        stride = feature_extraction.RESTART_STRIDE
+        assert "every picture comes out as the mean picture" in line
+        assert line.endswith(f"starting again with seed {place * stride}")
+
+
+@pytest.mark.parametrize("variant", ["ae", "linsep"])
+def test_pictures_near_their_mean_train_where_the_decoder_begins_alone(variant):
+    settings = {"epochs": 4, "collapse_fraction": 0.05, "decoder_steps": 300}
+    config, data = tiny_config(variant=variant, feature_extraction=settings), fixed_camera_data()
+    result = train(config, data, TrainingOptions())
+    assert result.restart_seeds == []
+    # No better than the mean picture yet, and no collapse for all that.
+    own = min(row["val_normal_error"] for row in result.history if row["phase"] == 1)
+    mean = feature_extraction.constant_picture_error(data.normal.fit, data.normal.stopping)
+    assert own > 0.95 * mean
+    assert len(result.history) == 4 + (3 if variant == "linsep" else 0)
+
+
+def test_a_saturated_latent_layer_keeps_no_spread_and_a_fresh_one_some():
+    images = tiny_data().normal.stopping
+    model = build_autoencoder(tiny_config(), images.shape[1:], seed=0)
+    assert feature_extraction.spread_kept(model, images) > 0
+    dense = model.latent.get_layer("preactivation")
+    dense.set_weights([1e3 * dense.kernel.numpy(), np.full_like(dense.bias.numpy(), 1e6)])
+    assert feature_extraction.spread_kept(model, images) < 1e-9 < feature_extraction.COLLAPSED
+
+
+def test_a_network_that_keeps_too_little_spread_restarts_whatever_its_error(monkeypatch):
+    found = iter([feature_extraction.COLLAPSED, 2 * feature_extraction.COLLAPSED])
+    monkeypatch.setattr(feature_extraction, "spread_kept", lambda model, images: next(found))
+    config = tiny_config(variant="ae", **COLLAPSING)
+    result = train(config, tiny_data(), TrainingOptions())
+    assert result.restart_seeds == [feature_extraction.RESTART_STRIDE]
+
+
+def test_the_check_changes_nothing_about_a_healthy_training():
+    checked, unchecked = (
+        train(
+            tiny_config(variant="ae", feature_extraction={"collapse_fraction": fraction}),
+            tiny_data(), TrainingOptions(),
+        )
+        for fraction in (1e-9, 0.0)
+    )  # fmt: skip
+    assert checked.restart_seeds == []
+    assert as_bytes(weights_of(checked.model)) == as_bytes(weights_of(unchecked.model))
+    assert without_times(checked.history) == without_times(unchecked.history)
+
+
+def test_one_and_the_same_picture_is_no_training_set():
+    data = with_normals(np.full((200, 32, 32, 1), 40, np.uint8))
+    with pytest.raises(LisaeError, match=r"same picture.*give pictures that differ"):
+        train(tiny_config(**COLLAPSING), data, TrainingOptions())
 
 
 def test_a_run_killed_after_a_restart_resumes_in_that_attempt(tmp_path, monkeypatch):
-    config = tiny_config(feature_extraction={"epochs": 2, "collapse_fraction": 0.05})
-    checkpoint = tmp_path / "checkpoint.npz"
+    config, checkpoint = tiny_config(**COLLAPSING), tmp_path / "checkpoint.npz"
     seeds = []
     build = feature_extraction.build_autoencoder
 
@@ -180,16 +243,30 @@ def test_a_run_killed_after_a_restart_resumes_in_that_attempt(tmp_path, monkeypa
         return build(config, shape, seed=seed, **options)
 
     monkeypatch.setattr(feature_extraction, "build_autoencoder", recording)
+    monkeypatch.setattr(feature_extraction, "spread_kept", lambda model, images: 0.0)
     with pytest.raises(Killed):
-        train(config, flat_data(), TrainingOptions(checkpoint))
+        train(config, tiny_data(), TrainingOptions(checkpoint))
     with pytest.raises(LisaeError, match="collapsed"):
-        train(config, flat_data(), TrainingOptions(checkpoint))
+        train(config, tiny_data(), TrainingOptions(checkpoint))
     assert seeds[:3] == [
         0,
         feature_extraction.RESTART_STRIDE,
         2 * feature_extraction.RESTART_STRIDE,
     ]
     assert seeds[3:] == seeds[1:3]  # the first attempt is not repeated
+
+
+def test_a_run_whose_decoder_began_alone_resumes_byte_equal(tmp_path):
+    config = tiny_config(variant="ae", feature_extraction={"decoder_steps": 60})
+    plain = train(tiny_config(variant="ae"), tiny_data(), TrainingOptions())
+    whole = train(config, tiny_data(), TrainingOptions())
+    assert as_bytes(weights_of(whole.model)) != as_bytes(weights_of(plain.model))
+    checkpoint = tmp_path / "checkpoint.npz"
+    with pytest.raises(Killed):
+        kill = KillAfter("feature-extraction", 0)
+        train(config, tiny_data(), TrainingOptions(checkpoint, (kill,)))
+    resumed = train(config, tiny_data(), TrainingOptions(checkpoint))
+    assert as_bytes(weights_of(resumed.model)) == as_bytes(weights_of(whole.model))
 
 
 def test_a_plateau_uses_no_patience_and_progress_resets_it(tmp_path):
@@ -228,6 +305,39 @@ def test_negatives_past_gamma_are_a_note_that_names_a_gamma_which_acts():
     proposed = float(result.notes[0].split("gamma=")[-1].split()[0])
     errors = latent_shaping.picture_errors(result.model, tiny_data().negative.stopping)
     assert np.mean(errors < proposed) > 0.8
+
+
+def test_a_relative_gamma_is_so_many_times_the_held_out_normal_error(tmp_path):
+    config = tiny_config(latent_shaping={"gamma_times": 4.0})
+    data, said, checkpoint = tiny_data(), [], tmp_path / "checkpoint.npz"
+    kill = KillAfter("latent-shaping", 1)
+    with pytest.raises(Killed):
+        train(config, data, TrainingOptions(checkpoint, (kill,), said.append))
+    result = train(config, data, TrainingOptions(checkpoint, say=said.append))
+    before = build_autoencoder(config, data.shape, seed=0)
+    set_weights(before, result.phase1_weights)
+    error = np.mean(phase.picture_errors(before, data.normal.stopping))
+    assert result.model.gamma == pytest.approx(4 * error, rel=1e-6)
+    # The same before and after the interruption, and kept with the run.
+    assert said == [f"gamma {4 * error:.3g}, 4 times the held-out normal error"] * 2
+    assert result.notes[0] == said[0]
+    absolute = tiny_config(latent_shaping={"gamma": result.model.gamma})
+    same = train(absolute, data, TrainingOptions())
+    assert as_bytes(weights_of(same.model)) == as_bytes(weights_of(result.model))
+
+
+def test_a_relative_gamma_that_does_little_is_a_note_in_its_own_terms():
+    config = tiny_config(latent_shaping={"gamma_times": 1e-3})
+    note = train(config, tiny_data(), TrainingOptions()).notes[1]
+    assert "100 % of the negatives lie past gamma_times=0.001" in note
+    proposed = float(note.split("gamma_times=")[-1].split()[0])
+    acting = tiny_config(latent_shaping={"gamma_times": proposed})
+    assert len(train(acting, tiny_data(), TrainingOptions()).notes) == 1
+
+
+def test_a_multiple_of_no_error_is_refused():
+    with pytest.raises(LisaeError, match=r"set latent_shaping\.gamma instead"):
+        latent_shaping.resolve_gamma(LatentShaping(gamma_times=10.0), 0.0)
 
 
 def test_a_hinge_that_acts_without_moving_weights_is_an_error(monkeypatch):

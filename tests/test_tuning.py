@@ -118,6 +118,17 @@ def test_settings_outside_what_is_tried_are_tried_as_given(study, tmp_path):
     assert resolve(read_settings(tmp_path / tuning.BEST)) == given
 
 
+def test_a_relative_gamma_is_tried_as_a_multiple(study, tmp_path):
+    given = tuning.apply(study.config, {tuning.GAMMA_TIMES: 10.0})
+    study.tune(tmp_path, SIZES + 4, given)
+    tried = [c.latent_shaping for c in study.configs]
+    assert study.configs[0] == given
+    assert {shaping.gamma for shaping in tried} == {given.latent_shaping.gamma}
+    assert len({shaping.gamma_times for shaping in tried}) == 5
+    low, high = tuning.RANGES[tuning.GAMMA_TIMES]
+    assert all(low <= shaping.gamma_times <= high for shaping in tried)
+
+
 def test_a_model_without_gamma_is_tried_once_at_each_size(study, tmp_path):
     plain = study.config.model_copy(update={"variant": "ae"})
     study.tune(tmp_path, 30, plain)

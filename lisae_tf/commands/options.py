@@ -49,6 +49,13 @@ assigned = click.option(
 )
 run = click.option("--run", metavar="RUN", help="Run folder; the last completed run by default.")
 
+# Of folders of pictures, where nothing else is said. Parts under a fixed camera lie near their mean
+# and have small errors, of which a γ of named datasets would be many times the size.
+_OWN_PICTURES = {
+    "feature_extraction": {"decoder_steps": 300},
+    "latent_shaping": {"gamma_times": 10.0},
+}
+
 _TILES = (
     click.option("--tile", type=int, help="Cut pictures into square tiles of so many pixels."),
     click.option("--stride", type=int, help="Pixels from tile to tile; --tile by default."),
@@ -146,12 +153,19 @@ def _mvtec_settings(folder: str, given: dict[str, Any]) -> dict[str, str]:
     return mvtec_settings(Path(folder))
 
 
+def _shaping(settings: dict[str, Any]) -> dict[str, Any]:
+    """The section on phase 2, where it is one."""
+    section = settings.get("latent_shaping")
+    return section if isinstance(section, dict) else {}
+
+
 def settle(
     options: dict[str, Any], config_file: Path | None, assigned: Sequence[str]
 ) -> tuple[Any, list[str]]:
     """The resolved settings and remarks on where they come from.
 
-    Defaults, then `configs/<dataset>.yaml`, then `config_file`, then options, then `--set`.
+    Defaults, then `configs/<dataset>.yaml` or what suits own folders, then `config_file`, then
+    options, then `--set`. A γ that is given replaces a relative one below it.
 
     Raises:
         LisaeError: unknown keys, wrong types, broken YAML.
@@ -172,11 +186,18 @@ def settle(
             raise LisaeError(f"--dataset and {named_by} exclude each other; give one of them")
         given["dataset"] = config.FOLDER
     from_file = config.read_settings(config_file) if config_file else {}
-    chosen = config.merge(config.merge(from_file, given), config.assignments(assigned))
+    over = config.assignments(assigned)
+    if "gamma" in _shaping(over):
+        _shaping(over).setdefault("gamma_times", None)
+    chosen = config.merge(config.merge(from_file, given), over)
     if chosen.get("normal_dir"):
         chosen.setdefault("dataset", config.FOLDER)
     named = chosen.get("dataset") or "surfaces"
-    base = {} if named == config.FOLDER else config.dataset_settings(str(named))
+    if named == config.FOLDER:
+        own_gamma = not _shaping(chosen).keys().isdisjoint({"gamma", "gamma_times"})
+        base = {k: v for k, v in _OWN_PICTURES.items() if k != "latent_shaping" or not own_gamma}
+    else:
+        base = config.dataset_settings(str(named))
     if base is None:
         base = {}
         notes.append(

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from lisae_tf.commands import options as shared
+from lisae_tf.config import FOLDER
 from lisae_tf.errors import LisaeError
 from lisae_tf.quiet import start_tensorflow
 
@@ -158,9 +159,10 @@ def closing_lines(metrics: dict, folder: Path) -> list[str]:
             f"({metrics['n_normal']} normal, {metrics['n_anomaly']} anomalies)"
         )
         if metrics["variant"] in LOSSES and before is not None and metrics["auroc"] < before - LOST:
+            gamma = "gamma_times=3" if metrics["dataset"] == FOLDER else "gamma=0.01"
             lines.append(
                 "note: phase 2 lowered it, so the negatives are of another kind than these "
-                "anomalies: try more like them, --set latent_shaping.gamma=0.01, or --variant ae"
+                f"anomalies: try more like them, --set latent_shaping.{gamma}, or --variant ae"
             )
         lines.append(
             f"threshold {metrics['threshold']:.5g}: finds {100 * metrics['detection_rate']:.1f} % "

@@ -9,7 +9,8 @@ from lisae_tf.data.parts import TrainingData
 from lisae_tf.detectors.graph import AutoencoderDetector
 from lisae_tf.detectors.pixels import rows, thin
 from lisae_tf.errors import LisaeError
-from lisae_tf.linear import fit_linear
+from lisae_tf.latent_shaping import resolve_gamma
+from lisae_tf.linear import fit_linear, principal_subspace
 from lisae_tf.networks import build_linear_networks
 from lisae_tf.phase import TrainingOptions
 
@@ -29,10 +30,17 @@ class LinearLatentInsensitiveDetector(AutoencoderDetector):
         if self.config.network.latent >= size:
             raise LisaeError(f"network.latent must be below the {size} values of a picture")
         settings, sides = self.config.latent_shaping, (data.normal, data.negative)
+        normal, negative = (rows(thin(side.fit, MAX_PICTURES), np.float64) for side in sides)
+        subspace = principal_subspace(normal, self.config.network.latent)
+        held_out = rows(data.normal.stopping, np.float64)
+        error = float(np.sum(np.square(held_out @ subspace[1]))) / held_out.size
+        gamma, relative = resolve_gamma(settings, error)
+        if relative:
+            self.notes = [relative]
+            options.say(relative)
         fitted = fit_linear(
-            *(rows(thin(side.fit, MAX_PICTURES), np.float64) for side in sides),
-            self.config.network.latent,
-            gamma=settings.gamma * size, beta=settings.beta,
+            normal, negative, self.config.network.latent, gamma=gamma * size, beta=settings.beta,
+            subspace=subspace,
         )  # fmt: skip
         self.shape = data.shape
         self._build(fitted.e, fitted.u_r)

@@ -113,7 +113,9 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
             layouts = {key: (dtype, count) for key, dtype, count, *_ in records.values()}
             numbers = {key: _numbers(stream, *layouts[key]) for key in keys}
         return {
-            name: as_strided(numbers[key], shape, [step * numbers[key].itemsize for step in strides])
+            name: as_strided(
+                numbers[key], shape, [step * numbers[key].itemsize for step in strides]
+            )
             for name, (key, _, _, shape, strides) in records.items()
         }
     except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
