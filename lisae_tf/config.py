@@ -57,7 +57,7 @@ ONE_CLASS: tuple[str, ...] = (
 # Without a graph, so neither exported nor run on features or tiles.
 GRAPHLESS = ("kde", "if", "oc-svm")
 # What needs pictures: their convolutions, or pairs of pictures, have no meaning at single places.
-_PICTURES_ONLY = (*GRAPHLESS, "anogan", "anogan-fm")
+PICTURES_ONLY = (*GRAPHLESS, "anogan", "anogan-fm")
 _CLASSICAL = (*GRAPHLESS, "mahalanobis", "knn")
 _WITHOUT_DECODER = ("oc-dsvdd", "bce", "deep-sad", "hsc")
 # Sections that only some variants read.
@@ -149,7 +149,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _variant_takes_features(self) -> "Config":
-        if self.features and self.variant in _PICTURES_ONLY:
+        if self.features and self.variant in PICTURES_ONLY:
             raise ValueError(
                 f"{self.variant} does not work on features; give --features none, or another "
                 "--variant such as linear-lis"
@@ -204,12 +204,13 @@ class Config(Section):
 
 
 def _sections() -> dict[str, type[Section]]:
-    kinds = {name: field.annotation for name, field in Config.model_fields.items()}
-    return {
-        name: kind
-        for name, kind in kinds.items()
-        if isinstance(kind, type) and issubclass(kind, Section)
-    }
+    """The sections by name, those too that may be absent."""
+    found = {}
+    for name, field in Config.model_fields.items():
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, Section):
+                found[name] = kind
+    return found
 
 
 def _sentence(error: ValidationError, origin: str) -> str:
@@ -218,7 +219,7 @@ def _sentence(error: ValidationError, origin: str) -> str:
     if first["type"] == "extra_forbidden":
         model: Any = Config
         for part in first["loc"][:-1]:
-            model = model.model_fields[part].annotation
+            model = _sections()[part]
         known = {name: name for name in model.model_fields}
         if model is Config:  # "gamma" for "latent_shaping.gamma"
             for section, inner in _sections().items():
@@ -327,6 +328,13 @@ def resolve(settings: Mapping[str, Any], origin: str = "settings") -> Config:
         return Config.model_validate(dict(settings))
     except ValidationError as error:
         raise LisaeError(_sentence(error, origin)) from error
+
+
+def is_record(settings: Mapping[str, Any]) -> bool:
+    """Whether settings are a run's own record, which lacks nothing that needs another default."""
+    return settings.keys() >= {
+        name for name, field in Config.model_fields.items() if field.exclude_if is None
+    }
 
 
 def config_folder() -> Path:

@@ -26,11 +26,14 @@ from lisae_tf.detectors.base import Detector
 from lisae_tf.distribution import is_chief
 from lisae_tf.error_maps import resized
 from lisae_tf.evaluation import Scored, auroc, by_kind, evaluate
+from lisae_tf.features.places import remembering
 from lisae_tf.files import write_json
 from lisae_tf.phase import TrainingOptions
 from lisae_tf.runs import CHECKPOINT, HISTORY, METRICS, SCORES
 from lisae_tf.sharing import SharedPhase1
 from lisae_tf.thresholds import choose_threshold, smallest_fpr
+
+FEATURES_KEPT = 2**28  # bytes of pictures' features, which several steps of a run ask for
 
 
 @dataclass
@@ -110,9 +113,11 @@ def describe(config: Config, data_dir: Path | None) -> dict[str, object]:
 
 def score_test(detector: Detector, test: TestData) -> tuple[Scored | None, Scored]:
     """Test scores as phase 1 left the detector, where there is one, and as it is."""
-    phase1 = detector.phase1_detector()
-    before = Scored(phase1.score(test.pixels), test.is_anomaly) if phase1 else None
-    return before, Scored(detector.score(test.pixels), test.is_anomaly)
+    before, after = (
+        None if scores is None else Scored(scores, test.is_anomaly)
+        for scores in detector.score_phases(test.pixels)
+    )
+    return before, after
 
 
 def measure(
@@ -160,6 +165,7 @@ def localise(
     return pixel_figures(maps, test.is_anomaly, masks.marked), []
 
 
+@remembering(FEATURES_KEPT)
 def run(
     config: Config,
     loaded: Loaded,

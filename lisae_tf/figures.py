@@ -20,6 +20,7 @@ def reconstructions(
     rows: Sequence[tuple[str, np.ndarray]],
     columns: Sequence[str],
     n_normal: int,
+    side: float = 0.95,
 ) -> None:
     """Figure 4: inputs above what each phase makes of them.
 
@@ -28,10 +29,11 @@ def reconstructions(
         rows: (label, pictures in 0-1 or uint8, (N, H, W, C)) from top to bottom.
         columns: what stands above each of the N columns.
         n_normal: how many of the columns, from the left, are normal.
+        side: of a picture, in inches.
     """
     count = len(columns)
     figure, axes = plt.subplots(
-        len(rows), count, figsize=(0.95 * count + 1, 1.05 * len(rows) + 0.5), squeeze=False,
+        len(rows), count, figsize=(side * count + 1, (side + 0.1) * len(rows) + 0.5), squeeze=False,
         layout="constrained",
     )  # fmt: skip
     for line, (label, images) in zip(axes, rows, strict=True):

@@ -8,10 +8,12 @@ from lisae_tf import figures
 from lisae_tf.data.parts import TestData
 from lisae_tf.detectors.base import Detector
 from lisae_tf.detectors.graph import AutoencoderDetector
+from lisae_tf.error_maps import overlay
 from lisae_tf.evaluation import Scored
 from lisae_tf.files import make_folder
 
 SHOWN = 5  # pictures of each side in the reconstruction grid
+MAP_SIDE = 1.8  # inches of a picture with its errors: small flaws are to be seen
 
 
 def shown(test: TestData, count: int) -> tuple[np.ndarray, int]:
@@ -49,6 +51,14 @@ def draw(
         names = [Path(test.labels[index]).name for index in chosen]
         figures.reconstructions(folder / "reconstructions.png", rows, names, n_normal)
     alpha = detector.threshold_.alpha
+    if len(chosen) and detector.has_maps:
+        pixels = test.pixels[chosen]
+        maps = detector.error_maps(pixels)
+        share = detector.highest_share
+        drawn = [overlay(*pair, alpha, share) for pair in zip(pixels, maps, strict=True)]
+        names = [Path(test.labels[index]).name for index in chosen]
+        rows = [("input", pixels), ("error map", np.stack(drawn))]
+        figures.reconstructions(folder / "error_maps.png", rows, names, n_normal, MAP_SIDE)
     if len(after.scores):
         figures.score_histograms(folder / "score_histograms.png", before, after, alpha)
     if len(after.anomaly) and len(after.normal):

@@ -41,6 +41,7 @@ FIGURES = {
     "trade_off.png": ("Accuracy on normal pictures and anomalies over the threshold", False),
     "training_curves.png": ("Training", True),
     "reconstructions.png": ("Reconstructions", True),
+    "error_maps.png": ("Where the errors lie", True),
 }
 
 

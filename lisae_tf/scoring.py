@@ -5,6 +5,7 @@ every export run it.
 """
 
 import math
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -160,7 +161,17 @@ class Scorer:
             images: uint8 (N, H, W, C), or float32 (N, m).
             output: its name, as in "score", "is_anomaly" or "error_map".
         """
+        return self.outputs(images, (output,))[output]
+
+    def outputs(self, images: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Several outputs of one pass."""
         size = self._batch_size
-        starts = range(0, len(images), size)
-        parts = [self._run(images[i : i + size])[output].numpy() for i in starts]
-        return np.concatenate(parts) if parts else np.empty((0, *self._shapes[output]), np.float32)
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        for start in range(0, len(images), size):
+            found = self._run(images[start : start + size])
+            for name, kept in parts.items():
+                kept.append(found[name].numpy())
+        return {
+            name: np.concatenate(kept) if kept else np.empty((0, *self._shapes[name]), np.float32)
+            for name, kept in parts.items()
+        }

@@ -22,6 +22,10 @@ def is_none(value: object) -> bool:
     return value is None
 
 
+def _is_false(value: object) -> bool:
+    return value is False
+
+
 def _is_zero(value: object) -> bool:
     return value == 0
 
@@ -73,6 +77,8 @@ class Features(Section):
     local_mean: Literal[1, 3, 5, 7] = 3  # side of the neighbourhood that each tap is averaged over
     places: Annotated[int, Field(ge=1000)] = 200_000  # that train, of all normal pictures together
     made: Annotated[int, Field(ge=20)] = 200  # pictures that negatives are made of, at most
+    # Which negatives are trained against; "auto" judges by kinds left out.
+    negatives: Literal["auto", "none", "made", "real", "both"] = "auto"
     # Of a negative picture whose flaw nobody has marked, the share of places that look oddest.
     unusual_share: Annotated[float, Field(gt=0, le=1)] = 0.02
 
@@ -108,6 +114,8 @@ class LatentShaping(Section):
     gamma_times: Annotated[Positive | None, Field(exclude_if=is_none)] = None
     beta: Positive = 1.0
     hinge: Literal["hinge", "squared-hinge", "literal"] = "hinge"
+    # `linear-lis` by second moments instead of by gradient, as is the default on features.
+    closed_form: Annotated[bool, Field(exclude_if=_is_false)] = False
     cache_features: bool = True
     bank_copies: Natural = 2
     memory_budget_mb: Natural = 128  # of encoder features of each side; more stay in a file
@@ -146,7 +154,7 @@ class OneClassSVM(Section):
 
 
 class NearestNeighbours(Section):
-    """`knn`: a memory bank of places, chosen greedily to cover all (Roth et al. 2022, PatchCore)."""
+    """`knn`: a memory bank of places that covers all (Roth et al. 2022, PatchCore)."""
 
     bank: Annotated[int, Field(ge=2)] = 2000
     neighbours: Natural = 9  # whose distances are averaged

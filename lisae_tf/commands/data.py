@@ -22,6 +22,7 @@ def command() -> None:
 @shared.test_dir
 @shared.mask_dir
 @shared.mvtec
+@shared.features
 @shared.tiles
 @shared.config_file
 @shared.assigned

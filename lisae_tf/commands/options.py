@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lisae_tf.data.protocols import DEFAULT_SYNTHETIC
+from lisae_tf.data.protocols import DEFAULT_FLAWS, DEFAULT_SYNTHETIC
 from lisae_tf.errors import LisaeError
 
 if TYPE_CHECKING:  # slow to import
@@ -41,6 +41,10 @@ mvtec = click.option(
     "--mvtec", metavar="DIR",
     help="Folder in MVTec's layout instead: train/good, test/good, test/KIND, ground_truth/KIND.",
 )  # fmt: skip
+features = click.option(
+    "--features", metavar="NAME",
+    help="Pretrained network whose features are scored (own folders: efficientnet_lite0), or none.",
+)  # fmt: skip
 config_file = click.option(
     "--config", "config_file", type=click.Path(path_type=Path), help="YAML file of settings."
 )
@@ -48,13 +52,6 @@ assigned = click.option(
     "--set", "assigned", multiple=True, metavar="PATH=VALUE", help="Change one setting."
 )
 run = click.option("--run", metavar="RUN", help="Run folder; the last completed run by default.")
-
-# Of folders of pictures, where nothing else is said. Parts under a fixed camera lie near their mean
-# and have small errors, of which a γ of named datasets would be many times the size.
-_OWN_PICTURES = {
-    "feature_extraction": {"decoder_steps": 300},
-    "latent_shaping": {"gamma_times": 10.0},
-}
 
 _TILES = (
     click.option("--tile", type=int, help="Cut pictures into square tiles of so many pixels."),
@@ -153,10 +150,48 @@ def _mvtec_settings(folder: str, given: dict[str, Any]) -> dict[str, str]:
     return mvtec_settings(Path(folder))
 
 
+def _own_folders(chosen: dict[str, Any]) -> dict[str, Any]:
+    """The settings of folders of pictures, on features unless pixels are asked for.
+
+    Args:
+        chosen: what the user says.
+    """
+    from lisae_tf import config
+
+    on_pixels = "features" in chosen and chosen["features"] is None
+    on_pixels |= "features" not in chosen and chosen.get("variant") in config.PICTURES_ONLY
+    base = config.dataset_settings("folder_pixels" if on_pixels else config.FOLDER) or {}
+    if not _shaping(chosen).keys().isdisjoint({"gamma", "gamma_times"}):
+        _shaping(base).pop("gamma_times", None)
+    return base
+
+
 def _shaping(settings: dict[str, Any]) -> dict[str, Any]:
     """The section on phase 2, where it is one."""
     section = settings.get("latent_shaping")
     return section if isinstance(section, dict) else {}
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """Options as settings: --mvtec, --features and folders as what they stand for."""
+    from lisae_tf import config
+
+    given = {name: value for name, value in options.items() if value not in (None, ())}
+    named_by = "--normal-dir"
+    if "mvtec" in given:
+        named_by = "--mvtec"
+        given |= _mvtec_settings(given.pop("mvtec"), given)
+    if "features" in given:
+        name = given.pop("features")
+        given["features"] = None if name == "none" else {"backbone": name}
+    if isinstance(given.get("normal_dir"), tuple):
+        folders = list(given["normal_dir"])
+        given["normal_dir"] = folders[0] if len(folders) == 1 else folders
+    if given.get("normal_dir"):
+        if given.get("dataset", config.FOLDER) != config.FOLDER:
+            raise LisaeError(f"--dataset and {named_by} exclude each other; give one of them")
+        given["dataset"] = config.FOLDER
+    return given
 
 
 def settle(
@@ -173,18 +208,7 @@ def settle(
     from lisae_tf import config
 
     notes = []
-    given = {name: value for name, value in options.items() if value not in (None, ())}
-    named_by = "--normal-dir"
-    if "mvtec" in given:
-        named_by = "--mvtec"
-        given |= _mvtec_settings(given.pop("mvtec"), given)
-    if isinstance(given.get("normal_dir"), tuple):
-        folders = list(given["normal_dir"])
-        given["normal_dir"] = folders[0] if len(folders) == 1 else folders
-    if given.get("normal_dir"):
-        if given.get("dataset", config.FOLDER) != config.FOLDER:
-            raise LisaeError(f"--dataset and {named_by} exclude each other; give one of them")
-        given["dataset"] = config.FOLDER
+    given = _given(options)
     from_file = config.read_settings(config_file) if config_file else {}
     over = config.assignments(assigned)
     if "gamma" in _shaping(over):
@@ -193,9 +217,10 @@ def settle(
     if chosen.get("normal_dir"):
         chosen.setdefault("dataset", config.FOLDER)
     named = chosen.get("dataset") or "surfaces"
-    if named == config.FOLDER:
-        own_gamma = not _shaping(chosen).keys().isdisjoint({"gamma", "gamma_times"})
-        base = {k: v for k, v in _OWN_PICTURES.items() if k != "latent_shaping" or not own_gamma}
+    if config.is_record(from_file):
+        base = {}
+    elif named == config.FOLDER:
+        base = _own_folders(chosen)
     else:
         base = config.dataset_settings(str(named))
     if base is None:
@@ -204,14 +229,17 @@ def settle(
             f"there is no configs/{named}.yaml: the first class is normal, the other half of "
             "the classes negative, everything else at its default"
         )
-    if named == config.FOLDER and not (chosen.get("negative_dir") or chosen.get("negatives")):
-        base["negatives"] = "none"
-        if chosen.get("variant", "lis") not in config.ONE_CLASS:
-            base["negatives"] = DEFAULT_SYNTHETIC
+    if named == config.FOLDER and not chosen.get("negatives"):
+        made = DEFAULT_FLAWS if config.merge(base, chosen).get("features") else DEFAULT_SYNTHETIC
+        if chosen.get("variant", base.get("variant", "lis")) in config.ONE_CLASS:
+            base["negatives"] = "none"
+        elif not chosen.get("negative_dir"):
+            base["negatives"] = made
             notes.append(
-                f"no negatives are given; --negatives {DEFAULT_SYNTHETIC} makes them of the "
-                "normal pictures"
+                f"no negatives are given; --negatives {made} makes them of the normal pictures"
             )
+        elif made == DEFAULT_FLAWS:  # beside the real ones, which may not help
+            base["negatives"] = made
     # Unless they are named, negatives follow the protocol.
     if "protocol" in chosen and named != config.FOLDER:
         natural = {"halves": "other-half", "next-class": "next-class"}

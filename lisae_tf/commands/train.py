@@ -30,6 +30,7 @@ LOST = 0.01  # of AUROC in phase 2, from which on it is worth a word
     "supervised, none, a dataset NAME, or NAME:3,4; NAME+synth:elastic joins two.",
 )
 @click.option("--variant", help="Detector, as in lis, linsep, ae or kde; a wrong name lists all.")
+@shared.features
 @shared.tiles
 @shared.config_file
 @shared.assigned

@@ -17,6 +17,7 @@ from lisae_tf.quiet import start_tensorflow
 @click.option("--normal-class", help="Normal classes, names or numbers, comma list.")
 @click.option("--negatives", help="As for train.")
 @click.option("--variant", help="Detector, as in lis or linsep.")
+@shared.features
 @shared.config_file
 @shared.assigned
 @click.option("--seed", type=int, help="Seed of everything random.")

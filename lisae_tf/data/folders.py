@@ -1,5 +1,6 @@
 """The user's own folders of pictures as training data; the test is in `folder_test`."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from lisae_tf.data.protocols import GENERATED, synthetic_generators
 from lisae_tf.errors import LisaeError
 
 FOLDER_SIZE = (64, 64)
+FEATURES_SIDE, STEP = 256, 32  # pixels: the longer side of pictures for features, and its steps
 MIN_NORMAL, MIN_NEGATIVE = 20, 10
 NEGATIVE_STREAM = 1  # of the random numbers that divide the pictures
 
@@ -55,7 +57,9 @@ def read_set(
 
 
 def settle_folder_channels(config: Config) -> Config:
-    """Grey if every readable normal picture is grey, else RGB; written into the settings.
+    """Size and channels, where they are not set, by the normal pictures; written into the settings.
+
+    Grey if every readable one is grey, else RGB. 64x64 pixels; for features, see `_own_size`.
 
     Raises:
         LisaeError: a folder is missing or empty, before any picture is read.
@@ -70,21 +74,30 @@ def settle_folder_channels(config: Config) -> Config:
     test_sets(config.test_dir, config.anomaly_dir)
     if config.negative_dir:
         refuse_empty_kinds(Path(config.negative_dir))
-    if config.data.channels:
+    if config.data.channels and config.data.size:
         return config
-
-    def grey(path: Path) -> bool:
-        try:
-            return pictures.header(path).grey
-        except pictures.BadPicture:
-            return True  # decoding names it
-
     files = (path for d in config.normal_dirs for path in picture_files.find(Path(d)))
-    channels = 1 if all(map(grey, files)) else 3
-    data = config.data.model_copy(
-        update={"channels": channels, "size": config.data.size or list(FOLDER_SIZE)}
-    )
+    headers = []
+    for path in files:
+        with contextlib.suppress(pictures.BadPicture):  # decoding names it
+            headers.append(pictures.header(path))
+    channels = config.data.channels or (1 if all(each.grey for each in headers) else 3)
+    size = config.data.size or list(_own_size(headers) if config.features else FOLDER_SIZE)
+    data = config.data.model_copy(update={"channels": channels, "size": size})
     return config.model_copy(update={"data": data})
+
+
+def _own_size(headers: list[pictures.Header]) -> tuple[int, int]:
+    """(H, W) for features: the usual proportions, the longer side `FEATURES_SIDE`."""
+    if not headers:
+        return FEATURES_SIDE, FEATURES_SIDE
+    height, width = (
+        float(np.median([getattr(each, side) for each in headers])) for side in ("height", "width")
+    )
+    scale = FEATURES_SIDE / max(height, width)
+    # Whole steps of the coarsest tap, and at least two of them.
+    rounded = (STEP * max(2, round(scale * side / STEP)) for side in (height, width))
+    return tuple(rounded)
 
 
 def refuse_overlap(
@@ -199,7 +212,10 @@ def _negatives(
     if marks is not None:
         sides["negative_masks"] = marks.marked
     parts = {name: Parts(rows, rows, rows).rows(chosen) for name, rows in sides.items()}
-    if names := synthetic_generators(config.negatives):
+    names = synthetic_generators(config.negatives)
+    if names and config.features:
+        parts["made"], parts["made_masks"] = _made(names, config, normal_parts)
+    elif names:
         from lisae_tf.data.synthetic import joined
 
         parts["negative"] = joined(parts["negative"], names, normal_parts, config.seed)
@@ -207,6 +223,13 @@ def _negatives(
         if marks is not None:
             parts["negative_masks"] = parts["negative_masks"].followed_by(False)
     return parts, marks.notes if marks else ()
+
+
+def _made(names: tuple[str, ...], config: Config, normal_parts: Parts) -> tuple[Parts, Parts]:
+    """Negatives made for features, a few large pictures, and where each was changed."""
+    from lisae_tf.data.synthetic import made_with_masks
+
+    return made_with_masks(names, normal_parts, config.seed, config.features.made)
 
 
 def refuse_few(count: int, minimum: int, what: str, folder: str) -> None:
@@ -253,7 +276,9 @@ def load_folder_training(config: Config, *, skip_bad: bool) -> TrainingData:
         sides["negative"], _ = split_side(
             pixels, config.data, seed=config.seed, stream=NEGATIVE_STREAM
         )
-    elif names := synthetic_generators(config.negatives):
+    elif (names := synthetic_generators(config.negatives)) and config.features:
+        sides["negative"], sides["negative_masks"] = _made(names, config, normal_parts)
+    elif names:
         from lisae_tf.data.synthetic import synthetic_negatives
 
         sides["negative"] = synthetic_negatives(names, normal_parts, config.seed)

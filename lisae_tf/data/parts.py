@@ -53,6 +53,10 @@ class TrainingData:
     negative_kinds: Parts | None = None
     # Where masks are given: what they mark, bool (N, H, W); nothing in pictures without a mask.
     negative_masks: Parts | None = None
+    # Beside real negatives, those made of the normal pictures, and where these were changed. What
+    # works place by place keeps the two apart, for only one of them says where it is negative.
+    made: Parts | None = None
+    made_masks: Parts | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -93,6 +97,8 @@ def mirrored(data: TrainingData) -> TrainingData:
         negative=both(data.negative),
         negative_kinds=both(data.negative_kinds),
         negative_masks=both(data.negative_masks),
+        made=both(data.made),
+        made_masks=both(data.made_masks),
     )
 
 

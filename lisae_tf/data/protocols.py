@@ -23,10 +23,13 @@ SYNTHETIC = (
     "frequency",
     "strokes",
     "interpolation",
+    "flaws",
 )
 SYNTH = "synth:"
 # Of pictures without any negatives: better than phase 1 in every column of RESULTS.md.
 DEFAULT_SYNTHETIC = "synth:elastic"
+# Of pictures whose features are scored place by place.
+DEFAULT_FLAWS = "synth:flaws"
 
 
 @dataclass(frozen=True)

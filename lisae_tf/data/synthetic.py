@@ -17,6 +17,11 @@ GRID = 4  # patches along each side that are shuffled
 PASTED_SHARE = (0.2, 0.5)  # of each side of the picture
 STRETCH_POINTS, STRETCH_SHARE = 4, 0.15  # of a side; knots of the field, and how far it moves
 COPIES = 2  # of each normal picture, each changed anew
+# Of a flaw: half its length, as a share of the shorter side; its strength; how much darker or
+# brighter it is, in levels; and how many a picture gets at most.
+FLAW_HALF, FLAW_BLEND, FLAW_TONE, MOST_FLAWS = (0.02, 0.09), (0.5, 1.0), (15.0, 85.0), 3
+_LARGE = 16  # pictures that are changed at a time
+CHANGED = 4  # levels, beyond which a pixel counts as changed
 
 
 def _seeds(seed: tf.Tensor, count: int) -> list[tf.Tensor]:
@@ -173,6 +178,63 @@ def interpolation(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return tf.reshape(255 * (mean + tf.matmul(between, components)), shape)
 
 
+def _flaw(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """One flaw in each picture: a blotch, a bar or a scratch, of some other look, blended in."""
+    count, channels = tf.shape(images)[0], images.shape[3]
+    height, width = images.shape[1:3]
+    short = float(min(height, width))
+    seeds = iter(_seeds(seed, 18))  # one for each draw below
+
+    def uniform(low: float, high: float) -> tf.Tensor:
+        return tf.random.stateless_uniform((count, 1, 1), next(seeds), low, high)
+
+    # Where it lies: coordinates along and across it, from its middle.
+    rows, columns = _grid(images)
+    down, right = rows - uniform(0, height), columns - uniform(0, width)
+    turn = uniform(0, math.pi)
+    along = right * tf.cos(turn) + down * tf.sin(turn)
+    across = down * tf.cos(turn) - right * tf.sin(turn)
+    half = short * tf.exp(uniform(*map(math.log, FLAW_HALF)))
+    slim, bend, edge = uniform(0, 1), uniform(-0.5, 0.5), uniform(1, 3)
+
+    # How far inside each pixel is, in pixels, for each of three shapes.
+    radius = tf.sqrt(tf.square(along) + tf.square(across / (0.4 + 0.6 * slim)))
+    angle = tf.atan2(across, along)
+    waves = [tf.cos(k * angle + uniform(0, 2 * math.pi)) / k for k in (2, 3, 5)]
+    blotch = half * (1 + 0.25 * tf.add_n(waves)) - radius
+    bar = tf.minimum(half - tf.abs(along), half * (0.05 + 0.3 * slim) + 0.5 - tf.abs(across))
+    curve = bend * (tf.square(along) / half - half / 3)
+    scratch = tf.minimum(
+        1.5 * half - tf.abs(along), 0.75 + 0.008 * short * slim - tf.abs(across - curve)
+    )
+    shape = uniform(0, 3)
+    inside = tf.where(shape < 1, blotch, tf.where(shape < 2, bar, scratch))
+    cover = (tf.clip_by_value(inside / edge + 0.5, 0, 1) * uniform(*FLAW_BLEND))[..., None]
+
+    # What it shows: a piece of another picture, such a piece in another tone, or its own ground so.
+    from_row = tf.math.floormod(rows + tf.floor(uniform(0, height)), float(height))
+    from_column = tf.math.floormod(columns + tf.floor(uniform(0, width)), float(width))
+    places = tf.cast(tf.stack([from_row, from_column], -1), tf.int32)
+    moved = tf.gather_nd(tf.roll(images, 1, axis=0), places, batch_dims=1)
+    darker = tf.where(uniform(-1, 1) < 0, -1.0, 1.0)[..., None]
+    tone = darker * uniform(*FLAW_TONE)[..., None]
+    tint = 15 * tf.random.stateless_normal((count, 1, 1, channels), next(seeds))
+    look = uniform(0, 3)[..., None]
+    shown = tf.where(look < 1, moved, tf.where(look < 2, moved, images) + tone + tint)
+    return images * (1 - cover) + shown * cover
+
+
+def flaws(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """One to three small flaws in each picture: blotches, bars and scratches, dark and bright."""
+    *seeds, number_seed = _seeds(seed, MOST_FLAWS + 1)
+    shape = (tf.shape(images)[0], 1, 1, 1)
+    number = tf.random.stateless_uniform(shape, number_seed, 1, MOST_FLAWS + 1, tf.int32)
+    changed = images
+    for k, own in enumerate(seeds):
+        changed = tf.where(k < number, tf.clip_by_value(_flaw(changed, own), 0, 255), changed)
+    return changed
+
+
 # By the names of `protocols.SYNTHETIC`.
 GENERATORS: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
     "cutpaste": cutpaste,
@@ -183,6 +245,7 @@ GENERATORS: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
     "frequency": frequency,
     "strokes": strokes,
     "interpolation": interpolation,
+    "flaws": flaws,
 }
 
 
@@ -220,6 +283,43 @@ def made_of(
         uint8 (copies · N, H, W, C).
     """
     return augmented_bank(normal, copies, combined(names), seed=seed)
+
+
+def changed_pixels(made: np.ndarray, original: np.ndarray) -> np.ndarray:
+    """Where a generator changed a picture: uint8 (N, H, W, C) each -> bool (N, H, W)."""
+    gap = np.maximum(made, original) - np.minimum(made, original)
+    return (gap > CHANGED).any(axis=3)
+
+
+def made_with_masks(
+    names: Sequence[str], normal: Parts, seed: int, most: int
+) -> tuple[Parts, Parts]:
+    """A few negatives of each part of the normal pictures, and where each was changed.
+
+    Args:
+        names: of generators.
+        normal: uint8 (N, H, W, C) each.
+        seed: of the run.
+        most: pictures of the fit part; of the others as many in proportion.
+
+    Returns:
+        uint8 (M, H, W, C) and bool (M, H, W) each.
+    """
+    share = min(1.0, most / len(normal.fit))
+    made, masks = [], []
+    for part, pixels in enumerate((normal.fit, normal.stopping, normal.calibration)):
+        count = max(2, math.ceil(share * len(pixels)))
+        generator = np.random.default_rng([seed, part])
+        chosen = generator.permutation(np.resize(np.arange(len(pixels)), count))
+        source = pixels[chosen]
+        made.append(np.empty_like(source))
+        # Large pictures, a few at a time; a graph of so many draws takes longer to trace than to run.
+        for start in range(0, count, _LARGE):
+            rows = slice(start, start + _LARGE)
+            own = tf.constant([seed + part, start], tf.int32)
+            made[-1][rows] = combined(names)(tf.constant(source[rows]), own).numpy()
+        masks.append(changed_pixels(made[-1], source))
+    return Parts(*made), Parts(*masks)
 
 
 def synthetic_negatives(names: Sequence[str], normal: Parts, seed: int) -> Parts:

@@ -14,12 +14,15 @@ from lisae_tf.detectors.encoders import (
 from lisae_tf.detectors.graph import AutoencoderDetector, GraphDetector
 from lisae_tf.detectors.isolation_forest import IsolationForestDetector
 from lisae_tf.detectors.kde import KernelDensityDetector
+from lisae_tf.detectors.knn import NearestNeighboursDetector
 from lisae_tf.detectors.linear_ae import LinearDetector
 from lisae_tf.detectors.linear_lis import LinearLatentInsensitiveDetector
 from lisae_tf.detectors.linsep_fused import FusedDetector
 from lisae_tf.detectors.lisae import LatentInsensitiveDetector
+from lisae_tf.detectors.mahalanobis import MahalanobisDetector
 from lisae_tf.detectors.mem_ae import MemoryDetector
 from lisae_tf.detectors.oc_svm import OneClassSVMDetector
+from lisae_tf.detectors.places import make_places
 from lisae_tf.detectors.sig_repnn import SigmoidReplicatorDetector
 from lisae_tf.detectors.tiled import TiledAutoencoderDetector, TiledDetector
 from lisae_tf.detectors.vae import VariationalDetector
@@ -44,16 +47,25 @@ DETECTORS: dict[str, type[Detector]] = {
     "bce": ClassifierDetector,
     "deep-sad": DeepSADDetector,
     "hsc": HypersphereClassifierDetector,
+    "mahalanobis": MahalanobisDetector,
+    "knn": NearestNeighboursDetector,
 }
 
 
+def _plain(config: Config) -> Detector:
+    """On pictures or rows as they are."""
+    return DETECTORS[config.variant](config)
+
+
 def make_detector(config: Config) -> Detector:
-    """An untrained detector of `config.variant`, on tiles where `config.data.tile` is set.
+    """An untrained detector of `config.variant`.
+
+    On features where `config.features` is set, on tiles where `config.data.tile` is.
 
     Raises:
         LisaeError: tiles for a detector that has no graph.
     """
-    detector = DETECTORS[config.variant](config)
+    detector = make_places(config, _plain) if config.features else _plain(config)
     if config.data.tile is None:
         return detector
     if not isinstance(detector, GraphDetector):

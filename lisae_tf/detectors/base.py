@@ -59,6 +59,11 @@ class Detector(ABC):
         """The detector as phase 1 left it; None where there are no two phases."""
         return None
 
+    def score_phases(self, images: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
+        """Scores as phase 1 left the detector, where there are two phases, and as it is."""
+        before = self.phase1_detector()
+        return None if before is None else before.score(images), self.score(images)
+
     def weights_to_continue(self) -> Arrays | None:
         """What phase 1 of a continued training begins with; None where there is no such thing."""
         return None

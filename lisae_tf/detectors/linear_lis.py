@@ -5,16 +5,22 @@ import math
 import numpy as np
 
 from lisae_tf.checkpoints import Arrays
-from lisae_tf.data.parts import TrainingData
+from lisae_tf.data.parts import Parts, TrainingData
 from lisae_tf.detectors.graph import AutoencoderDetector
 from lisae_tf.detectors.pixels import rows, thin
 from lisae_tf.errors import LisaeError
 from lisae_tf.latent_shaping import resolve_gamma
-from lisae_tf.linear import fit_linear, principal_subspace
+from lisae_tf.linear import fit_in_closed_form, fit_linear, principal_subspace
 from lisae_tf.networks import build_linear_networks
 from lisae_tf.phase import TrainingOptions
 
 MAX_PICTURES = 10_000  # of each side; the second moments change little beyond
+
+
+def _as_rows(side: Parts) -> np.ndarray:
+    """The fit part as rows on the 0-1 scale; rows as they are, whatever their number."""
+    fit = side.fit
+    return fit if fit.ndim == 2 else rows(thin(fit, MAX_PICTURES))
 
 
 class LinearLatentInsensitiveDetector(AutoencoderDetector):
@@ -29,7 +35,17 @@ class LinearLatentInsensitiveDetector(AutoencoderDetector):
         size = math.prod(data.shape)
         if self.config.network.latent >= size:
             raise LisaeError(f"network.latent must be below the {size} values of a picture")
+        self.shape = data.shape
         settings, sides = self.config.latent_shaping, (data.normal, data.negative)
+        if settings.closed_form:
+            if 2 * self.config.network.latent > size:
+                raise LisaeError(
+                    f"network.latent must be at most {size // 2} in closed form, half the {size} "
+                    "values there are"
+                )
+            fitted = fit_in_closed_form(*map(_as_rows, sides), self.config.network.latent)
+            self._build(fitted.e, fitted.u_r)
+            return
         normal, negative = (rows(thin(side.fit, MAX_PICTURES), np.float64) for side in sides)
         subspace = principal_subspace(normal, self.config.network.latent)
         held_out = rows(data.normal.stopping, np.float64)
@@ -42,7 +58,6 @@ class LinearLatentInsensitiveDetector(AutoencoderDetector):
             normal, negative, self.config.network.latent, gamma=gamma * size, beta=settings.beta,
             subspace=subspace,
         )  # fmt: skip
-        self.shape = data.shape
         self._build(fitted.e, fitted.u_r)
 
     def _build(self, e: np.ndarray, u_r: np.ndarray) -> None:

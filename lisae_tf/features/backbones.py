@@ -51,9 +51,7 @@ def set_weights(model: keras.Model, arrays: Arrays) -> None:
     """
     for weight in model.weights:
         if weight.path not in arrays or arrays[weight.path].shape != tuple(weight.shape):
-            raise LisaeError(
-                f"the stored weights lack {weight.path} of the backbone; restore them or train again"
-            )
+            raise LisaeError(f"the stored weights lack {weight.path} of the backbone; train again")
         weight.assign(arrays[weight.path])
 
 

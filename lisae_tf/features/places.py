@@ -4,7 +4,10 @@ A backbone's taps, each averaged over its neighbourhood, brought to the grid of 
 put together and standardised by normal pictures.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import keras
 import numpy as np
@@ -12,6 +15,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from lisae_tf.arrays import Arrays
+from lisae_tf.data.pictures import content_hashes
 from lisae_tf.features import backbones
 from lisae_tf.sections import Features
 
@@ -28,6 +32,47 @@ def _local_mean(side: int, name: str) -> keras.Sequential:
     return keras.Sequential([padded, mean], name=f"{name}_local")
 
 
+class Memo:
+    """Raw features of the pictures seen last, by what is in the pictures, in bounded memory."""
+
+    def __init__(self, limit: int):
+        self._limit, self._size = limit, 0  # bytes
+        self._found: OrderedDict[bytes, np.ndarray] = OrderedDict()
+
+    def get(self, key: bytes) -> np.ndarray | None:
+        """What is kept under a key."""
+        if key in self._found:
+            self._found.move_to_end(key)
+        return self._found.get(key)
+
+    def keep(self, key: bytes, features: np.ndarray) -> None:
+        """Keeps features, and forgets the oldest where there are too many."""
+        self._found[key] = features.copy()
+        self._size += features.nbytes
+        while self._size > self._limit:
+            self._size -= self._found.popitem(last=False)[1].nbytes
+
+
+_memo: ContextVar[Memo | None] = ContextVar("memo", default=None)
+
+
+@contextmanager
+def remembering(limit: int) -> Iterator[None]:
+    """In the block a picture goes through the backbone once, as far as memory reaches.
+
+    Args:
+        limit: bytes; of nested blocks the outermost decides.
+    """
+    if _memo.get() is not None:
+        yield
+        return
+    token = _memo.set(Memo(limit))
+    try:
+        yield
+    finally:
+        _memo.reset(token)
+
+
 class PlaceFeatures:
     """What a place looks like, in pictures of one size.
 
@@ -38,6 +83,7 @@ class PlaceFeatures:
 
     def __init__(self, settings: Features, shape: tuple[int, int, int]):
         height, width, channels = shape
+        self._name = f"{settings.backbone} {settings.taps} {settings.local_mean} {shape}".encode()
         self._backbone = backbones.build(settings.backbone, (height, width, 3), settings.taps)
         x = keras.Input(shape, name="x")
         rgb = layers.Concatenate(name="grey_to_rgb")([x] * 3) if channels == 1 else x
@@ -74,8 +120,20 @@ class PlaceFeatures:
 
     def batches(self, images: np.ndarray) -> Iterator[np.ndarray]:
         """Raw features of uint8 (N, H, W, C), a few pictures at a time, float32 (n, h, w, m)."""
+        memo = _memo.get()
         for start in range(0, len(images), PICTURES):
-            yield self._run(images[start : start + PICTURES]).numpy()
+            part = images[start : start + PICTURES]
+            if memo is None:
+                yield self._run(part).numpy()
+                continue
+            keys = [self._name + digest for digest in content_hashes(part)]
+            known = [memo.get(key) for key in keys]
+            new = [k for k, features in enumerate(known) if features is None]
+            if new:
+                for k, features in zip(new, self._run(part[new]).numpy(), strict=True):
+                    memo.keep(keys[k], features)
+                    known[k] = features
+            yield np.stack(known)
 
     def of(self, images: np.ndarray) -> np.ndarray:
         """Standardised features of all places: uint8 (N, H, W, C) -> float32 (N, h, w, m)."""
@@ -119,10 +177,9 @@ class PlaceFeatures:
         self.scale = np.where(spread > 1e-6, 1 / np.maximum(spread, 1e-6), 0).astype(np.float32)
         return self.standardised(raw)
 
-    def rows(self, x: keras.KerasTensor) -> keras.KerasTensor:
-        """In a graph: x on 0-1 (N, H, W, C) -> standardised places (N · h · w, m)."""
-        y = Standardise(self.mean, self.scale, name="standardise")(self.network(x))
-        return AsRows(name="rows")(y)
+    def standardise(self, raw: keras.KerasTensor) -> keras.KerasTensor:
+        """In a graph: raw features (N, h, w, m) -> standardised places (N · h · w, m)."""
+        return AsRows(name="rows")(Standardise(self.mean, self.scale, name="standardise")(raw))
 
     def arrays(self) -> Arrays:
         """Everything that `restore` needs."""

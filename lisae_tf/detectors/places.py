@@ -1,0 +1,254 @@
+"""Any detector on rows of features, at each place of a picture: one graph from pixels to score.
+
+A frozen backbone gives the features; the detector inside trains on places as on rows; the map of
+its errors is the picture's, and the picture's score is the mean of the highest places.
+"""
+
+import keras
+import numpy as np
+
+from lisae_tf.arrays import Arrays
+from lisae_tf.config import ONE_CLASS, Config
+from lisae_tf.data.parts import Parts, TrainingData
+from lisae_tf.detectors.base import Detector
+from lisae_tf.detectors.graph import AutoencoderDetector, GraphDetector
+from lisae_tf.errors import LisaeError
+from lisae_tf.features.negatives import (
+    BOTH,
+    MADE,
+    NONE,
+    REAL,
+    Choice,
+    Chooser,
+    NegativeMaps,
+    marked_places,
+)
+from lisae_tf.features.places import PICTURES, AsMap, PlaceFeatures
+from lisae_tf.phase import TrainingOptions
+from lisae_tf.scoring import Pool, Scorer
+from lisae_tf.sections import Features
+
+# What trains on normal places alone in place of a variant that negatives would not help.
+WITHOUT_NEGATIVES = {"lis": "ae", "linsep": "ae", "linsep-fused": "ae", "linear-lis": "linear-ae"}
+CHOICES = (NONE, MADE, REAL, BOTH)
+MOST_HELD_OUT, MOST_NEGATIVE = 200, 400  # pictures whose places are all kept in memory
+
+
+def evenly(count: int, most: int) -> np.ndarray:
+    """At most `most` of `count` rows, spread over all."""
+    return np.linspace(0, count - 1, min(count, most)).astype(int)
+
+
+class PlacesDetector(GraphDetector):
+    """Trains a detector on places of pictures.
+
+    Args:
+        config: settings with a section `features`.
+        make: an untrained detector of rows for some settings.
+
+    Attributes:
+        choice: what was trained against, after a fit.
+    """
+
+    def __init__(self, config: Config, make):
+        super().__init__(config)
+        self._make = make
+        self._inner: GraphDetector = make(config)
+        self.needs_negatives = self._inner.needs_negatives
+        self._usual = 1.0  # error of a normal place
+        self.choice: Choice | None = None
+
+    @property
+    def _settings(self) -> Features:
+        return self.config.features
+
+    @property
+    def meaning(self) -> str:
+        share = f"{100 * self.highest_share:g} %"
+        return f"mean over the highest {share} of places: {self._inner.meaning}"
+
+    def _runner(self, graph: keras.Model) -> Scorer:
+        return Scorer(graph, PICTURES)
+
+    def _make_head(self) -> keras.Model:
+        """Raw features, float32 (N, h, w, m) -> {"score": (N,), "error_map": (N, h, w)}."""
+        raw = keras.Input((*self._places.grid, self._places.size), name="raw")
+        errors = self._inner.inference()(self._places.standardise(raw))["score"]
+        relative = keras.layers.Rescaling(1 / self._usual, name="relative")(errors)
+        error_map = AsMap(self._places.grid, name="error_map")(relative)
+        score = Pool(self.highest_share, name="score")(error_map)
+        return keras.Model(raw, {"score": score, "error_map": error_map}, name="head")
+
+    def inference(self) -> keras.Model:
+        x = keras.Input(self.shape, name="x")
+        return keras.Model(x, self._head(self._places.network(x)))
+
+    def _make_graph(self) -> None:
+        self._head = self._make_head()
+        self._run_head = Scorer(self._head, PICTURES)
+        super()._make_graph()
+
+    # The graph in two steps: the backbone is nearly all of the work, and its features may be known.
+
+    def _score(self, images: np.ndarray) -> np.ndarray:
+        return self._by_head(images, "score")
+
+    def error_maps(self, images: np.ndarray) -> np.ndarray:
+        return self._by_head(self._ready(images), "error_map")
+
+    def _by_head(self, images: np.ndarray, output: str) -> np.ndarray:
+        parts = [self._run_head(raw, output) for raw in self._places.batches(images)]
+        shape = () if output == "score" else self._places.grid
+        return np.concatenate(parts) if parts else np.empty((0, *shape), np.float32)
+
+    def _prepare(self, shape: tuple[int, ...]) -> None:
+        if len(shape) != 3:
+            raise LisaeError("features are of pictures; leave the section features out for rows")
+        self.shape = shape
+        self._places = PlaceFeatures(self._settings, shape)
+
+    def fit_data(self, data: TrainingData, options: TrainingOptions) -> None:
+        self._prepare(data.shape)
+        places = self._places
+        places.pretrain(self._settings)
+        options.say(f"features of {len(data.normal.fit)} normal pictures")
+        fit = places.sample(data.normal.fit, self._settings.places, self.config.seed)
+        fit = places.standardise_by(fit)
+        held_out = data.normal.stopping
+        held_out = places.of(held_out[evenly(len(held_out), MOST_HELD_OUT)])
+        stopping = held_out.reshape(-1, places.size)
+        negative = None
+        if self.needs_negatives:
+            negative = self._negative(data, fit, held_out, options)
+        if self.needs_negatives and negative is None:
+            plain = WITHOUT_NEGATIVES[self.config.variant]
+            self._inner = self._make(self.config.model_copy(update={"variant": plain}))
+        rows = TrainingData(Parts(fit, stopping, stopping), negative)
+        self._inner.fit_data(rows, options)
+        self.history, self.restart_seeds = self._inner.history, self._inner.restart_seeds
+        self.notes = [*([self.choice.why] if self.choice else []), *self._inner.notes]
+        self._take_unit(stopping)
+        self._make_graph()
+
+    def _take_unit(self, stopping: np.ndarray) -> None:
+        """Makes the error of an ordinary held-out place 1, where the score is an error at all."""
+        if isinstance(self._inner, AutoencoderDetector) or not self.needs_negatives:
+            usual = float(np.mean(self._inner.score(stopping), dtype=np.float64))
+            self._usual = usual if np.isfinite(usual) and usual > 0 else 1.0
+
+    def _negative(
+        self, data: TrainingData, fit: np.ndarray, held_out: np.ndarray, options: TrainingOptions
+    ) -> Parts | None:
+        """The negative places, by `features.negatives`; None where none are the better choice."""
+        both = data.made is not None
+        made = data.made if both else data.negative
+        masks = data.made_masks if both else data.negative_masks
+        is_made = both or data.negative_kinds is None
+        real = None
+        if not is_made or both:
+            real = self._maps(data.negative.fit, data.negative_masks, data.negative_kinds)
+        chooser = Chooser(
+            fit, held_out, self._maps(made.fit, masks, None) if is_made else None, real,
+            min(self.config.network.latent, fit.shape[1] // 2), self._settings.unusual_share,
+            self.highest_share, self.config.seed,
+        )  # fmt: skip
+        there = [MADE] * is_made + [REAL] * (real is not None)
+        there += [BOTH] * (len(there) == 2)
+        if self.config.variant in WITHOUT_NEGATIVES:
+            there.append(NONE)
+        wanted = self._settings.negatives
+        if wanted == "auto":
+            self.choice = chooser.choose(there)
+        elif wanted in there:
+            self.choice = Choice(wanted, f"negatives: {wanted}, as features.negatives says")
+        else:
+            raise LisaeError(
+                f"features.negatives={wanted}, but {self.config.variant} has only "
+                f"{' and '.join(there)} here; name others, or give --negative-dir"
+            )
+        options.say(self.choice.why)
+        rows = chooser.rows(self.choice.name)
+        if rows is None:
+            return None
+        # Every tenth place decides when to stop.
+        order = np.random.default_rng(self.config.seed).permutation(len(rows))
+        stop = order[: max(1, len(rows) // 10)]
+        return Parts(rows[order[len(stop) :]], rows[stop], rows[stop])
+
+    def _maps(self, pictures: np.ndarray, masks: Parts | None, kinds: Parts | None) -> NegativeMaps:
+        chosen = evenly(len(pictures), MOST_NEGATIVE)
+        marked = None
+        if masks is not None:
+            marked = marked_places(masks.fit[chosen], self._places.grid)
+        return NegativeMaps(
+            self._places.of(pictures[chosen]), marked, None if kinds is None else kinds.fit[chosen]
+        )
+
+    def score_phases(self, images: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
+        before = self.phase1_detector()
+        if before is None:
+            return None, self.score(images)
+        heads = (before._run_head, self._run_head)
+        pairs = [[run(raw) for run in heads] for raw in self._places.batches(self._ready(images))]
+        if not pairs:
+            return np.empty(0, np.float32), np.empty(0, np.float32)
+        return tuple(np.concatenate(scores) for scores in zip(*pairs, strict=True))
+
+    def phase1_detector(self) -> "PlacesDetector | None":
+        inner = self._inner.phase1_detector()
+        if inner is None:
+            return None
+        before = PlacesDetector(self.config, self._make)
+        before.shape, before._places, before._inner = self.shape, self._places, inner
+        before._make_graph()
+        return before
+
+    def weights_to_continue(self) -> Arrays | None:
+        return self._inner.weights_to_continue()
+
+    def arrays(self) -> Arrays:
+        inner = {f"inner:{name}": array for name, array in self._inner.arrays().items()}
+        name = self.choice.name if self.choice else self._trained_against()
+        about = {"usual": np.float64(self._usual), "negatives": np.int64(CHOICES.index(name))}
+        features = {f"features:{name}": a for name, a in self._places.arrays().items()}
+        return about | features | inner
+
+    def _trained_against(self) -> str:
+        return NONE if self.config.variant in ONE_CLASS else MADE
+
+    def restore(self, arrays: Arrays) -> None:
+        self._prepare(self.shape)
+        try:
+            self._usual = float(arrays["usual"])
+            name = CHOICES[int(arrays["negatives"])]
+            self._places.restore(_below(arrays, "features:"))
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise LisaeError(
+                "the stored arrays do not fit the configuration; train again"
+            ) from error
+        if name == NONE and self.needs_negatives:
+            plain = WITHOUT_NEGATIVES.get(self.config.variant, self.config.variant)
+            self._inner = self._make(self.config.model_copy(update={"variant": plain}))
+        self.choice = Choice(name, f"negatives: {name}")
+        self._inner.shape = (self._places.size,)
+        self._inner.restore(_below(arrays, "inner:"))
+        self._make_graph()
+
+
+def _below(arrays: Arrays, prefix: str) -> Arrays:
+    return {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
+
+
+def make_places(config: Config, make) -> Detector:
+    """A `PlacesDetector`; what is inside it knows no features, no map and no share of one."""
+    rows = config.model_copy(update={"features": None, "scoring": type(config.scoring)()})
+
+    def inner(settings: Config) -> Detector:
+        return make(replace_variant(rows, settings.variant))
+
+    return PlacesDetector(config, inner)
+
+
+def replace_variant(config: Config, variant: str) -> Config:
+    """The same settings for another variant."""
+    return config.model_copy(update={"variant": variant})
