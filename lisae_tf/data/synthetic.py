@@ -313,7 +313,7 @@ def made_with_masks(
         chosen = generator.permutation(np.resize(np.arange(len(pixels)), count))
         source = pixels[chosen]
         made.append(np.empty_like(source))
-        # Large pictures, a few at a time; a graph of so many draws takes longer to trace than to run.
+        # A few large pictures at a time, eagerly: so many draws take longer to trace than to run.
         for start in range(0, count, _LARGE):
             rows = slice(start, start + _LARGE)
             own = tf.constant([seed + part, start], tf.int32)
