@@ -148,7 +148,7 @@ class PlacesDetector(GraphDetector):
         if not is_made or both:
             real = self._maps(data.negative.fit, data.negative_masks, data.negative_kinds)
         chooser = Chooser(
-            fit, held_out, self._maps(made.fit, masks, None) if is_made else None, real,
+            fit, held_out, self._made_maps(made.fit, masks) if is_made else None, real,
             min(self.config.network.latent, fit.shape[1] // 2), self._settings.unusual_share,
             self.highest_share, self.config.seed,
         )  # fmt: skip

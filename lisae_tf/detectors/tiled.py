@@ -1,5 +1,6 @@
 """Any detector with a graph, on the tiles of larger pictures: cut, scored, pooled in one graph."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import keras
@@ -81,9 +82,34 @@ class TiledAutoencoderDetector(TiledDetector, AutoencoderDetector):
 def _tiles_of(data: TrainingData, tiling: Tiling) -> TrainingData:
     """Tiles of the pictures that train and stop; calibration pictures stay whole."""
 
-    def cut(parts: Parts | None) -> Parts | None:
-        return parts and replace(
-            parts, fit=tiling.cut(parts.fit), stopping=tiling.cut(parts.stopping)
-        )
+    def of_tiles(change: Callable[[np.ndarray], np.ndarray], parts: Parts | None) -> Parts | None:
+        return parts and replace(parts, fit=change(parts.fit), stopping=change(parts.stopping))
 
-    return replace(data, normal=cut(data.normal), negative=cut(data.negative))
+    def of_masks(masks: np.ndarray) -> np.ndarray:
+        plane = replace(tiling, shape=(*tiling.shape[:2], 1))
+        return plane.cut(masks[..., None])[..., 0]
+
+    def repeated(rows: np.ndarray) -> np.ndarray:
+        return np.repeat(rows, tiling.count)
+
+    cut = replace(
+        data,
+        normal=of_tiles(tiling.cut, data.normal),
+        negative=of_tiles(tiling.cut, data.negative),
+        negative_kinds=of_tiles(repeated, data.negative_kinds),
+        negative_masks=of_tiles(of_masks, data.negative_masks),
+        made=of_tiles(tiling.cut, data.made),
+        made_masks=of_tiles(of_masks, data.made_masks),
+    )
+    if cut.negative_masks is None:
+        return cut
+    # Where a picture is marked, its tiles without a mark are not negative.
+    marked = [
+        masks.any(axis=(1, 2)) for masks in (cut.negative_masks.fit, cut.negative_masks.stopping)
+    ]
+    whole = [
+        repeated(masks.any(axis=(1, 2)))
+        for masks in (data.negative_masks.fit, data.negative_masks.stopping)
+    ]
+    kept = [own | ~picture for own, picture in zip(marked, whole, strict=True)]
+    return cut.with_negatives([*kept, np.arange(len(cut.negative.calibration))])
