@@ -40,9 +40,9 @@ sys.path = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).re
 SIZES = {
     "bottle": (256, 256),
     "casting": (256, 256),
-    "pcb": (128, 128),
-    "tiles": (192, 256),
-    "cells": (224, 224),
+    "pcb": (256, 256),
+    "tiles": (256, 224),
+    "cells": (256, 256),
 }
 OTHER_SIZE = (256, 256)
 MODELS = ("padim", "patchcore-1", "patchcore-10", "efficientad")
