@@ -175,6 +175,21 @@ class PlacesDetector(GraphDetector):
         stop = order[: max(1, len(rows) // 10)]
         return Parts(rows[order[len(stop) :]], rows[stop], rows[stop])
 
+    def _made_maps(self, pictures: np.ndarray, masks: Parts) -> NegativeMaps:
+        """Made negatives; a change too small to see is none.
+
+        Raises:
+            LisaeError: nothing was changed anywhere.
+        """
+        found = self._maps(pictures, masks, None)
+        seen = found.marked.any(axis=(1, 2))
+        if not seen.any():
+            raise LisaeError(
+                "the made negatives look like the normal pictures; name another generator with "
+                "--negatives, or give --negative-dir"
+            )
+        return found.of(seen)
+
     def _maps(self, pictures: np.ndarray, masks: Parts | None, kinds: Parts | None) -> NegativeMaps:
         chosen = evenly(len(pictures), MOST_NEGATIVE)
         marked = None
