@@ -42,7 +42,7 @@ def draw(
     make_folder(folder)
     chosen, n_normal = shown(test, SHOWN)
     if len(chosen) and isinstance(detector, AutoencoderDetector):
-        pixels = test.pixels[chosen]
+        pixels = np.asarray(test.pixels[chosen])
         rows = [("input", pixels)]
         if phase1 := detector.phase1_detector():
             rows.append(("phase 1", phase1.reconstruct(pixels)))
@@ -52,7 +52,7 @@ def draw(
         figures.reconstructions(folder / "reconstructions.png", rows, names, n_normal)
     alpha = detector.threshold_.alpha
     if len(chosen) and detector.has_maps:
-        pixels = test.pixels[chosen]
+        pixels = np.asarray(test.pixels[chosen])
         maps = detector.error_maps(pixels)
         share = detector.highest_share
         drawn = [overlay(*pair, alpha, share) for pair in zip(pixels, maps, strict=True)]

@@ -126,7 +126,7 @@ def _cards(
     rows: np.ndarray, detector: Detector, test: TestData, scored: Scored, alpha: float
 ) -> list[dict[str, Any]]:
     """A picture, what is made of it and its error map, its score and what it is."""
-    pixels = test.pixels[rows]
+    pixels = np.asarray(test.pixels[rows])
     views = [("picture", [_png(each) for each in pixels])]
     if isinstance(detector, AutoencoderDetector):
         made = detector.reconstruct(pixels)

@@ -334,7 +334,7 @@ def made_with_masks(
         count = max(2, math.ceil(share * len(pixels)))
         generator = np.random.default_rng([seed, part])
         chosen = generator.permutation(np.resize(np.arange(len(pixels)), count))
-        source = pixels[chosen]
+        source = np.asarray(pixels[chosen])
         made.append(np.empty_like(source))
         # A few large pictures at a time, eagerly: so many draws take longer to trace than to run.
         for start in range(0, count, _LARGE):
