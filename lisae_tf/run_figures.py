@@ -25,7 +25,7 @@ def shown(test: TestData, count: int) -> tuple[np.ndarray, int]:
     truth = test.is_anomaly
     normal = np.flatnonzero(~truth)
     normal = normal[np.linspace(0, len(normal) - 1, min(count, len(normal))).astype(int)]
-    labels = np.asarray(test.labels)
+    labels = np.asarray(test.kinds if any(test.kinds) else test.labels)
     by_class = [np.flatnonzero(truth & (labels == name)) for name in dict.fromkeys(labels[truth])]
     anomaly: list[int] = []
     depth = 0
