@@ -226,6 +226,7 @@ def run(
             notes += [*loaded.masks.notes, *why_not]
         if before:
             metrics["continued"] = before.compare(detector, test, after.scores)
+    metrics |= detector.record
     metrics |= {
         "restart_seeds": detector.restart_seeds,
         "epochs": [sum(row["phase"] == phase for row in detector.history) for phase in (1, 2)],

@@ -39,6 +39,7 @@ class Detector(ABC):
         self.history: list[dict] = []
         self.notes: list[str] = []
         self.restart_seeds: list[int] = []
+        self.record: dict[str, object] = {}  # what else `metrics.json` should hold
 
     @abstractmethod
     def fit_data(self, data: TrainingData, options: TrainingOptions) -> None:

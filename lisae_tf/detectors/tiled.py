@@ -42,7 +42,7 @@ class TiledDetector(GraphDetector):
         self.shape = data.shape
         self._inner.fit_data(_tiles_of(data, self._tiling), options)
         self.history, self.notes = self._inner.history, self._inner.notes
-        self.restart_seeds = self._inner.restart_seeds
+        self.restart_seeds, self.record = self._inner.restart_seeds, self._inner.record
         self._make_graph()
 
     def phase1_detector(self) -> "TiledDetector | None":
