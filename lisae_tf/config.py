@@ -59,6 +59,7 @@ GRAPHLESS = ("kde", "if", "oc-svm")
 # What needs pictures: their convolutions, or pairs of pictures, have no meaning at single places.
 PICTURES_ONLY = (*GRAPHLESS, "anogan", "anogan-fm")
 _CLASSICAL = (*GRAPHLESS, "mahalanobis", "knn")
+_LINEAR = ("linear-ae", "linear-lis")  # solved, not trained
 _WITHOUT_DECODER = ("oc-dsvdd", "bce", "deep-sad", "hsc")
 # Sections that only some variants read.
 _READ_BY: dict[str, tuple[str, ...]] = {
@@ -185,6 +186,10 @@ class Config(Section):
         settings = self.model_dump(exclude=unread)
         if self.latent_shaping.gamma_times is not None:  # it is read instead of `gamma`
             settings.get("latent_shaping", {}).pop("gamma", None)
+        if self.variant in _LINEAR:
+            settings["network"] = {"latent": self.network.latent}
+            if self.latent_shaping.closed_form and "latent_shaping" in settings:
+                settings["latent_shaping"] = {"closed_form": True}
         return settings
 
     def to_yaml(self, *, read: bool = False) -> str:

@@ -360,3 +360,13 @@ def test_a_setting_that_came_later_is_recorded_where_it_is_set_alone():
 def test_a_share_lies_between_none_and_all(share):
     with pytest.raises(LisaeError, match=r"scoring\.highest_share"):
         resolve({"scoring": {"highest_share": share}})
+
+
+def test_what_is_solved_reads_none_of_the_settings_of_training():
+    given = {"network": {"latent": 8, "filters": [1, 2]}, "latent_shaping": {"closed_form": True}}
+    solved = resolve(given | {"variant": "linear-lis"}).settings_read()
+    assert solved["network"] == {"latent": 8}
+    assert solved["latent_shaping"] == {"closed_form": True}
+    by_gradient = resolve({"variant": "linear-lis"}).settings_read()
+    assert "gamma" in by_gradient["latent_shaping"]
+    assert resolve(given | {"variant": "ae"}).settings_read()["network"]["filters"] == [1, 2]

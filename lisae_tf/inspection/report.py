@@ -11,11 +11,15 @@ from lisae_tf.markdown import folded, markdown
 
 _HEAD = """## Pictures that people inspect
 
-One setting for all sets, `configs/folder.yaml` and `configs/folder_pixels.yaml`, chosen without a
-test label; made by `python cli.py benchmark inspection`, a file a cell in `results/inspection`.
-"made" trains against small flaws pasted into normal pictures; a row without a word on negatives
-sees normal pictures alone (`linear-ae` and `ae` are `linear-lis` and `lis` with none). Rows see
-the features of a frozen network unless they say pixels. Figures are means over seeds, {seeds}.
+One setting for all sets, `configs/folder.yaml` and `configs/folder_pixels.yaml`: no training sees
+a test label, but these defaults were settled on while looking at these very sets. Made by
+`python cli.py benchmark inspection`, a file a cell in `results/inspection`.
+
+- "made" trains against small flaws pasted into normal pictures; without real negatives "auto" is
+  the same. A row without such a word sees normal pictures alone: `linear-ae` and `ae` are
+  `linear-lis` and `lis` with no negatives.
+- Rows see the features of a frozen network unless they say pixels.
+- Figures are means over seeds, {seeds}.
 """
 _COLUMNS = {
     "auroc": "AUROC", "auroc_mean_of_kinds": "mean over kinds", "pixel_auroc": "pixel AUROC",
@@ -23,10 +27,10 @@ _COLUMNS = {
 }  # fmt: skip
 _DIGITS = {"fit_seconds": 0, "pictures_per_second": 1}
 _TIMES = """
-The mean over sets of pixel figures is over those with masks. Fit seconds hold the backbone's on
-the pictures that training looks at; pictures/s are from decoded pixels to scores (in rows of
-other packages with reading and resizing files), all on {machine}: they compare within a set
-roughly, not more.
+Pixel figures are means over the sets with masks. The seconds of a fit hold those of the backbone
+on all pictures that training looks at; pictures/s are from decoded pixels to scores, in rows of
+other packages with reading and resizing the files. Measured on {machine}: they tell
+seconds from minutes, and no more.
 """
 _LEFT_OUT = """### Kinds that are not among the negatives
 
