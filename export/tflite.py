@@ -1,6 +1,7 @@
 """TFLite (LiteRT): float32, float16 weights, or int8 weights and activations.
 
-In int8 the error itself stays in float: computed in int8 it takes few distinct values.
+In int8 the error itself stays in float: computed in int8 it takes few distinct values. So does
+all that follows a frozen backbone: what is normal of its features is told from the rest by little.
 """
 
 import tempfile
@@ -26,6 +27,10 @@ FLOAT_OPERATIONS = [
     "TOPK_V2", "REDUCE_MAX", "DIV", "GREATER",
     "RESIZE_BILINEAR", "STRIDED_SLICE", "PAD", "SQUEEZE", "EXPAND_DIMS",
 ]  # fmt: skip
+_CONVOLUTIONS = [
+    getattr(schema.BuiltinOperator, name)
+    for name in ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
+]
 
 
 def write(artefact: Artefact, folder: Path, samples: Samples) -> Path:
@@ -87,7 +92,24 @@ def _to_int8(converter: tf.lite.TFLiteConverter, artefact: Artefact, pictures: n
         debugger = lite.QuantizationDebugger(
             converter=converter, debug_dataset=lambda: iter(()), debug_options=options
         )
+    if artefact.detector.config.features:
+        options.denylisted_nodes = _after_convolutions(debugger.calibrated_model)
     return bytes(debugger.get_nondebug_quantized_model())
+
+
+def _after_convolutions(data: bytes) -> list[str]:
+    """The tensors that no convolution of a model reads, directly or through others: their names."""
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
+    names = []
+    for graph in model.subgraphs:
+        needed: set[int] = set()
+        for operator in reversed(graph.operators):
+            code = model.operatorCodes[operator.opcodeIndex].builtinCode
+            if code in _CONVOLUTIONS or needed.intersection(operator.outputs):
+                needed.update(operator.inputs)
+            else:
+                names += [graph.tensors[index].name.decode() for index in operator.outputs]
+    return names
 
 
 def _repacked(data: bytes, scalars: Sequence[float] = ()) -> bytes:

@@ -50,6 +50,8 @@ class PlacesDetector(GraphDetector):
         choice: what was trained against, after a fit.
     """
 
+    batch_size = PICTURES
+
     def __init__(self, config: Config, make):
         super().__init__(config)
         self._make = make
@@ -66,9 +68,6 @@ class PlacesDetector(GraphDetector):
     def meaning(self) -> str:
         share = f"{100 * self.highest_share:g} %"
         return f"mean over the highest {share} of places: {self._inner.meaning}"
-
-    def _runner(self, graph: keras.Model) -> Scorer:
-        return Scorer(graph, PICTURES)
 
     def _make_head(self) -> keras.Model:
         """Raw features, float32 (N, h, w, m) -> {"score": (N,), "error_map": (N, h, w)}."""
