@@ -4,6 +4,8 @@ A frozen backbone gives the features; the detector inside trains on places as on
 its errors is the picture's, and the picture's score is the mean of the highest places.
 """
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 
