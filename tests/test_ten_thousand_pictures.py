@@ -86,7 +86,7 @@ def test_ten_thousand_mixed_pictures(folders, measured):
     small = ("network.filters=[4,4]", "network.latent=8", "feature_extraction.epochs=1",
              "feature_extraction.collapse_fraction=0", "latent_shaping.epochs=1")  # fmt: skip
     sets = [part for setting in small for part in ("--set", setting)]
-    train = ("train", *sides, *sets, "--quiet")
+    train = ("train", *sides, "--features", "none", *sets, "--quiet")
     code, _, errors, _ = run(*train, "--out", base / "refused")
     assert code == 1
     assert str(damaged[0]) in errors
