@@ -20,7 +20,7 @@ COPIES = 2  # of each normal picture, each changed anew
 # Of a flaw: half its length, as a share of the shorter side; its strength; how much darker or
 # brighter it is, in levels; and how many a picture gets at most.
 FLAW_HALF, FLAW_BLEND, FLAW_TONE, MOST_FLAWS = (0.02, 0.09), (0.5, 1.0), (15.0, 85.0), 3
-_LARGE = 16  # pictures that are changed at a time
+_LARGE = 64  # pictures that are changed at a time
 CHANGED = 4  # levels, beyond which a pixel counts as changed
 
 
@@ -178,6 +178,12 @@ def interpolation(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return tf.reshape(255 * (mean + tf.matmul(between, components)), shape)
 
 
+def _pick(images: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
+    """Pixels (N, h, w, C) at whole places: rows and columns, float32 (N, h, w)."""
+    places = tf.cast(tf.stack([rows, columns], -1), tf.int32)
+    return tf.gather_nd(images, places, batch_dims=1)
+
+
 def _flaw(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """One flaw in each picture: a blotch, a bar or a scratch, of some other look, blended in."""
     count, channels = tf.shape(images)[0], images.shape[3]
@@ -188,9 +194,22 @@ def _flaw(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     def uniform(low: float, high: float) -> tf.Tensor:
         return tf.random.stateless_uniform((count, 1, 1), next(seeds), low, high)
 
-    # Where it lies: coordinates along and across it, from its middle.
-    rows, columns = _grid(images)
-    down, right = rows - uniform(0, height), columns - uniform(0, width)
+    # A window around its middle, which holds all of it; the rest stays as it is.
+    longest = short * FLAW_HALF[1]
+    sides = [min(side, 2 * math.ceil(1.8 * longest + 4)) for side in (height, width)]
+    middle = [uniform(0, side) for side in (height, width)]
+    places = [
+        tf.clip_by_value(tf.floor(m) - side // 2, 0, float(whole - side)) + line
+        for m, side, whole, line in zip(
+            middle, sides, (height, width),
+            (tf.range(float(sides[0]))[None, :, None], tf.range(float(sides[1]))[None, None, :]),
+            strict=True,
+        )
+    ]  # fmt: skip
+    rows, columns = (place + tf.zeros((count, *sides)) for place in places)
+
+    # Coordinates along and across it.
+    down, right = rows - middle[0], columns - middle[1]
     turn = uniform(0, math.pi)
     along = right * tf.cos(turn) + down * tf.sin(turn)
     across = down * tf.cos(turn) - right * tf.sin(turn)
@@ -212,16 +231,20 @@ def _flaw(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     cover = (tf.clip_by_value(inside / edge + 0.5, 0, 1) * uniform(*FLAW_BLEND))[..., None]
 
     # What it shows: a piece of another picture, such a piece in another tone, or its own ground so.
-    from_row = tf.math.floormod(rows + tf.floor(uniform(0, height)), float(height))
-    from_column = tf.math.floormod(columns + tf.floor(uniform(0, width)), float(width))
-    places = tf.cast(tf.stack([from_row, from_column], -1), tf.int32)
-    moved = tf.gather_nd(tf.roll(images, 1, axis=0), places, batch_dims=1)
+    own = _pick(images, rows, columns)
+    moved = _pick(
+        tf.roll(images, 1, axis=0),
+        tf.math.floormod(rows + tf.floor(uniform(0, height)), float(height)),
+        tf.math.floormod(columns + tf.floor(uniform(0, width)), float(width)),
+    )
     darker = tf.where(uniform(-1, 1) < 0, -1.0, 1.0)[..., None]
     tone = darker * uniform(*FLAW_TONE)[..., None]
     tint = 15 * tf.random.stateless_normal((count, 1, 1, channels), next(seeds))
     look = uniform(0, 3)[..., None]
-    shown = tf.where(look < 1, moved, tf.where(look < 2, moved, images) + tone + tint)
-    return images * (1 - cover) + shown * cover
+    shown = tf.where(look < 1, moved, tf.where(look < 2, moved, own) + tone + tint)
+    number = tf.range(tf.cast(count, tf.float32))[:, None, None] + tf.zeros_like(rows)
+    there = tf.cast(tf.stack([number, rows, columns], -1), tf.int32)
+    return tf.tensor_scatter_nd_update(images, there, own * (1 - cover) + shown * cover)
 
 
 def flaws(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -311,7 +334,7 @@ def made_with_masks(
         count = max(2, math.ceil(share * len(pixels)))
         generator = np.random.default_rng([seed, part])
         chosen = generator.permutation(np.resize(np.arange(len(pixels)), count))
-        source = pixels[chosen]
+        source = np.asarray(pixels[chosen])
         made.append(np.empty_like(source))
         # A few large pictures at a time, eagerly: so many draws take longer to trace than to run.
         for start in range(0, count, _LARGE):
