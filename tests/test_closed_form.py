@@ -145,5 +145,5 @@ def test_the_detector_scores_by_the_mean_of_the_loss(sides):
     before = detector.phase1_detector().score(negative)
     np.testing.assert_allclose(before, expected.autoencoder_loss(negative) / M, rtol=1e-3)
     large = config.model_copy(update={"network": config.network.model_copy(update={"latent": 9})})
-    with pytest.raises(LisaeError, match="network.latent must be at most 8 in closed form"):
+    with pytest.raises(LisaeError, match=r"network\.latent must be at most 8 in closed form"):
         make_detector(large).fit_data(data, TrainingOptions())

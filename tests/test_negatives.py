@@ -1,4 +1,4 @@
-"""Which negative places are trained against: marks, odd places, and the choice by kinds left out."""
+"""Which negative places are trained against: marks, odd places, the choice by kinds left out."""
 
 import numpy as np
 import pytest
@@ -112,20 +112,20 @@ def places_of(count: int, seed: int) -> np.ndarray:
     return (drawn * spread).astype(np.float32)
 
 
-def flawed(directions: np.ndarray, strength: float, count: int, seed: int) -> np.ndarray:
-    """Normal pictures, one place of which is moved along random mixtures of the directions."""
-    random, places = np.random.default_rng(seed), places_of(count, seed)
-    for picture in places:
-        row, column = random.integers(SIDE, size=2)
-        mixture = random.normal(size=len(directions)) @ directions
-        picture[row, column] += (strength * mixture / np.linalg.norm(mixture)).astype(np.float32)
-    return places
-
-
-def maps_of(kinds: dict[str, np.ndarray], strength: float = 9.0, count: int = 40) -> NegativeMaps:
-    """Real negatives: a kind for each name, along its directions."""
-    places = [flawed(each, strength, count, k + 10) for k, each in enumerate(kinds.values())]
-    return NegativeMaps(np.concatenate(places), kinds=np.repeat(list(kinds), count))
+def maps_of(
+    kinds: dict[str, np.ndarray], strength: float = 9.0, count: int = 40, marks: bool = True
+) -> NegativeMaps:
+    """Real negatives: normal pictures, one place of which lies off along its kind's directions."""
+    random = np.random.default_rng(9)
+    places = places_of(len(kinds) * count, 9)
+    marked = np.zeros(places.shape[:3], bool)
+    names = np.repeat(list(kinds), count)
+    for picture, mark, name in zip(places, marked, names, strict=True):
+        at = tuple(random.integers(SIDE, size=2))
+        mixture = random.normal(size=len(kinds[name])) @ kinds[name]
+        picture[at] += (strength * mixture / np.linalg.norm(mixture)).astype(np.float32)
+        mark[at] = True
+    return NegativeMaps(places, marked if marks else None, names)
 
 
 def chooser(made: np.ndarray | None, real: NegativeMaps | None, made_strength: float = 6.0):
@@ -172,6 +172,16 @@ def test_real_negatives_that_help_against_their_own_kind_alone_are_not_chosen():
     assert own > aurocs[REAL]["hole"] + 0.1
 
 
+def test_the_odd_places_of_unmarked_ones_are_looked_for_with_what_is_made():
+    """Made flaws that share a direction with the real ones show where those are."""
+    real = maps_of({"dent": axes(9), "scratch": axes(9)}, marks=False)
+    of = chooser(axes(4, 5, 9), real)
+    rows = of.rows(REAL)
+    energy = np.mean(np.square(rows), axis=0)
+    assert energy[9] > 5 * np.delete(energy[3:], 6).max()
+    assert np.sum(np.abs(rows[:, 9]) > 6) >= 75  # nearly all of the 80 flaws
+
+
 def test_a_gain_against_some_kinds_only_is_no_reason():
     real = maps_of({"dent": axes(9), "scratch": axes(9), "stain": axes(5)}, strength=4.5)
     choice = chooser(axes(4, 5), real).choose([MADE, REAL])
@@ -203,7 +213,8 @@ def test_one_kind_tells_nothing_about_others_and_says_so():
 
 
 def test_without_an_alternative_there_is_nothing_to_judge():
-    assert chooser(axes(4), None).choose([MADE, NONE]).why == "negatives: made"
+    why = chooser(axes(4), None).choose([MADE, NONE]).why
+    assert why == "negatives: made, for there are no real ones"
     real = maps_of({"dent": axes(9), "scratch": axes(9)})
     assert chooser(None, real).choose([REAL]).name == REAL
     with pytest.raises(LisaeError, match="there are no negatives to train against; give --neg"):
@@ -211,7 +222,7 @@ def test_without_an_alternative_there_is_nothing_to_judge():
 
 
 def test_rows_of_a_candidate_are_those_of_its_pictures():
-    real = maps_of({"dent": axes(9), "scratch": axes(10)})
+    real = maps_of({"dent": axes(9), "scratch": axes(10)}, marks=False)
     of = chooser(axes(4), real)
     made, own = of.rows(MADE), of.rows(REAL)
     assert of.rows(NONE) is None

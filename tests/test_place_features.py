@@ -56,9 +56,7 @@ def local_mean(x: np.ndarray, side: int) -> np.ndarray:
     reach = side // 2
     padded = np.pad(x.astype(np.float64), [(0, 0), (reach, reach), (reach, reach), (0, 0)])
     height, width = x.shape[1:3]
-    shifted = [
-        padded[:, i : i + height, j : j + width] for i in range(side) for j in range(side)
-    ]
+    shifted = [padded[:, i : i + height, j : j + width] for i in range(side) for j in range(side)]
     return np.mean(shifted, axis=0)
 
 
@@ -89,9 +87,7 @@ def test_features_are_both_taps_averaged_on_the_grid_of_the_first(features, taps
     (found,) = features.batches(pictures(2))
     assert (features.grid, features.size) == (GRID, SIZE)
     assert (found.shape, found.dtype) == ((2, *GRID, SIZE), np.float32)
-    expected = np.concatenate(
-        [local_mean(fine, 3), resized(local_mean(coarse, 3), GRID)], axis=-1
-    )
+    expected = np.concatenate([local_mean(fine, 3), resized(local_mean(coarse, 3), GRID)], axis=-1)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
 
 

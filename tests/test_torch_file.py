@@ -237,5 +237,5 @@ def test_altered_bytes_give_arrays_of_the_same_file_or_a_sentence(whole, read):
 
 
 def test_a_missing_file_is_one_sentence(tmp_path):
-    with pytest.raises(LisaeError, match="nothing.pth is not the file of weights"):
+    with pytest.raises(LisaeError, match=r"nothing\.pth is not the file of weights"):
         read_tensors(tmp_path / "nothing.pth")

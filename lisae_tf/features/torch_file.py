@@ -23,7 +23,8 @@ _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _MARK = object()
 # What a broken file makes this reader stumble over; the last two where it names huge counts.
 _BROKEN = (
-    OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError,
+    OSError, ValueError, TypeError, KeyError, IndexError, AttributeError,
+    OverflowError, MemoryError,
 )  # fmt: skip
 
 
