@@ -112,11 +112,12 @@ def test_every_generator_gives_masks(name):
 
 
 def test_generators_share_the_pictures_with_their_masks(originals):
-    made, masks = made_with_masks(["flaws", "rotate"], parts((32, 32, 1), (8, 2, 2)), 0, 8)
+    """Half of the pictures have flaws; behind them those come that are turned."""
+    made, masks = made_with_masks(["flaws", "rotate"], parts((48, 48, 1), (10, 2, 2)), 0, 10)
     gap = np.abs(made.fit.astype(int) - originals[0]).max(axis=3)
-    small = masks.fit.mean(axis=(1, 2)) < 0.2
-    assert 3 <= small.sum() <= 5  # half of them have flaws, the others are turned
     np.testing.assert_array_equal(masks.fit, gap > CHANGED)
+    shares = masks.fit.mean(axis=(1, 2))
+    assert shares[:5].max() < 0.2 < 0.6 < shares[5:].min()
 
 
 @pytest.mark.parametrize("shape", [(96, 96, 3), (64, 128, 1)])
@@ -142,7 +143,12 @@ def test_flaws_lie_everywhere_and_are_dark_and_bright():
     found = combined(["flaws"])(tf.constant(images), SEED).numpy().astype(int)
     changed = np.abs(found - images) > CHANGED
     share = changed.mean(axis=(0, 3))
-    assert share.min() > 0.2 * share.mean()  # the border too
+    border = np.ones(share.shape, bool)
+    border[3:-3, 3:-3] = False
+    corners = share[[0, 0, -1, -1], [0, -1, 0, -1]]
+    assert share[border].mean() > 0.3 * share.mean()  # flaws are cut off there
+    assert share[border].mean() < share[~border].mean()
+    assert corners.max() > 0
     assert (found - images).max() > 40 and (found - images).min() < -40
     untouched = ~changed.any(axis=(1, 2, 3))
     assert untouched.mean() < 0.4  # of one level alone a piece of another picture shows nothing

@@ -72,7 +72,7 @@ def test_without_features_own_folders_are_what_they_were(way, tmp_path):
     }
     assert settled == resolve(expected | BOTH)
     assert (settled.variant, settled.features, settled.network) == ("lis", None, Network())
-    assert "features" not in settled.to_yaml()
+    assert "\nfeatures:" not in settled.to_yaml()
     alone, notes = settle(GOOD | option, mine, assigned)
     assert alone.negatives == "synth:elastic"
     assert notes == [
