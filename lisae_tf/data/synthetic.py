@@ -343,9 +343,8 @@ def made_with_masks(
             own = tf.constant([seed + part, start], tf.int32)
             made[-1][rows] = combined(names)(tf.constant(source[rows]), own).numpy()
             # Several generators put their shares one behind the other.
-            before[rows] = np.concatenate(
-                [source[rows][k :: len(names)] for k in range(len(names))]
-            )
+            shares = [source[rows][k :: len(names)] for k in range(len(names))]
+            before[rows] = np.concatenate(shares)
         masks.append(changed_pixels(made[-1], before))
     return Parts(*made), Parts(*masks)
 
