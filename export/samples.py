@@ -57,8 +57,8 @@ def _affordable(most: int, pixels: int, shape: tuple[int, ...]) -> int:
 def _evenly(pictures: np.ndarray, count: int) -> np.ndarray:
     """At most `count` pictures, spread over all."""
     if len(pictures) <= count:
-        return pictures
-    return pictures[np.linspace(0, len(pictures) - 1, count).astype(int)]
+        return np.asarray(pictures)
+    return np.asarray(pictures[np.linspace(0, len(pictures) - 1, count).astype(int)])
 
 
 def load_samples(detector: Detector, data_dir: Path | None) -> Samples:

@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 from sklearn import metrics
+
+from lisae_tf.thresholds import Threshold
+
+UNLIKELY = 0.01  # false alarms of a lower probability are no chance
 
 
 @dataclass(frozen=True)
@@ -152,3 +157,19 @@ def detection_curve(scored: Scored, points: int = 51) -> list[float]:
     """
     alphas = np.quantile(scored.normal, np.linspace(0, 1, points))
     return np.round(_accuracies(scored, alphas)[:, 1], 4).tolist()
+
+
+def chance_of_alarms(threshold: Threshold, alarms: int, count: int) -> float:
+    """How likely so many false alarms or more are, where nothing but chance is at work.
+
+    With α the k-th highest of n calibration scores, the number of `count` new normal pictures
+    above it has a beta-binomial distribution with parameters k and n + 1 − k (Wilks, 1941).
+
+    Args:
+        threshold: α, with n and k / (n + 1).
+        alarms: normal pictures above α.
+        count: all normal pictures.
+    """
+    n = threshold.n_calibration
+    k = round(threshold.guaranteed_fpr * (n + 1))
+    return float(stats.betabinom.sf(alarms - 1, count, k, n + 1 - k))

@@ -25,7 +25,7 @@ from lisae_tf.detectors import make_detector
 from lisae_tf.detectors.base import Detector
 from lisae_tf.distribution import is_chief
 from lisae_tf.error_maps import resized
-from lisae_tf.evaluation import Scored, auroc, by_kind, evaluate
+from lisae_tf.evaluation import Scored, auroc, by_kind, chance_of_alarms, evaluate
 from lisae_tf.features.places import remembering
 from lisae_tf.files import write_json
 from lisae_tf.phase import TrainingOptions
@@ -136,6 +136,11 @@ def measure(
         **evaluate(after, detector.threshold_.alpha),
         "auroc_phase1": auroc(before.normal, before.anomaly) if before else None,
         "auroc_negatives": held_out,
+        "chance_of_false_alarms": chance_of_alarms(
+            detector.threshold_,
+            int(np.sum(after.normal > detector.threshold_.alpha)),
+            len(after.normal),
+        ),
         "threshold": detector.threshold_.alpha,
         "by_kind": by_kind(after, kinds, detector.threshold_.alpha),
         "threshold_guaranteed_fpr": detector.threshold_.guaranteed_fpr,
@@ -221,6 +226,7 @@ def run(
             notes += [*loaded.masks.notes, *why_not]
         if before:
             metrics["continued"] = before.compare(detector, test, after.scores)
+    metrics |= detector.record
     metrics |= {
         "restart_seeds": detector.restart_seeds,
         "epochs": [sum(row["phase"] == phase for row in detector.history) for phase in (1, 2)],

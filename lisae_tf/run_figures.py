@@ -25,7 +25,7 @@ def shown(test: TestData, count: int) -> tuple[np.ndarray, int]:
     truth = test.is_anomaly
     normal = np.flatnonzero(~truth)
     normal = normal[np.linspace(0, len(normal) - 1, min(count, len(normal))).astype(int)]
-    labels = np.asarray(test.labels)
+    labels = np.asarray(test.kinds if any(test.kinds) else test.labels)
     by_class = [np.flatnonzero(truth & (labels == name)) for name in dict.fromkeys(labels[truth])]
     anomaly: list[int] = []
     depth = 0
@@ -42,7 +42,7 @@ def draw(
     make_folder(folder)
     chosen, n_normal = shown(test, SHOWN)
     if len(chosen) and isinstance(detector, AutoencoderDetector):
-        pixels = test.pixels[chosen]
+        pixels = np.asarray(test.pixels[chosen])
         rows = [("input", pixels)]
         if phase1 := detector.phase1_detector():
             rows.append(("phase 1", phase1.reconstruct(pixels)))
@@ -52,7 +52,7 @@ def draw(
         figures.reconstructions(folder / "reconstructions.png", rows, names, n_normal)
     alpha = detector.threshold_.alpha
     if len(chosen) and detector.has_maps:
-        pixels = test.pixels[chosen]
+        pixels = np.asarray(test.pixels[chosen])
         maps = detector.error_maps(pixels)
         share = detector.highest_share
         drawn = [overlay(*pair, alpha, share) for pair in zip(pixels, maps, strict=True)]

@@ -26,14 +26,12 @@ from lisae_tf.detectors.base import Detector
 from lisae_tf.detectors.graph import AutoencoderDetector
 from lisae_tf.error_maps import resized
 from lisae_tf.errors import LisaeError
-from lisae_tf.evaluation import Scored, auroc, fpr_at_tpr
+from lisae_tf.evaluation import UNLIKELY, Scored, auroc, chance_of_alarms, fpr_at_tpr
 from lisae_tf.experiment import stored_scores
 from lisae_tf.files import write_text
-from lisae_tf.thresholds import Threshold
 
 SHOWN = 8  # pictures of each kind
 RESAMPLES, CONFIDENCE = 400, 0.95
-UNLIKELY = 0.01  # false alarms of a lower probability are no chance
 # Title, and whether it takes a whole line.
 FIGURES = {
     "score_histograms.png": ("Scores of the test pictures", True),
@@ -126,7 +124,7 @@ def _cards(
     rows: np.ndarray, detector: Detector, test: TestData, scored: Scored, alpha: float
 ) -> list[dict[str, Any]]:
     """A picture, what is made of it and its error map, its score and what it is."""
-    pixels = test.pixels[rows]
+    pixels = np.asarray(test.pixels[rows])
     views = [("picture", [_png(each) for each in pixels])]
     if isinstance(detector, AutoencoderDetector):
         made = detector.reconstruct(pixels)
@@ -163,22 +161,6 @@ def _test_pictures(
     if not np.array_equal(test.is_anomaly, scored.is_anomaly):
         return None, "The test pictures are not those that the run was tested on."
     return test, None
-
-
-def chance_of_alarms(threshold: Threshold, alarms: int, count: int) -> float:
-    """How likely so many false alarms or more are, where nothing but chance is at work.
-
-    With α the k-th highest of n calibration scores, the number of `count` new normal pictures
-    above it has a beta-binomial distribution with parameters k and n + 1 − k (Wilks, 1941).
-
-    Args:
-        threshold: α, with n and k / (n + 1).
-        alarms: normal pictures above α.
-        count: all normal pictures.
-    """
-    n = threshold.n_calibration
-    k = round(threshold.guaranteed_fpr * (n + 1))
-    return float(stats.betabinom.sf(alarms - 1, count, k, n + 1 - k))
 
 
 def render(folder: Path, data_dir: Path | None = None) -> str:

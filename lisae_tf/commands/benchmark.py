@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from lisae_tf.commands import inspection
 from lisae_tf.commands import options as shared
 from lisae_tf.commands import tables as trained
 from lisae_tf.errors import LisaeError
@@ -14,14 +15,14 @@ class _Benchmarks(click.Group):
     """The commands below; every other name is a dataset's."""
 
     def list_commands(self, ctx):
-        return [*trained.TABLES, "all", "latent", "tuning", "figures", "report"]
+        return [*trained.TABLES, "all", "latent", "tuning", "inspection", "figures", "report"]
 
     def get_command(self, ctx, name):
         if name in trained.TABLES:
             return _bound(trained.table, name)
         own = {
             "all": trained.all_tables, "latent": _latent, "tuning": _tuning, "figures": _figures,
-            "report": _report,
+            "inspection": inspection.command, "report": _report,
         }  # fmt: skip
         return own.get(name) or _bound(_dataset, name)
 

@@ -1,6 +1,6 @@
 """`benchmark table1 … appendix-a` and `all`: trains cells, with progress, and keeps them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from lisae_tf.quiet import start_tensorflow
 
 if TYPE_CHECKING:
     from lisae_tf.paper.cells import Cell
+    from lisae_tf.paper.group import Finished
 
 RESULTS, QUICK_RESULTS = Path("results"), Path("runs/quick")
 PAPER = ("table1", "table2", "table3", "appendix-a")
@@ -61,15 +62,42 @@ def run(
         LisaeError: something failed, and there is no cell at all.
     """
     from lisae_tf.paper import grid
-    from lisae_tf.paper.grid_progress import CellProgress
 
+    missing = announce(cells, root, in_process=jobs == 1 and engine == "local")
+    trainings = grid.run(cells, data_dir, jobs, engine=engine, address=address)
+    follow(cells, failures, root, missing, trainings)
+
+
+def announce(cells: Sequence["Cell"], root: Path, *, in_process: bool) -> int:
+    """Says how many cells are to train, and starts TensorFlow where they do it here."""
     missing = sum(cell.stored() is None for cell in cells)
     click.echo(f"{len(cells)} cells in {root}: {len(cells) - missing} stored, {missing} to train")
-    if missing and jobs == 1 and engine == "local":
+    if missing and in_process:
         start_tensorflow()
+    return missing
+
+
+def follow(
+    cells: Sequence["Cell"], failures: dict[str, str], root: Path, missing: int,
+    trainings: Iterable["Finished"],
+) -> None:  # fmt: skip
+    """Tells of each training as it ends, and at last of what failed.
+
+    Args:
+        cells: of the trainings.
+        failures: what could not even be planned, and why.
+        root: folder below which the cells lie.
+        missing: how many trainings there are.
+        trainings: what became of each, one after the other.
+
+    Raises:
+        LisaeError: something failed, and there is no cell at all.
+    """
+    from lisae_tf.paper.grid_progress import CellProgress
+
     failures = dict(failures)
     with CellProgress(shared.console(), missing) as progress:
-        for finished in grid.run(cells, data_dir, jobs, engine=engine, address=address):
+        for finished in trainings:
             place = str(finished.cell.path.relative_to(root)).removeprefix("cells/")
             if finished.error:
                 failures[place] = finished.error

@@ -5,7 +5,6 @@ from pathlib import Path
 import click
 
 from lisae_tf.commands import options as shared
-from lisae_tf.config import FOLDER
 from lisae_tf.errors import LisaeError
 from lisae_tf.quiet import start_tensorflow
 
@@ -146,6 +145,8 @@ def _callbacks(console, folder: Path, quiet: bool, tensorboard: bool) -> tuple:
 
 def closing_lines(metrics: dict, folder: Path) -> list[str]:
     """What happened, where it lies, what to type next."""
+    from lisae_tf.config import FOLDER
+    from lisae_tf.evaluation import UNLIKELY
     from lisae_tf.sharing import LOSSES
 
     lines = [f"note: {note}" for note in metrics["notes"]]
@@ -191,6 +192,12 @@ def closing_lines(metrics: dict, folder: Path) -> list[str]:
                 f"held-out negatives against held-out normals: AUROC "
                 f"{metrics['auroc_negatives']:.3f} (no measure of anomalies)"
             )
+    if metrics.get("chance_of_false_alarms", 1) < UNLIKELY:
+        lines.append(
+            "note: these are more false alarms than chance allows: the normal test pictures are "
+            "unlike those that the threshold was set on. Set it on such as you will have: "
+            "python cli.py calibrate --normal-dir NEW_PICTURES"
+        )
     for name, found in (metrics.get("continued") or {}).items():
         if name == "run":
             continue

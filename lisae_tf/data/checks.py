@@ -11,6 +11,7 @@ from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
 from lisae_tf.data.pictures import Decoded, content_hashes
+from lisae_tf.data.stored import Pictures, batches
 
 # Two pictures are near copies if their grey thumbnails differ by less than this, in levels of
 # 255 (root mean square): another JPEG quality or size does not reach it, another subject does.
@@ -36,7 +37,7 @@ class SetChecks:
     copies: list[Pair]  # each later copy with the picture it repeats
 
 
-def thumbnails(pixels: np.ndarray) -> np.ndarray:
+def thumbnails(pixels: Pictures) -> np.ndarray:
     """uint8 (N, H, W, C) -> grey float32 (N, 256), in levels of 255."""
     side = (THUMBNAIL, THUMBNAIL)
     small = np.empty((len(pixels), THUMBNAIL * THUMBNAIL), np.float32)
@@ -46,7 +47,11 @@ def thumbnails(pixels: np.ndarray) -> np.ndarray:
     return small
 
 
-def _is_constant(pixels: np.ndarray) -> np.ndarray:
+def _is_constant(pictures: Pictures) -> np.ndarray:
+    return np.concatenate([np.empty(0, bool), *map(_constant_ones, batches(pictures))])
+
+
+def _constant_ones(pixels: np.ndarray) -> np.ndarray:
     def within(some: np.ndarray) -> np.ndarray:
         span = some.max(axis=(1, 2)).astype(int) - some.min(axis=(1, 2))
         return (span <= CONSTANT_LEVELS).all(axis=1)

@@ -97,7 +97,7 @@ def treatment(header: pictures.Header, size: tuple[int, int], channels: int) -> 
 
 def _report(folder: PictureSet, size: tuple[int, int], channels: int):
     files = folder.files()
-    decoded = pictures.decode_all(files, size, channels, skip_bad=True)
+    decoded = pictures.decode_all(files, size, channels, skip_bad=True, in_file=True)
     kinds: Counter[str] = Counter()
     treatments = {}
     for header in decoded.headers:

@@ -16,6 +16,7 @@ from lisae_tf.data.folders import (
 )
 from lisae_tf.data.layout import PictureSet, kind_of, test_sets
 from lisae_tf.data.parts import TestData
+from lisae_tf.data.stored import concatenated
 
 
 def _without_known(
@@ -72,7 +73,7 @@ def load_folder_test(config: Config, *, skip_bad: bool) -> TestData:
     anomalies = len(labels) - sum(counts)
     is_anomaly = np.arange(len(labels)) >= len(labels) - anomalies
     return TestData(
-        np.concatenate(pixels), is_anomaly, labels, tuple(notes), tuple(counts), tuple(kinds)
+        concatenated(pixels), is_anomaly, labels, tuple(notes), tuple(counts), tuple(kinds)
     )
 
 

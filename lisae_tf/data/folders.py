@@ -18,6 +18,7 @@ from lisae_tf.data.layout import (
 )
 from lisae_tf.data.parts import Parts, TrainingData, side_indices, split_side
 from lisae_tf.data.protocols import GENERATED, synthetic_generators
+from lisae_tf.data.stored import concatenated
 from lisae_tf.errors import LisaeError
 
 FOLDER_SIZE = (64, 64)
@@ -53,7 +54,10 @@ def read_set(
     files = found.files()
     for mask, picture in masks.lookalikes(files):
         raise LisaeError(masks.lookalike_sentence(mask, picture, option))
-    return pictures.decode_all(files, size_of(config), config.data.channels or 3, skip_bad=skip_bad)
+    return pictures.decode_all(
+        files, size_of(config), config.data.channels or 3, skip_bad=skip_bad,
+        in_file=config.features is not None,
+    )  # fmt: skip
 
 
 def settle_folder_channels(config: Config) -> Config:
@@ -255,7 +259,7 @@ def load_folder_training(config: Config, *, skip_bad: bool) -> TrainingData:
             notes += refuse_overlap(earlier.found, "normal", side.found, "also normal")
     normal_parts = Parts(
         *(
-            np.concatenate([getattr(side.parts, part) for side in normals])
+            concatenated([getattr(side.parts, part) for side in normals])
             for part in ("fit", "stopping", "calibration")
         )
     )

@@ -87,6 +87,7 @@ def mirrored(data: TrainingData) -> TrainingData:
     def both(parts: Parts | None) -> Parts | None:
         if parts is None:
             return None
+        parts = replace(parts, fit=np.asarray(parts.fit))
         # Kinds, (N,), have no left and right.
         turned = parts.fit[:, :, ::-1] if parts.fit.ndim > 1 else parts.fit
         return replace(parts, fit=np.concatenate([parts.fit, turned]))

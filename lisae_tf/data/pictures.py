@@ -7,6 +7,7 @@ bilinear resize with Pillow's antialiasing. Scaling to 0-1 is part of the model'
 
 import hashlib
 import io
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ import numpy as np
 from PIL import ExifTags, Image
 from PIL.Image import Transpose
 
+from lisae_tf.data import stored
 from lisae_tf.data.picture_files import files_of, refuse_missing
 from lisae_tf.errors import LisaeError
 
@@ -144,7 +146,7 @@ def header(source: Path | bytes, name: str | None = None) -> Header:
 class Decoded:
     """Pictures that could be read, their names, and a reason for each that could not."""
 
-    pixels: np.ndarray  # uint8 (N, H, W, C)
+    pixels: stored.Pictures  # uint8 (N, H, W, C)
     names: list[str]
     bad: dict[str, str]
     headers: list[Header] = field(default_factory=list)  # of pictures that come from files
@@ -157,14 +159,27 @@ def decode_all(
     *,
     names: Sequence[str] | None = None,
     skip_bad: bool = False,
+    in_file: bool = False,
 ) -> Decoded:
     """Decodes many pictures on all cores.
+
+    Args:
+        sources: files, or the encoded bytes.
+        size: (height, width) of all.
+        channels: 1 or 3.
+        names: what messages call them.
+        skip_bad: leave unreadable ones out.
+        in_file: keep the pixels of large sets in a temporary file (`stored.StoredPictures`).
 
     Raises:
         BadPicture: the first unreadable picture, unless `skip_bad` leaves such pictures out.
     """
     names = list(names) if names is not None else [str(source) for source in sources]
-    pixels = np.empty((len(sources), *size, channels), np.uint8)
+    shape = (*size, channels)
+    if in_file and len(sources) * math.prod(shape) > stored.LIMIT:
+        pixels: stored.Pictures = stored.StoredPictures.empty(len(sources), shape)
+    else:
+        pixels = np.empty((len(sources), *shape), np.uint8)
     headers: dict[int, Header] = {}
     bad: dict[int, str] = {}
 

@@ -10,6 +10,7 @@ from lisae_tf import __version__
 from lisae_tf.arrays import Arrays, load_arrays, save_arrays
 from lisae_tf.config import Config, read_settings, resolve
 from lisae_tf.data.parts import TrainingData, mirrored, split_side
+from lisae_tf.data.stored import StoredPictures
 from lisae_tf.errors import LisaeError
 from lisae_tf.files import make_folder, read_json, sha256, write_json, write_text
 from lisae_tf.phase import TrainingOptions
@@ -38,6 +39,7 @@ class Detector(ABC):
         self.history: list[dict] = []
         self.notes: list[str] = []
         self.restart_seeds: list[int] = []
+        self.record: dict[str, object] = {}  # what else `metrics.json` should hold
 
     @abstractmethod
     def fit_data(self, data: TrainingData, options: TrainingOptions) -> None:
@@ -128,7 +130,8 @@ class Detector(ABC):
         return self
 
     def _check(self, images: np.ndarray, shape: tuple[int, ...] | None) -> None:
-        kind = (images.dtype, images.ndim) if isinstance(images, np.ndarray) else None
+        known = isinstance(images, np.ndarray | StoredPictures)
+        kind = (images.dtype, images.ndim) if known else None
         if kind not in _KINDS or (shape is not None and images.shape[1:] != shape):
             got = f"{getattr(images, 'dtype', type(images).__name__)} {np.shape(images)}"
             if shape is not None and len(shape) == 1:

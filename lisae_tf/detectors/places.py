@@ -4,6 +4,8 @@ A frozen backbone gives the features; the detector inside trains on places as on
 its errors is the picture's, and the picture's score is the mean of the highest places.
 """
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 
@@ -126,6 +128,9 @@ class PlacesDetector(GraphDetector):
         self._inner.fit_data(rows, options)
         self.history, self.restart_seeds = self._inner.history, self._inner.restart_seeds
         self.notes = [*([self.choice.why] if self.choice else []), *self._inner.notes]
+        if self.choice:
+            chosen = {"chosen": self.choice.name, "auroc": self.choice.auroc}
+            self.record = {"trained_against": chosen}
         self._take_unit(stopping)
         self._make_graph()
 
@@ -174,13 +179,15 @@ class PlacesDetector(GraphDetector):
         stop = order[: max(1, len(rows) // 10)]
         return Parts(rows[order[len(stop) :]], rows[stop], rows[stop])
 
-    def _made_maps(self, pictures: np.ndarray, masks: Parts) -> NegativeMaps:
-        """Made negatives; a change too small to see is none.
+    def _made_maps(self, pictures: np.ndarray, masks: Parts | None) -> NegativeMaps:
+        """Made negatives; a change too small to see is none, and what is drawn anew is all change.
 
         Raises:
             LisaeError: nothing was changed anywhere.
         """
         found = self._maps(pictures, masks, None)
+        if masks is None:
+            return replace(found, marked=np.ones(found.places.shape[:3], bool))
         seen = found.marked.any(axis=(1, 2))
         if not seen.any():
             raise LisaeError(

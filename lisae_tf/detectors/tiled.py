@@ -43,7 +43,7 @@ class TiledDetector(GraphDetector):
         self.shape = data.shape
         self._inner.fit_data(_tiles_of(data, self._tiling), options)
         self.history, self.notes = self._inner.history, self._inner.notes
-        self.restart_seeds = self._inner.restart_seeds
+        self.restart_seeds, self.record = self._inner.restart_seeds, self._inner.record
         self._make_graph()
 
     def phase1_detector(self) -> "TiledDetector | None":
@@ -84,7 +84,9 @@ def _tiles_of(data: TrainingData, tiling: Tiling) -> TrainingData:
     """Tiles of the pictures that train and stop; calibration pictures stay whole."""
 
     def of_tiles(change: Callable[[np.ndarray], np.ndarray], parts: Parts | None) -> Parts | None:
-        return parts and replace(parts, fit=change(parts.fit), stopping=change(parts.stopping))
+        return parts and replace(
+            parts, fit=change(np.asarray(parts.fit)), stopping=change(np.asarray(parts.stopping))
+        )
 
     def of_masks(masks: np.ndarray) -> np.ndarray:
         plane = replace(tiling, shape=(*tiling.shape[:2], 1))

@@ -194,7 +194,7 @@ class Chooser:
         usual = next((name for name in (MADE, NONE) if name in candidates), candidates[0])
         others = [name for name in candidates if name != usual]
         if not others or self.real is None:
-            return Choice(usual, f"negatives: {usual}")
+            return Choice(usual, f"negatives: {usual}, for there are no real ones")
         kinds = list(dict.fromkeys(self.real.kinds.tolist())) if self.real.kinds is not None else []
         if len(kinds) < 2:
             return Choice(

@@ -4,6 +4,7 @@ A backbone's taps, each averaged over its neighbourhood, brought to the grid of 
 put together and standardised by normal pictures.
 """
 
+import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,40 +34,49 @@ def _local_mean(side: int, name: str) -> keras.Sequential:
 
 
 class Memo:
-    """Raw features of the pictures seen last, by what is in the pictures, in bounded memory."""
+    """Raw features of the pictures seen last, by what is in the pictures, in bounded memory.
+
+    Attributes:
+        spared: seconds of the backbone that `get` has made unnecessary so far.
+    """
 
     def __init__(self, limit: int):
         self._limit, self._size = limit, 0  # bytes
-        self._found: OrderedDict[bytes, np.ndarray] = OrderedDict()
+        self._found: OrderedDict[bytes, tuple[np.ndarray, float]] = OrderedDict()
+        self.spared = 0.0
 
     def get(self, key: bytes) -> np.ndarray | None:
         """What is kept under a key."""
-        if key in self._found:
-            self._found.move_to_end(key)
-        return self._found.get(key)
+        if key not in self._found:
+            return None
+        self._found.move_to_end(key)
+        features, seconds = self._found[key]
+        self.spared += seconds
+        return features
 
-    def keep(self, key: bytes, features: np.ndarray) -> None:
-        """Keeps features, and forgets the oldest where there are too many."""
-        self._found[key] = features.copy()
+    def keep(self, key: bytes, features: np.ndarray, seconds: float) -> None:
+        """Keeps features that took so long, and forgets the oldest where there are too many."""
+        self._found[key] = features.copy(), seconds
         self._size += features.nbytes
         while self._size > self._limit:
-            self._size -= self._found.popitem(last=False)[1].nbytes
+            self._size -= self._found.popitem(last=False)[1][0].nbytes
 
 
 _memo: ContextVar[Memo | None] = ContextVar("memo", default=None)
 
 
 @contextmanager
-def remembering(limit: int) -> Iterator[None]:
+def remembering(memo: Memo | int) -> Iterator[None]:
     """In the block a picture goes through the backbone once, as far as memory reaches.
 
     Args:
-        limit: bytes; of nested blocks the outermost decides.
+        memo: where features are kept, over several blocks maybe, or the bytes of a new one; of
+            nested blocks the outermost decides.
     """
     if _memo.get() is not None:
         yield
         return
-    token = _memo.set(Memo(limit))
+    token = _memo.set(Memo(memo) if isinstance(memo, int) else memo)
     try:
         yield
     finally:
@@ -130,8 +140,11 @@ class PlaceFeatures:
             known = [memo.get(key) for key in keys]
             new = [k for k, features in enumerate(known) if features is None]
             if new:
-                for k, features in zip(new, self._run(part[new]).numpy(), strict=True):
-                    memo.keep(keys[k], features)
+                began = time.perf_counter()
+                found = self._run(part[new]).numpy()
+                each = (time.perf_counter() - began) / len(new)
+                for k, features in zip(new, found, strict=True):
+                    memo.keep(keys[k], features, each)
                     known[k] = features
             yield np.stack(known)
 

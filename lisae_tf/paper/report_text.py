@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from lisae_tf.inspection import report as inspection
 from lisae_tf.markdown import difference, folded, markdown
 from lisae_tf.paper import published, report_appendix, report_tuning, tables
 from lisae_tf.paper.trainings import Row
@@ -56,6 +57,7 @@ def render(results: "Results", figures: Mapping[str, str]) -> str:
     sections += [
         _rivals(results),
         _synthetic(results.synthetic),
+        inspection.render(results.root / "inspection"),
         report_tuning.render(results.tuning, results.root),
         report_appendix.render(results.appendix),
         _contradictions(),

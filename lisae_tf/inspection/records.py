@@ -1,0 +1,117 @@
+"""The result files as figures; those of other packages in the same form. No TensorFlow."""
+
+import statistics
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lisae_tf.files import read_json
+from lisae_tf.inspection.rows import ROWS
+from lisae_tf.paper.cells import TRAINING_VERSION
+
+CELLS, PEERS = "cells", "peers"  # folders below that of the results
+USUAL = "usual"  # the split without real negatives
+# By the names in the files of `benchmarks/inspection_peers.py`.
+PEER_ROWS = {
+    "padim": "PaDiM (anomalib {})",
+    "patchcore-1": "PatchCore 1 % (anomalib {})",
+    "patchcore-10": "PatchCore 10 % (anomalib {})",
+}
+_PEER_KEYS = {
+    "auroc": "image_auroc", "auroc_mean_of_kinds": "image_auroc_mean_of_kinds",
+    "pixel_auroc": "pixel_auroc", "per_region_overlap": "pro", "fit_seconds": "fit_seconds",
+    "pictures_per_second": "predict_pictures_per_second", "seed": "seed",
+}  # fmt: skip
+
+
+@dataclass
+class Results:
+    """All records by row, set and split, in the order of the rows.
+
+    Attributes:
+        records: (row, set, split) -> the record of each seed.
+    """
+
+    records: dict[tuple[str, str, str], list[dict]] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> list[str]:
+        """Ours in their order, then other packages'."""
+        found = dict.fromkeys(row for row, _, _ in self.records)
+        return [*(row for row in ROWS if row in found), *(row for row in found if row not in ROWS)]
+
+    @property
+    def sets(self) -> list[str]:
+        """By name."""
+        return sorted({name for _, name, _ in self.records})
+
+    def splits(self, name: str) -> list[str]:
+        """Those with real negatives of a set."""
+        return sorted({s for _, of, s in self.records if of == name and s != USUAL})
+
+    def figure(self, row: str, name: str, key: str) -> float | None:
+        """A figure of the usual test, mean over seeds."""
+        return mean(record.get(key) for record in self.records.get((row, name, USUAL), ()))
+
+    def kind(self, row: str, name: str, kind: str) -> float | None:
+        """The AUROC of one kind in the usual test, mean over seeds."""
+        found = self.records.get((row, name, USUAL), ())
+        return mean(record["by_kind"].get(kind, {}).get("auroc") for record in found)
+
+    def left_out(self, row: str, name: str, split: str) -> float | None:
+        """The AUROC of the kinds that a split tests, mean over seeds.
+
+        A row without real negatives was trained once, whatever is tested: its AUROC of some kinds
+        is the mean of theirs, weighted with their pictures.
+        """
+        if own := self.records.get((row, name, split)):
+            return mean(record["auroc"] for record in own)
+        with_real = (r for (_, of, s), found in self.records.items() for r in found
+                     if (of, s) == (name, split))  # fmt: skip
+        tested = next((record["by_kind"] for record in with_real), {})
+        found = self.records.get((row, name, USUAL), ())
+        if row in ROWS and ROWS[row].real:
+            return None
+        return mean(_weighted(record["by_kind"], tested) for record in found)
+
+
+def _weighted(by_kind: dict[str, dict], kinds: Iterable[str]) -> float | None:
+    rows = [by_kind[kind] for kind in kinds if kind in by_kind]
+    pictures = sum(row["n"] for row in rows)
+    return sum(row["auroc"] * row["n"] for row in rows) / pictures if pictures else None
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean; None where a value is missing or there are none."""
+    found = list(values)
+    return statistics.fmean(found) if found and None not in found else None
+
+
+def read(root: Path) -> Results:
+    """The records below a folder; those that an older version of the training left do not count."""
+    results = Results()
+    for path in sorted((root / CELLS).glob("*/*/*-seed*.json")):
+        record = read_json(path)
+        if record.get("training_version") == TRAINING_VERSION:
+            key = record["row"], record["set"], record["split"]
+            results.records.setdefault(key, []).append(record)
+    for row, name, record in _peers(root / PEERS):
+        results.records.setdefault((row, name, USUAL), []).append(record)
+    return results
+
+
+def _peers(folder: Path) -> Iterator[tuple[str, str, dict]]:
+    """Row, set and record of each model of another package that was run."""
+    found = [read_json(path) for path in sorted(folder.glob("*.json"))]
+    for model, row in PEER_ROWS.items():
+        for result in found:
+            if result.get("model") != model or result.get("status") != "run":
+                continue
+            version = ".".join(result["versions"]["anomalib"].split(".")[:2])
+            record = {ours: result[key] for ours, key in _PEER_KEYS.items() if key in result}
+            counts = result["test_pictures"]
+            record["by_kind"] = {
+                kind: {"auroc": auroc, "n": counts[kind]}
+                for kind, auroc in result["image_auroc_by_kind"].items()
+            }
+            yield row.format(version), result["set"], record
