@@ -29,8 +29,7 @@ def refused(cli, folders, *options):
         (("--set", "features.taps=[nonsense]"), ["no layer 'nonsense'", "block_"]),
         (("--set", "data.size=[16,16]"), ["16x16", "too small", "data.size=[128,128]"]),
         (("--features", "efficientnet_lite0", "--variant", "kde"), ["kde", "--features none"]),
-        (("--features", "none", "--variant", "knn"), ["knn", "features"]),
-        (("--features", "none", "--variant", "mahalanobis"), ["mahalanobis", "features"]),
+        (("--features", "none"), ["--features none", "--set features"]),
         (("--set", "features.negatives=real"), ["features.negatives=real", "--negative-dir"]),
         (("--set", "network.latent=100"), ["network.latent", "76"]),
         (("--distribute", "mirrored"), ["--distribute"]),
@@ -38,6 +37,15 @@ def refused(cli, folders, *options):
 )
 def test_settings_that_cannot_be(options, words, cli, folders):
     assert_one_sentence(refused(cli, folders, *options), *words)
+
+
+@pytest.mark.parametrize("variant", ["knn", "mahalanobis"])
+def test_what_needs_features_is_not_trained_on_pixels(variant, cli, folders):
+    run = folders / "pixels"
+    result = cli("train", "--normal-dir", folders / "good", "--variant", variant,
+                 "--features", "none", "--out", run)  # fmt: skip
+    assert_one_sentence(result, variant, "works on features, not on pixels")
+    assert not run.exists()
 
 
 def test_a_backbone_that_is_not_installed(cli, folders, monkeypatch):
