@@ -50,6 +50,7 @@ def check_parity(
         "batches": _sizes(model),
         "bounds": asdict(bounds) | {"absolute": ABSOLUTE},
         "threshold": artefact.alpha,
+        "exported_threshold": model.threshold,
         "scores": {},
     }
     failures: list[str] = []
@@ -115,7 +116,7 @@ def _compare(
             outside = np.abs(expected - alpha) > around
             differing += int(np.sum((decided != (expected > alpha)) & outside))
             # A decision that does not follow from the model's own score is never right.
-            differing += int(np.sum(decided != (score > np.float32(alpha))))
+            differing += int(np.sum(decided != (score > np.float32(model.threshold))))
     return {
         "worst_relative": worst,
         "worst_absolute": absolute,

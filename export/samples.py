@@ -24,12 +24,14 @@ class Samples:
         is_anomaly: bool (N,), which of `real` count as anomalies.
         anomalies: what these are.
         representative: training pictures, normal and negative, for choosing int8 ranges.
+        calibration: normal pictures that the run's threshold was chosen on.
     """
 
     real: np.ndarray
     is_anomaly: np.ndarray
     anomalies: str
     representative: np.ndarray
+    calibration: np.ndarray
 
     @property
     def kinds(self) -> dict[str, np.ndarray]:
@@ -87,4 +89,5 @@ def load_samples(detector: Detector, data_dir: Path | None) -> Samples:
         np.arange(len(normal) + len(anomalies)) >= len(normal),
         what,
         np.concatenate(representative),
+        _evenly(training.normal.calibration, count),
     )

@@ -147,7 +147,8 @@ class PlacesDetector(GraphDetector):
         both = data.made is not None
         made = data.made if both else data.negative
         masks = data.made_masks if both else data.negative_masks
-        is_made = both or data.negative_kinds is None
+        # Made ones say where they were changed; of a folder kinds are known.
+        is_made = both or (data.negative_kinds is None and masks is not None)
         real = None
         if not is_made or both:
             real = self._maps(data.negative.fit, data.negative_masks, data.negative_kinds)
