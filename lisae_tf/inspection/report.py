@@ -11,8 +11,10 @@ from lisae_tf.markdown import folded, markdown
 
 _HEAD = """## Pictures that people inspect
 
-One setting for all sets, `configs/folder.yaml` and `configs/folder_pixels.yaml`, chosen without a
-test label; made by `python cli.py benchmark inspection`, a file a cell in `results/inspection`.
+One setting for all sets, `configs/folder.yaml` and `configs/folder_pixels.yaml`; made by `python
+cli.py benchmark inspection`, a file a cell in `results/inspection`. Each training chooses from its
+own training data alone, but the settings of `folder.yaml` (variant, latent size, share of places,
+sizes of made flaws) were chosen once with test figures of these sets in view: they are not blind.
 "made" trains against small flaws pasted into normal pictures; a row without a word on negatives
 sees normal pictures alone (`linear-ae` and `ae` are `linear-lis` and `lis` with none). Rows see
 the features of a frozen network unless they say pixels. Figures are means over seeds, {seeds}.
