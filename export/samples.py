@@ -11,6 +11,8 @@ from lisae_tf.detectors.base import Detector
 MAX_REAL = 1000  # of normal pictures, and of anomalies
 MAX_REPRESENTATIVE = 200  # likewise
 MADE_UP = 64
+# Of so many pixels together, at most: large pictures say as much in smaller numbers.
+REPRESENTATIVE_PIXELS, MADE_UP_PIXELS = 2**22, 2**20
 
 
 @dataclass(frozen=True)
@@ -22,17 +24,20 @@ class Samples:
         is_anomaly: bool (N,), which of `real` count as anomalies.
         anomalies: what these are.
         representative: training pictures, normal and negative, for choosing int8 ranges.
+        calibration: normal pictures that the run's threshold was chosen on.
     """
 
     real: np.ndarray
     is_anomaly: np.ndarray
     anomalies: str
     representative: np.ndarray
+    calibration: np.ndarray
 
     @property
     def kinds(self) -> dict[str, np.ndarray]:
         """What the gate compares on."""
-        shape = (MADE_UP, *self.real.shape[1:])
+        count = _affordable(MADE_UP, MADE_UP_PIXELS, self.real.shape[1:])
+        shape = (count, *self.real.shape[1:])
         return {
             "real": self.real,
             "noise": noise(shape),
@@ -44,6 +49,11 @@ class Samples:
 def noise(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     """Uniform noise, uint8."""
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8, endpoint=False)
+
+
+def _affordable(most: int, pixels: int, shape: tuple[int, ...]) -> int:
+    """At most so many pictures of a shape, and so many pixels in all of them; at least 8."""
+    return min(most, max(8, pixels // (shape[0] * shape[1])))
 
 
 def _evenly(pictures: np.ndarray, count: int) -> np.ndarray:
@@ -65,19 +75,19 @@ def load_samples(detector: Detector, data_dir: Path | None) -> Samples:
     test = load_test(detector.config, data_dir, skip_bad=True)
     normal = _evenly(test.pixels[~test.is_anomaly], MAX_REAL)
     anomalies, what = _evenly(test.pixels[test.is_anomaly], MAX_REAL), "test anomalies"
-    made_up = noise((MAX_REPRESENTATIVE, *detector.shape), seed=1)
+    count = _affordable(MAX_REPRESENTATIVE, REPRESENTATIVE_PIXELS, detector.shape)
+    made_up = noise((count, *detector.shape), seed=1)
     negatives = made_up if training.negative is None else training.negative.fit
     if not len(anomalies) and training.negative is not None:
         anomalies = _evenly(training.negative.calibration, MAX_REAL)
         what = "held-out negatives"
     elif not len(anomalies):
         anomalies, what = made_up, "noise"
-    representative = [
-        _evenly(each, MAX_REPRESENTATIVE) for each in (training.normal.fit, negatives)
-    ]
+    representative = [_evenly(each, count) for each in (training.normal.fit, negatives)]
     return Samples(
         np.concatenate([normal, anomalies]),
         np.arange(len(normal) + len(anomalies)) >= len(normal),
         what,
         np.concatenate(representative),
+        _evenly(training.normal.calibration, count),
     )

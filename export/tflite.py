@@ -1,17 +1,20 @@
 """TFLite (LiteRT): float32, float16 weights, or int8 weights and activations.
 
-In int8 the error itself stays in float: computed in int8 it takes few distinct values.
+In int8 the error itself stays in float: computed in int8 it takes few distinct values. So does
+all that follows a frozen backbone: what is normal of its features is told from the rest by little.
 """
 
 import tempfile
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import flatbuffers
 import numpy as np
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 
 from export.artefact import Artefact
@@ -26,6 +29,10 @@ FLOAT_OPERATIONS = [
     "TOPK_V2", "REDUCE_MAX", "DIV", "GREATER",
     "RESIZE_BILINEAR", "STRIDED_SLICE", "PAD", "SQUEEZE", "EXPAND_DIMS",
 ]  # fmt: skip
+_CONVOLUTIONS = [
+    getattr(schema.BuiltinOperator, name)
+    for name in ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
+]
 
 
 def write(artefact: Artefact, folder: Path, samples: Samples) -> Path:
@@ -41,9 +48,28 @@ def write(artefact: Artefact, folder: Path, samples: Samples) -> Path:
             data = _repacked(converter.convert(), [artefact.alpha, 1 / 255])
         else:
             data = converter.convert()
+    alpha = artefact.alpha
+    if quantization == "int8" and artefact.detector.config.features:
+        alpha = _moved_threshold(data, artefact, samples.calibration)
+        moved = replace(artefact.detector.threshold_, alpha=alpha)
+        artefact.record["threshold"] = moved.to_json()
     path = folder / "model.tflite"
-    path.write_bytes(tflite_file.replace(data, artefact.alpha, artefact.metadata))
+    path.write_bytes(tflite_file.replace(data, alpha, artefact.metadata))
     return path
+
+
+def _moved_threshold(data: bytes, artefact: Artefact, normal: np.ndarray) -> float:
+    """The threshold above which int8 finds what float finds.
+
+    Rounding in a frozen backbone adds about the same to the error of every place, which is much
+    where that of normal places is small; the threshold moves by as much as normal scores do.
+    """
+    with no_stderr():
+        run = Interpreter(model_content=data).get_signature_runner("serving_default")
+        images = normal * np.float32(1 / 255) if artefact.dtype == "float32" else normal
+        found = np.concatenate([run(image=image[None])["score"] for image in images])
+    moved = artefact.alpha + float(np.median(found - artefact.detector.score(normal)))
+    return float(np.float32(moved))
 
 
 def _converter(artefact: Artefact, scratch: str) -> tf.lite.TFLiteConverter:
@@ -87,7 +113,24 @@ def _to_int8(converter: tf.lite.TFLiteConverter, artefact: Artefact, pictures: n
         debugger = lite.QuantizationDebugger(
             converter=converter, debug_dataset=lambda: iter(()), debug_options=options
         )
+    if artefact.detector.config.features:
+        options.denylisted_nodes = _after_convolutions(debugger.calibrated_model)
     return bytes(debugger.get_nondebug_quantized_model())
+
+
+def _after_convolutions(data: bytes) -> list[str]:
+    """The tensors that no convolution of a model reads, directly or through others: their names."""
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
+    names = []
+    for graph in model.subgraphs:
+        needed: set[int] = set()
+        for operator in reversed(graph.operators):
+            code = model.operatorCodes[operator.opcodeIndex].builtinCode
+            if code in _CONVOLUTIONS or needed.intersection(operator.outputs):
+                needed.update(operator.inputs)
+            else:
+                names += [graph.tensors[index].name.decode() for index in operator.outputs]
+    return names
 
 
 def _repacked(data: bytes, scalars: Sequence[float] = ()) -> bytes:

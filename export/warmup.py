@@ -1,7 +1,8 @@
 """Warm-up requests: what TensorFlow Serving runs before it calls a version available.
 
-One record for each signature and each batch size that requests are padded to. The pictures are
-noise: how long a graph takes does not depend on them, and a user's own do not leave the house.
+One record for each signature and each batch size that requests are padded to, as far as so many
+pictures are no burden. They are grey all over: how long a graph takes does not depend on them, a
+tensor of one value takes a few bytes, and a user's own pictures do not leave the house.
 """
 
 import io
@@ -11,11 +12,12 @@ import tensorflow as tf
 from PIL import Image
 
 from export.artefact import Artefact
-from export.samples import noise
 from export.serving_files import BATCH_SIZES
+from lisae_tf.exported.runtimes import PIXELS
 from lisae_tf.wire import field
 
 FILE = Path("assets.extra", "tf_serving_warmup_requests")
+GREY = 128
 
 # Numbers of the fields of tensorflow.serving.PredictionLog and the messages inside it.
 _CLASSIFY_LOG, _REGRESS_LOG, _PREDICT_LOG = 2, 3, 6
@@ -26,21 +28,25 @@ def write_warmup(folder: Path, artefact: Artefact) -> None:
     path = folder / FILE
     path.parent.mkdir()
     with tf.io.TFRecordWriter(str(path)) as writer:
+        height, width, _ = artefact.detector.shape
         for batch in BATCH_SIZES:
-            for record in _records(artefact, noise((batch, *artefact.detector.shape), seed=batch)):
-                writer.write(record)
+            if batch == 1 or batch * height * width <= PIXELS:
+                for record in _records(artefact, batch):
+                    writer.write(record)
 
 
-def _records(artefact: Artefact, pictures):
-    image = pictures if artefact.dtype == "uint8" else (pictures / 255).astype("float32")
-    threshold = tf.fill((len(pictures),), tf.constant(artefact.alpha, tf.float32))
+def _records(artefact: Artefact, batch: int):
+    shape = artefact.detector.shape
+    grey = GREY if artefact.dtype == "uint8" else GREY / 255
+    image = tf.make_tensor_proto(grey, artefact.dtype, (batch, *shape))
+    threshold = tf.make_tensor_proto(artefact.alpha, tf.float32, (batch,))
     yield _predict(artefact.name, "serving_default", image=image)
     yield _predict(artefact.name, "with_threshold", image=image, threshold=threshold)
     if artefact.has_maps:
         yield _predict(artefact.name, "error_map", image=image)
-    if pictures.shape[-1] in (1, 3):
-        encoded = [_png(picture) for picture in pictures]
-        yield _predict(artefact.name, "score_bytes", image_bytes=encoded)
+    if shape[2] in (1, 3):
+        encoded = [_png(shape)] * batch
+        yield _predict(artefact.name, "score_bytes", image_bytes=tf.make_tensor_proto(encoded))
         yield field(_CLASSIFY_LOG, _examples(artefact.name, "classify", encoded))
         yield field(_REGRESS_LOG, _examples(artefact.name, "regress", encoded))
 
@@ -53,9 +59,8 @@ def _model(name: str, signature: str) -> bytes:
 def _predict(name: str, signature: str, **inputs) -> bytes:
     """PredictionLog with a PredictRequest."""
     request = _model(name, signature)
-    for key, value in inputs.items():
-        tensor = tf.make_tensor_proto(value).SerializeToString()
-        request += field(2, field(1, key) + field(2, tensor))
+    for key, tensor in inputs.items():
+        request += field(2, field(1, key) + field(2, tensor.SerializeToString()))
     return field(_PREDICT_LOG, field(1, request))
 
 
@@ -69,7 +74,9 @@ def _examples(name: str, signature: str, encoded: list[bytes]) -> bytes:
     return field(1, _model(name, signature) + field(2, field(1, examples)))
 
 
-def _png(picture) -> bytes:
+def _png(shape: tuple[int, int, int]) -> bytes:
+    height, width, channels = shape
     stream = io.BytesIO()
-    Image.fromarray(picture.squeeze()).save(stream, "PNG")
+    colour = (GREY,) * channels if channels > 1 else GREY
+    Image.new("L" if channels == 1 else "RGB", (width, height), colour).save(stream, "PNG")
     return stream.getvalue()

@@ -13,8 +13,9 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
-from lisae_tf.config import Config, merge, resolve
-from lisae_tf.data.protocols import DEFAULT_SYNTHETIC, synthetic_generators
+from lisae_tf.config import FOLDER, Config, dataset_settings, merge, resolve
+from lisae_tf.data.parts import TrainingData, split_side
+from lisae_tf.data.protocols import DEFAULT_FLAWS, DEFAULT_SYNTHETIC, synthetic_generators
 from lisae_tf.detectors import make_detector
 from lisae_tf.detectors.base import Detector
 from lisae_tf.errors import LisaeError
@@ -39,16 +40,20 @@ class LISAEDetector(OutlierMixin, BaseEstimator):
 
     Args:
         variant: name of a detector, as `--variant` takes it.
-        latent: units of the latent layer; 32 for pictures, half the features for rows (1 to 32).
+        features: pretrained network whose features of pictures are scored, as `--features` takes
+            it, with the settings of own folders below all others; "none" for pixels and rows.
+        latent: units of the latent layer; 32 for pictures, 40 on their features, half the features
+            for rows (1 to 32).
         gamma: γ of equation 4, in squared error for each value: pixels from 0 to 1 (0.1 unless
-            given), standardised features (2).
+            given), standardised features (2); on features of pictures relative unless given.
         beta: weight of the negatives in equation 4.
         epochs: of phase 1.
         shaping_epochs: of phase 2.
         false_positive_rate: share of normal inputs that may be called anomalies; sets the
             threshold from held-out normals.
         synthetic: generators of negatives for pictures where none are given, as in
-            `--negatives synth:...`; rows have one of their own (`feature_rows`).
+            `--negatives synth:...`; on features some are made in any case, small flaws unless
+            named, and rows have one of their own (`feature_rows`).
         random_state: None, an int or a RandomState.
         settings: any other settings of `--config`, nested; they win over those above.
 
@@ -62,17 +67,19 @@ class LISAEDetector(OutlierMixin, BaseEstimator):
         self,
         variant: str = "lis",
         *,
+        features: str = "none",
         latent: int | None = None,
         gamma: float | None = None,
         beta: float = 1.0,
         epochs: int = 15,
         shaping_epochs: int = 10,
         false_positive_rate: float = 0.05,
-        synthetic: str = DEFAULT_SYNTHETIC,
+        synthetic: str | None = None,
         random_state: Any = 0,
         settings: Mapping[str, Any] | None = None,
     ):
         self.variant = variant
+        self.features = features
         self.latent = latent
         self.gamma = gamma
         self.beta = beta
@@ -117,9 +124,12 @@ class LISAEDetector(OutlierMixin, BaseEstimator):
             self._standardise = Standardiser.of(X)
             X, given = self._standardise(X), self._standardise(given)
         detector = make_detector(config)
-        if detector.needs_negatives and not len(given):
-            given = self._synthetic(X, seed)
-        detector.fit(X, given if detector.needs_negatives else None)
+        if config.features and X.ndim == 4 and detector.needs_negatives:
+            detector.fit_parts(self._with_made(X, given, config))
+        else:
+            if detector.needs_negatives and not len(given):
+                given = self._synthetic(X, seed)
+            detector.fit(X, given if detector.needs_negatives else None)
         self.detector_ = detector
         self.offset_ = -detector.threshold_.alpha
         return self
@@ -161,19 +171,27 @@ class LISAEDetector(OutlierMixin, BaseEstimator):
         return np.zeros(count, bool)
 
     def _config(self, X: np.ndarray, seed: int) -> Config:
-        rows = X.ndim == 2
-        settings = _ROWS if rows else {}
-        latent = self.latent or (int(np.clip(X.shape[1] // 2, 1, 32)) if rows else 32)
+        rows, on_features = X.ndim == 2, self.features != "none"
+        if rows and on_features:
+            raise LisaeError("features are of pictures; leave features out for rows")
+        settings, latent = (_ROWS, int(np.clip(X.shape[1] // 2, 1, 32))) if rows else ({}, 32)
+        if on_features:
+            own = dataset_settings(FOLDER)
+            read = ("network", "feature_extraction", "latent_shaping", "scoring")
+            settings = {name: own[name] for name in read if name in own}
+            settings["features"] = own["features"] | {"backbone": self.features}
+            latent = own["network"]["latent"]
         given = {
             "variant": self.variant,
             "seed": seed,
-            "network": {"latent": latent},
+            "network": {"latent": self.latent or latent},
             "feature_extraction": {"epochs": self.epochs},
             "latent_shaping": {"epochs": self.shaping_epochs, "beta": float(self.beta)},
             "calibration": {"false_positive_rate": self.false_positive_rate},
         }
         if self.gamma is not None:
-            given = merge(given, {"latent_shaping": {"gamma": float(self.gamma)}})
+            gamma = {"gamma": float(self.gamma), "gamma_times": None}
+            given = merge(given, {"latent_shaping": gamma})
         settings = merge(merge(settings, given), self.settings or {})
         return resolve(settings, "LISAEDetector")
 
@@ -182,10 +200,28 @@ class LISAEDetector(OutlierMixin, BaseEstimator):
             return synthetic_rows(normal, seed)
         from lisae_tf.data.synthetic import made_of
 
-        names = synthetic_generators(self.synthetic)
+        return made_of(self._generators(DEFAULT_SYNTHETIC), normal, seed)
+
+    def _generators(self, usual: str) -> tuple[str, ...]:
+        chosen = usual if self.synthetic is None else self.synthetic
+        names = synthetic_generators(chosen)
         if not names:
-            raise LisaeError(f"synthetic must be 'synth:GENERATOR+...', not '{self.synthetic}'")
-        return made_of(names, normal, seed)
+            raise LisaeError(f"synthetic must be 'synth:GENERATOR+...', not '{chosen}'")
+        return names
+
+    def _with_made(self, normal: np.ndarray, given: np.ndarray, config: Config) -> TrainingData:
+        """Both sides in parts, and negatives that know where they were changed."""
+        from lisae_tf.data.synthetic import made_with_masks
+
+        parts, _ = split_side(normal, config.data, seed=config.seed, stream=0)
+        names = self._generators(DEFAULT_FLAWS)
+        made, masks = made_with_masks(names, parts, config.seed, config.features.made)
+        if not len(given):
+            return TrainingData(parts, made, negative_masks=masks)
+        if given.shape[1:] != normal.shape[1:]:
+            raise LisaeError("normal and negative pictures must have the same height and channels")
+        real, _ = split_side(given, config.data, seed=config.seed, stream=1)
+        return TrainingData(parts, real, made=made, made_masks=masks)
 
     def anomaly_scores(self, X) -> np.ndarray:
         """The detector's own scores: large is anomalous. (N, ...) -> float64 (N,)."""

@@ -143,6 +143,7 @@ def feature_extraction(
         fresh = not convergence.history and not (options.initial and attempt == 0)
         if settings.decoder_steps and fresh:
             model.enter_decoder_alone(adam())
+            model.optimizer.build(model.trainable_variables)  # a strategy cannot do it in a step
             fit_epochs(model, stream, held_out, steps, (0, -(-settings.decoder_steps // steps)))
         model.enter_feature_extraction(adam(), linsep_weight=weight)
         fit_phase(model, stream, held_out, steps, convergence, options)

@@ -38,8 +38,9 @@ KINDS = (
     (12, 12, "RGBA", ".png"),
     (20, 30, "RGB", ".BMP"),
 )
-# `train` options under which a run takes a second or two.
+# `train` options under which a run takes a second or two: on pixels, with tiny networks.
 QUICK = (
+    *("--features", "none"),
     *("--set", "data.size=[12, 12]"),
     *("--set", "data.calibration_fraction=0.4"),
     *("--set", "network.latent=4"),

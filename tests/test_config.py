@@ -24,6 +24,11 @@ from lisae_tf.errors import LisaeError
 CONFIGS = sorted(path.stem for path in config_folder().glob("*.yaml"))
 
 
+def folder_of(name):
+    """What must come to the settings of own folders: a folder."""
+    return {"normal_dir": "good"} if name.startswith("folder") else {}
+
+
 def write(path, text):
     path.write_text(text, encoding="utf-8")
     return path
@@ -31,7 +36,7 @@ def write(path, text):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_each_dataset_configuration_is_valid_and_survives_a_round_trip(name, tmp_path):
-    loaded = resolve(dataset_settings(name))
+    loaded = resolve(dataset_settings(name) | folder_of(name))
     assert name.startswith(loaded.dataset)  # mnist_2class is another task of mnist
     assert resolve(read_settings(write(tmp_path / "a.yaml", loaded.to_yaml()))) == loaded
 
@@ -39,7 +44,7 @@ def test_each_dataset_configuration_is_valid_and_survives_a_round_trip(name, tmp
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_configuration_of_a_run_is_itself_a_config_file(name, tmp_path):
     named = config_folder() / f"{name}.yaml"
-    first, _ = settle({"seed": 7}, named, ["latent_shaping.gamma=1e-3"])
+    first, _ = settle({"seed": 7, **folder_of(name)}, named, ["latent_shaping.gamma=1e-3"])
     again, notes = settle({}, write(tmp_path / "config.yaml", first.to_yaml()), [])
     assert again == first
     assert again.digest() == first.digest()
@@ -304,10 +309,13 @@ OWN = {"normal_dir": "good", "negative_dir": "other"}
         (["latent_shaping.gamma=0.02"], None),
     ],
 )
-def test_own_folders_have_a_relative_gamma_unless_one_is_set(items, gamma_times, tmp_path):
-    settled, _ = settle(OWN, None, items)
+@pytest.mark.parametrize("features", [None, "none"])
+def test_own_folders_have_a_relative_gamma_unless_one_is_set(
+    items, gamma_times, features, tmp_path
+):
+    settled, _ = settle(OWN | {"features": features}, None, items)
     assert settled.latent_shaping.gamma_times == gamma_times
-    assert settled.feature_extraction.decoder_steps == 300
+    assert settled.feature_extraction.decoder_steps == (300 if features == "none" else 0)
     # The record of a run is settings again, and a setting that lies over it wins.
     record = write(tmp_path / "config.yaml", settled.to_yaml())
     assert settle({}, record, [])[0] == settled

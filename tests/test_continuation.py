@@ -17,6 +17,7 @@ from lisae_tf.data.folders import load_folder_training
 from lisae_tf.detectors import DETECTORS, load_detector, make_detector
 
 SMALL = (
+    *("--features", "none"),
     *(
         "--set",
         "data.size=[16, 16]",

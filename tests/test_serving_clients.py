@@ -11,6 +11,7 @@ import pytest
 import serving_fixtures as toy
 
 from lisae_tf.errors import LisaeError
+from lisae_tf.serving import scores
 from lisae_tf.serving.codes import Refused
 from lisae_tf.serving.rest_client import RestClient
 
@@ -141,3 +142,15 @@ def test_answers_that_are_none(body):
 def test_names_are_quoted():
     with answering((200, GOOD)) as found, RestClient("a/b c", found[0], label="x:y") as client:
         assert client._path(":predict") == "/v1/models/a%2Fb%20c/labels/x%3Ay:predict"
+
+
+def test_large_pictures_go_in_several_requests(monkeypatch):
+    monkeypatch.setattr(scores, "REQUEST_BYTES", 2 * IMAGES[0].nbytes)
+    many = np.concatenate([IMAGES, IMAGES])
+    with answering((200, GOOD)) as (address, seen), RestClient("toy", address) as client:
+        assert len(client.score(many).score) == 4
+        client.score_encoded([b"a" * IMAGES[0].nbytes] * 4)
+    assert [len(each["instances"]) for each in seen] == [2, 2, 2, 2]
+    monkeypatch.setattr(scores, "REQUEST_BYTES", 1)  # one picture goes by itself in any case
+    assert [len(part) for part in scores._parts(many, 64)] == [1, 1, 1, 1]
+    assert list(scores._parts(many[:0], 64)) == []

@@ -37,7 +37,9 @@ def test_a_generator_changes_each_picture_and_keeps_its_kind(name, shape):
     change = combined([name])
     made = change(tf.constant(images), SEED).numpy()
     assert (made.shape, made.dtype) == (images.shape, np.uint8)
-    changed = np.abs(made.astype(int) - images).mean(axis=(1, 2, 3))
+    gap = np.abs(made.astype(int) - images)
+    # Flaws are few pixels of a picture as small as these.
+    changed = gap.max(axis=(1, 2, 3)) / 10 if name == "flaws" else gap.mean(axis=(1, 2, 3))
     assert (changed > 0.1).all(), changed
     inside = tf.data.Dataset.from_tensors(images).map(lambda batch: change(batch, SEED))
     np.testing.assert_array_equal(next(iter(inside)), made)

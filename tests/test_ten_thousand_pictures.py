@@ -86,7 +86,7 @@ def test_ten_thousand_mixed_pictures(folders, measured):
     small = ("network.filters=[4,4]", "network.latent=8", "feature_extraction.epochs=1",
              "feature_extraction.collapse_fraction=0", "latent_shaping.epochs=1")  # fmt: skip
     sets = [part for setting in small for part in ("--set", setting)]
-    train = ("train", *sides, *sets, "--quiet")
+    train = ("train", *sides, "--features", "none", *sets, "--quiet")
     code, _, errors, _ = run(*train, "--out", base / "refused")
     assert code == 1
     assert str(damaged[0]) in errors
@@ -112,3 +112,24 @@ def test_ten_thousand_mixed_pictures(folders, measured):
     assert check_peak < 3 * decoded + 300
     assert train_peak < 5 * decoded + 1000
     assert score_peak < 1200
+
+
+def test_ten_thousand_pictures_on_features(tmp_path, measured):
+    generator = np.random.default_rng(1)
+    (tmp_path / "good").mkdir()
+    ring = np.hypot(*(np.indices((300, 300)) - 150)) % 40 * 6
+    for index in range(COUNT):
+        top, left = generator.integers(0, 45, 2)
+        noise = generator.normal(0, 6, (256, 256, 3))
+        part = ring[top : top + 256, left : left + 256, None] + noise
+        saved = Image.fromarray(part.clip(0, 255).astype(np.uint8))
+        saved.save(tmp_path / "good" / f"{index:05d}.jpg", quality=90)
+    code, said, errors, peak = command(
+        tmp_path, "train", "--normal-dir", "good", "--quiet", "--out", "run"
+    )
+    assert code == 0, errors
+    assert "no anomalies to test on" in said
+    record = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    shown = {name: round(seconds) for name, seconds in record["seconds"].items()}
+    measured(pictures=COUNT, size=[256, 256], train_peak_mib=round(peak), seconds=shown)
+    assert peak < 2048

@@ -214,8 +214,8 @@ def run(tmp_path_factory, cli):
     sets = [part for setting in small for part in ("--set", setting)]
     with contextlib.chdir(base):
         result = cli(
-            "train", *sides, *sets, "--tile", 16, "--stride", 8, "--input-size", "32,48",
-            "--out", base / "run", "--quiet",
+            "train", *sides, "--features", "none", *sets, "--tile", 16, "--stride", 8,
+            "--input-size", "32,48", "--out", base / "run", "--quiet",
         )  # fmt: skip
     assert result.exit_code == 0, result.stderr
     return base

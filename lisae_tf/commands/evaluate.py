@@ -25,6 +25,7 @@ def command(run: str | None, data_dir: Path | None, mask_dir: str | None, skip_b
     from lisae_tf.config import merge, resolve
     from lisae_tf.data import tasks
     from lisae_tf.detectors import load_detector
+    from lisae_tf.features.places import remembering
     from lisae_tf.files import write_json
 
     folder = runs.find_run(run)
@@ -35,11 +36,13 @@ def command(run: str | None, data_dir: Path | None, mask_dir: str | None, skip_b
     data = tasks.load_training(config, data_dir, skip_bad=skip_bad)
     test = tasks.load_test(config, data_dir, skip_bad=skip_bad)
     masks = tasks.load_masks(config, test)
-    before, after = experiment.score_test(detector, test)
     record = experiment.describe(config, data_dir)
-    record |= experiment.measure(detector, data, before, after, test.kinds)
+    with remembering(experiment.FEATURES_KEPT):
+        before, after = experiment.score_test(detector, test)
+        record |= experiment.measure(detector, data, before, after, test.kinds)
+        if masks is not None:
+            figures, why_not = experiment.localise(detector, test, masks)
     if masks is not None:
-        figures, why_not = experiment.localise(detector, test, masks)
         if mask_dir is not None and why_not:
             raise LisaeError(f"{why_not[0]}; leave --mask-dir out")
         notes = [*masks.notes, *why_not]

@@ -211,6 +211,8 @@ def settle(
     given = _given(options)
     from_file = config.read_settings(config_file) if config_file else {}
     over = config.assignments(assigned)
+    if over.get("features") and given.get("features", over) is None:
+        raise LisaeError("--features none and --set features... exclude each other; give one")
     if "gamma" in _shaping(over):
         _shaping(over).setdefault("gamma_times", None)
     chosen = config.merge(config.merge(from_file, given), over)

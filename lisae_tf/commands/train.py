@@ -5,7 +5,6 @@ from pathlib import Path
 import click
 
 from lisae_tf.commands import options as shared
-from lisae_tf.config import FOLDER
 from lisae_tf.errors import LisaeError
 from lisae_tf.quiet import start_tensorflow
 
@@ -146,6 +145,7 @@ def _callbacks(console, folder: Path, quiet: bool, tensorboard: bool) -> tuple:
 
 def closing_lines(metrics: dict, folder: Path) -> list[str]:
     """What happened, where it lies, what to type next."""
+    from lisae_tf.config import FOLDER
     from lisae_tf.evaluation import UNLIKELY
     from lisae_tf.sharing import LOSSES
 

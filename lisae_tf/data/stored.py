@@ -6,6 +6,7 @@ Runs without TensorFlow.
 
 import os
 import tempfile
+import weakref
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,6 +21,7 @@ class _File:
         self.row = row  # bytes of one
         self._stream = tempfile.TemporaryFile(prefix="lisae-pictures-")  # noqa: SIM115
         self._handle = self._stream.fileno()
+        weakref.finalize(self, self._stream.close)
 
     def write(self, number: int, data: bytes) -> None:
         """One row, from any thread."""

@@ -336,12 +336,16 @@ def made_with_masks(
         chosen = generator.permutation(np.resize(np.arange(len(pixels)), count))
         source = np.asarray(pixels[chosen])
         made.append(np.empty_like(source))
+        before = np.empty_like(source)
         # A few large pictures at a time, eagerly: so many draws take longer to trace than to run.
         for start in range(0, count, _LARGE):
             rows = slice(start, start + _LARGE)
             own = tf.constant([seed + part, start], tf.int32)
             made[-1][rows] = combined(names)(tf.constant(source[rows]), own).numpy()
-        masks.append(changed_pixels(made[-1], source))
+            # Several generators put their shares one behind the other.
+            shares = [source[rows][k :: len(names)] for k in range(len(names))]
+            before[rows] = np.concatenate(shares)
+        masks.append(changed_pixels(made[-1], before))
     return Parts(*made), Parts(*masks)
 
 

@@ -122,6 +122,14 @@ class Detector(ABC):
         data = TrainingData(*sides)
         if data.negative is not None and data.negative.fit.shape[1:] != data.shape:
             raise LisaeError("normal and negative pictures must have the same height and channels")
+        return self.fit_parts(data)
+
+    def fit_parts(self, data: TrainingData) -> "Detector":
+        """Trains on sides that are divided already, and chooses α.
+
+        Raises:
+            LisaeError: no negatives for a detector that needs them.
+        """
         self.require_negatives(data)
         self.fit_data(mirrored(data) if self.config.data.mirror else data, TrainingOptions())
         scores = self.score(data.normal.calibration)

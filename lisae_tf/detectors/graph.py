@@ -8,6 +8,7 @@ import numpy as np
 from lisae_tf.config import Config
 from lisae_tf.detectors.base import Detector
 from lisae_tf.scoring import (
+    BATCH_SIZE,
     Scorer,
     of_pictures,
     reconstruction_score,
@@ -22,10 +23,12 @@ class GraphDetector(Detector):
 
     Attributes:
         meaning: what a score is, in words for whoever gets the exported model.
+        batch_size: pictures in one call of the graph.
     """
 
     graph: keras.Model
     meaning: str
+    batch_size: int = BATCH_SIZE
 
     @abstractmethod
     def inference(self) -> keras.Model:
@@ -39,13 +42,10 @@ class GraphDetector(Detector):
     def _make_graph(self) -> None:
         inference = self.inference()
         self.graph = scoring_graph(inference)
-        self._scorer = self._runner(self.graph)
+        self._scorer = Scorer(self.graph, self.batch_size)
         self.has_maps = "error_map" in inference.output
         if self.has_maps:
-            self._mapper = self._runner(scoring_graph(inference, error_map=True))
-
-    def _runner(self, graph: keras.Model) -> Scorer:
-        return Scorer(graph)
+            self._mapper = Scorer(scoring_graph(inference, error_map=True), self.batch_size)
 
     def _score(self, images: np.ndarray) -> np.ndarray:
         return self._scorer(images)

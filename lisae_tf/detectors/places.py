@@ -52,6 +52,8 @@ class PlacesDetector(GraphDetector):
         choice: what was trained against, after a fit.
     """
 
+    batch_size = PICTURES
+
     def __init__(self, config: Config, make):
         super().__init__(config)
         self._make = make
@@ -68,9 +70,6 @@ class PlacesDetector(GraphDetector):
     def meaning(self) -> str:
         share = f"{100 * self.highest_share:g} %"
         return f"mean over the highest {share} of places: {self._inner.meaning}"
-
-    def _runner(self, graph: keras.Model) -> Scorer:
-        return Scorer(graph, PICTURES)
 
     def _make_head(self) -> keras.Model:
         """Raw features, float32 (N, h, w, m) -> {"score": (N,), "error_map": (N, h, w)}."""
@@ -148,7 +147,8 @@ class PlacesDetector(GraphDetector):
         both = data.made is not None
         made = data.made if both else data.negative
         masks = data.made_masks if both else data.negative_masks
-        is_made = both or data.negative_kinds is None
+        # Made ones say where they were changed; of a folder kinds are known.
+        is_made = both or (data.negative_kinds is None and masks is not None)
         real = None
         if not is_made or both:
             real = self._maps(data.negative.fit, data.negative_masks, data.negative_kinds)

@@ -12,7 +12,6 @@ from lisae_tf.data.parts import Parts, TrainingData
 from lisae_tf.data.tiling import Tiling, tiling_of
 from lisae_tf.detectors.graph import AutoencoderDetector, GraphDetector
 from lisae_tf.phase import TrainingOptions
-from lisae_tf.scoring import BATCH_SIZE, Scorer
 from lisae_tf.tiled_graph import Mend, tiled
 
 
@@ -35,8 +34,10 @@ class TiledDetector(GraphDetector):
     def inference(self) -> keras.Model:
         return tiled(self._inner.inference(), self._tiling)
 
-    def _runner(self, graph: keras.Model) -> Scorer:
-        return Scorer(graph, max(1, BATCH_SIZE // self._tiling.count))
+    @property
+    def batch_size(self) -> int:
+        """As many pictures as have the tiles of one call of what is inside."""
+        return max(1, self._inner.batch_size // self._tiling.count)
 
     def fit_data(self, data: TrainingData, options: TrainingOptions) -> None:
         self.shape = data.shape

@@ -13,7 +13,7 @@ from lisae_tf.errors import LisaeError
 from lisae_tf.exported import artefacts, onnx_file, tflite_file
 from lisae_tf.exported.artefacts import SAVED_MODEL, Record
 
-BATCH_SIZE = 256
+BATCH_SIZE, PIXELS = 256, 2**20  # of a batch, at most
 
 
 class Model(ABC):
@@ -23,6 +23,7 @@ class Model(ABC):
         path: the file or version folder.
         record: what is known of it.
         shape: (H, W, C) of a picture.
+        batch_size: pictures in one call of the runtime.
         threshold: the stored default α.
         metadata: names, data, hashes and the like, as text.
         has_maps: whether it tells where in a picture the error lies.
@@ -33,6 +34,7 @@ class Model(ABC):
         self.path = path
         self.record = record
         self.shape: tuple[int, int, int] = tuple(record["shape"])
+        self.batch_size = max(1, min(BATCH_SIZE, PIXELS // (self.shape[0] * self.shape[1])))
         self.threshold = artefacts.threshold_of(record).alpha
         self.metadata = artefacts.metadata_of(record)
         found = record.get("error_map")
@@ -55,8 +57,8 @@ class Model(ABC):
             wanted = ", ".join(map(str, self.shape))
             raise LisaeError(f"pictures must be uint8 (N, {wanted}), not {got}")
         alpha = None if threshold is None else np.float32(threshold)
-        for start in range(0, len(images), BATCH_SIZE):
-            batch = images[start : start + BATCH_SIZE]
+        for start in range(0, len(images), self.batch_size):
+            batch = images[start : start + self.batch_size]
             if self._float:
                 batch = batch * np.float32(1 / 255)
             yield self._run(batch, alpha, outputs)

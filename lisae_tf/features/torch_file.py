@@ -21,6 +21,11 @@ _KNOWN = (_DICTIONARY, _TENSOR, *_NUMBERS)
 _LITERALS = ("BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1")
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _MARK = object()
+# What a broken file makes this reader stumble over; the last two where it names huge counts.
+_BROKEN = (
+    OSError, ValueError, TypeError, KeyError, IndexError, AttributeError,
+    OverflowError, MemoryError,
+)  # fmt: skip
 
 
 def _refuse(what: str) -> ValueError:
@@ -72,6 +77,9 @@ def _literal(stream: IO[bytes]) -> Any:
             stack[-count:] = [tuple(stack[-count:])]
         elif name in ("EMPTY_TUPLE", "EMPTY_DICT", "EMPTY_LIST"):
             stack.append({"T": tuple, "D": dict, "L": list}[name[6]]())
+        elif name == "APPEND":
+            value = stack.pop()
+            stack[-1].append(value)
         elif name == "APPENDS":
             values = since_mark()
             stack[-1].extend(values)
@@ -110,7 +118,10 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
             if _literal(stream).get("little_endian") is not True:
                 raise _refuse("its order of bytes")
             records, keys = _literal(stream), _literal(stream)
-            layouts = {key: (dtype, count) for key, dtype, count, *_ in records.values()}
+            layouts: dict[str, tuple[str, int]] = {}
+            for key, dtype, count, *_ in records.values():
+                if layouts.setdefault(key, (dtype, count)) != (dtype, count):
+                    raise _refuse("a tensor that reaches beyond its numbers")
             numbers = {key: _numbers(stream, *layouts[key]) for key in keys}
         return {
             name: as_strided(
@@ -118,7 +129,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
             )
             for name, (key, _, _, shape, strides) in records.items()
         }
-    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except _BROKEN as error:
         raise LisaeError(
             f"{path} is not the file of weights that is expected ({error}); install it again"
         ) from error

@@ -11,9 +11,11 @@ from lisae_tf.markdown import folded, markdown
 
 _HEAD = """## Pictures that people inspect
 
-One setting for all sets, `configs/folder.yaml` and `configs/folder_pixels.yaml`: no training sees
-a test label, but these defaults were settled on while looking at these very sets. Made by
-`python cli.py benchmark inspection`, a file a cell in `results/inspection`.
+One setting for all sets, `configs/folder.yaml` and `configs/folder_pixels.yaml`; made by `python
+cli.py benchmark inspection`, a file a cell in `results/inspection`. Each training chooses from its
+own training data alone, but the settings of `folder.yaml` (variant, latent size, widths, share of
+places, sizes of made flaws) were chosen once with test figures of these sets in view: they are not
+blind.
 
 - "made" trains against small flaws pasted into normal pictures; without real negatives "auto" is
   the same. A row without such a word sees normal pictures alone: `linear-ae` and `ae` are

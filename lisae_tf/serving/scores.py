@@ -14,6 +14,9 @@ from lisae_tf.errors import LisaeError
 from lisae_tf.serving.codes import Refused
 
 AVAILABLE = "AVAILABLE"
+# Of pictures in a request, unless one alone has more: as JSON they become up to five times as long,
+# and the server takes 16 MiB.
+REQUEST_BYTES = 2**21
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class ScoringClient(abc.ABC):
         Args:
             images: uint8 (N, H, W, C).
             threshold: decide by this one instead of the model's.
-            batch_size: pictures in a request.
+            batch_size: pictures in a request, fewer of large ones.
 
         Raises:
             LisaeError: no answer, or a refusal.
@@ -109,7 +112,7 @@ class ScoringClient(abc.ABC):
 
         Args:
             images: uint8 (N, H, W, C), one at least.
-            batch_size: pictures in a request.
+            batch_size: pictures in a request, fewer of large ones.
 
         Returns:
             float32 (N, h, w), which may be smaller than the pictures.
@@ -156,5 +159,13 @@ class ScoringClient(abc.ABC):
 
 
 def _parts(values, size: int) -> Iterator:
-    """Slices of at most `size`."""
-    return (values[start : start + size] for start in range(0, len(values), size))
+    """Slices of at most `size` pictures that a request can hold; arrays or byte strings."""
+    start = held = 0
+    for place, value in enumerate(values):
+        own = value.nbytes if isinstance(value, np.ndarray) else len(value)
+        if place > start and (place - start == size or held + own > REQUEST_BYTES):
+            yield values[start:place]
+            start, held = place, 0
+        held += own
+    if len(values) > start:
+        yield values[start:]

@@ -1,0 +1,56 @@
+"""Small pictures of a part with a flaw or without, and trainings on their pretrained features."""
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SIDE = 64
+# `train` options under which a run on features takes a few seconds.
+SMALL = (
+    *("--set", f"data.size=[{SIDE},{SIDE}]", "--set", "data.calibration_fraction=0.2"),
+    *("--set", "features.places=2000", "--set", "features.made=20"),
+    *("--set", "network.latent=8", "--set", "network.filters=[16,16]", "--set", "knn.bank=100"),
+    *("--set", "feature_extraction.epochs=1", "--set", "latent_shaping.epochs=1"),
+    *("--set", "hypersphere.epochs=1"),
+)
+
+
+def parts(count: int, *, flaw: bool = False, seed: int = 0) -> np.ndarray:
+    """A disc on brushed metal, now and then with a bright scratch: uint8 (count, SIDE, SIDE, 3)."""
+    random = np.random.default_rng(seed)
+    rows, columns = np.indices((SIDE, SIDE))
+    disc = (rows - SIDE / 2) ** 2 + (columns - SIDE / 2) ** 2 < (SIDE / 3) ** 2
+    found = np.empty((count, SIDE, SIDE, 3), np.uint8)
+    for picture in found:
+        grey = 90 + 60 * disc + random.normal(0, 4, (SIDE, 1)) + random.normal(0, 3, (SIDE, SIDE))
+        colour = grey[..., None] * [1.0, 0.95, 0.85]
+        if flaw:
+            y, x = random.integers(16, SIDE - 24, 2)
+            colour[y : y + 10, x : x + 3] = [240, 60, 40]
+        picture[:] = np.clip(colour, 0, 255)
+    return found
+
+
+def write_parts(folder: Path, count: int, **how) -> Path:
+    """The same as PNG files."""
+    folder.mkdir(parents=True)
+    for k, picture in enumerate(parts(count, **how)):
+        Image.fromarray(picture).save(folder / f"{k:03d}.png")
+    return folder
+
+
+def write_folders(base: Path) -> Path:
+    """Folders `good` and `bad`."""
+    write_parts(base / "good", 40)
+    write_parts(base / "bad", 10, flaw=True, seed=1)
+    return base
+
+
+def train(cli, base: Path, *options, out: str = "run"):
+    """A training on the folders in `base`; its result and its run folder."""
+    with contextlib.chdir(base):
+        result = cli("train", "--quiet", "--normal-dir", "good", "--anomaly-dir", "bad", *SMALL,
+                     "--out", out, *options)  # fmt: skip
+    return result, base / out
