@@ -184,19 +184,41 @@ def test_memory_is_bounded_and_the_oldest_goes_first():
         return np.full(10, value, np.float32)  # 40 bytes
 
     memo = Memo(100)
-    memo.keep(b"a", row(1))
-    memo.keep(b"b", row(2))
+    memo.keep(b"a", row(1), 0.5)
+    memo.keep(b"b", row(2), 0.5)
     assert memo.get(b"a") is not None  # used: younger than b
-    memo.keep(b"c", row(3))
+    memo.keep(b"c", row(3), 0.5)
     assert memo.get(b"b") is None
     np.testing.assert_array_equal(memo.get(b"a"), row(1))
     np.testing.assert_array_equal(memo.get(b"c"), row(3))
-    memo.keep(b"large", np.zeros(100, np.float32))
+    memo.keep(b"large", np.zeros(100, np.float32), 0.5)
     assert [memo.get(key) for key in (b"a", b"b", b"c", b"large")] == [None] * 4
     given = row(5)
-    memo.keep(b"d", given)
+    memo.keep(b"d", given, 0.5)
     given[:] = 0
     np.testing.assert_array_equal(memo.get(b"d"), row(5))
+
+
+def test_copies_of_a_picture_take_room_once():
+    memo = Memo(100)
+    for _ in range(5):
+        memo.keep(b"a", np.ones(10, np.float32), 0.5)
+    memo.keep(b"b", np.ones(10, np.float32), 0.5)
+    assert memo.get(b"a") is not None and memo.get(b"b") is not None
+
+
+def test_a_memory_counts_what_it_spares_and_may_outlive_a_block(features, passes):
+    memo = Memo(1000)
+    memo.keep(b"a", np.ones(10, np.float32), 0.25)
+    for key in (b"a", b"b", b"a"):
+        memo.get(key)
+    assert memo.spared == 0.5
+    kept = Memo(10**9)
+    for _ in range(2):
+        with remembering(kept):
+            features.of(pictures(3))
+    assert passes == [3]
+    assert kept.spared > 0
 
 
 def test_scarce_memory_costs_time_alone(features, passes):

@@ -98,7 +98,7 @@ def test_a_score_is_the_mean_of_the_highest_places_of_the_map(detector):
 def test_the_whole_graph_gives_what_the_two_steps_give(detector):
     images = np.concatenate([textured(3, 7), spotted(2, 8)])
     whole = detector.graph(images)
-    np.testing.assert_allclose(whole["score"], detector.score(images), rtol=1e-4)
+    np.testing.assert_allclose(whole["score"], detector.score(images), rtol=1e-5)
     alpha = detector.threshold_.alpha
     np.testing.assert_array_equal(whole["is_anomaly"], detector.score(images) > alpha)
     inferred = detector.inference()(images.astype(np.float32) / 255)

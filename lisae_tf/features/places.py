@@ -56,6 +56,8 @@ class Memo:
 
     def keep(self, key: bytes, features: np.ndarray, seconds: float) -> None:
         """Keeps features that took so long, and forgets the oldest where there are too many."""
+        if key in self._found:  # a copy of it in the same batch
+            return
         self._found[key] = features.copy(), seconds
         self._size += features.nbytes
         while self._size > self._limit:
