@@ -318,7 +318,7 @@ def test_a_detector_without_maps_says_so_and_goes_on(mvtec, cli):
     assert any(note.startswith("no pixel figures: kde") for note in record["notes"])
     result = cli("evaluate", "--run", "run", "--mask-dir", "part/ground_truth")
     assert result.exit_code == 1
-    assert "kde reconstructs nothing, so it has no maps of errors; leave" in result.stderr
+    assert "kde scores whole pictures and has no maps of errors; leave" in result.stderr
 
 
 def test_the_check_reports_on_the_test_as_well(mvtec, cli):
