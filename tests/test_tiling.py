@@ -250,7 +250,7 @@ def test_a_tiled_file_can_be_quantised(quantized, run, cli, tmp_path):
     np.testing.assert_allclose(model.score(pictures), expected, rtol=tolerance)
     maps = load_detector(run / "run").error_maps(pictures)
     gap = np.abs(model.error_maps(pictures) - maps).max()
-    assert gap < {"fp16": 1e-3, "int8": 0.1}[quantized] * maps.max()
+    assert gap < {"fp16": 2e-3, "int8": 0.1}[quantized] * maps.max()
 
 
 def test_score_takes_pictures_of_any_size_and_draws_maps(run, cli, tmp_path):
