@@ -12,6 +12,8 @@ from lisae_tf.detectors import DETECTORS, load_detector, make_detector
 from lisae_tf.detectors.base import CONFIG, SIDECAR, WEIGHTS
 from lisae_tf.detectors.encoders import EncoderDetector
 from lisae_tf.detectors.graph import AutoencoderDetector, GraphDetector
+from lisae_tf.detectors.places import PlacesDetector
+from lisae_tf.detectors.rows import RowDetector
 from lisae_tf.errors import LisaeError
 from lisae_tf.networks import scale
 from lisae_tf.paper.cells import held_out_loss
@@ -35,6 +37,8 @@ def settings(variant, seed=0):
     if issubclass(DETECTORS[variant], EncoderDetector):
         over["feature_extraction"] = {"epochs": 2, "batch_size": 16, "learning_rate": 5e-3}
         over["hypersphere"] = {"epochs": 4, "learning_rate": 3e-3}
+    if issubclass(DETECTORS[variant], RowDetector):  # pixels are none of theirs
+        over["features"] = {"taps": ["block_1", "block_2"]}
     return tiny_config(**over)
 
 
@@ -136,12 +140,16 @@ def test_the_graph_decides_by_the_threshold(variant, pictures):
 
 def test_maps_explain_the_score(variant, pictures):
     detector = fitted(variant)
-    assert detector.has_maps == isinstance(detector, AutoencoderDetector)
+    assert detector.has_maps == isinstance(detector, AutoencoderDetector | PlacesDetector)
     if not detector.has_maps:
         with pytest.raises(LisaeError, match=f"{variant} scores whole pictures and has no maps"):
             detector.require_maps()
         return
     maps = detector.error_maps(pictures)
+    if isinstance(detector, PlacesDetector):
+        assert (maps.shape, maps.dtype) == ((80, 8, 8), np.float32)
+        np.testing.assert_allclose(detector.score(pictures), maps.mean(axis=(1, 2)), rtol=1e-4)
+        return
     assert (maps.shape, maps.dtype) == ((80, 32, 32), np.float32)
     errors = np.square(detector.reconstruct(pictures) - pictures / 255)
     np.testing.assert_allclose(maps, errors.mean(axis=3), rtol=1e-4, atol=1e-6)
