@@ -109,7 +109,7 @@ def load(run: Path, config: Config) -> Before:
                 f"--continue keeps {', '.join(_KEPT)} of {run}; {name} differs, so train anew "
                 "without --continue"
             )
-    if detector.weights_to_continue() is None:
+    if detector.weights_to_continue() is None and not detector.solved:
         raise LisaeError(
             f"--continue trains autoencoders on, and {old.variant} is none; train it anew on all "
             "folders, with --normal-dir for each"

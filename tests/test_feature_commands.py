@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import shutil
+from pathlib import Path
 
 import feature_fixtures
 import numpy as np
@@ -48,9 +49,10 @@ def test_scores_maps_and_parts_agree(workplace, cli):
     table = pytest.importorskip("pyarrow.parquet").read_table(
         next(workplace.glob("scores/*.parquet"))
     )
-    found = dict(zip(table["path"].to_pylist(), table["score"].to_pylist(), strict=True))
+    names = [Path(path).name for path in table["path"].to_pylist()]
+    found = dict(zip(names, table["score"].to_pylist(), strict=True))
     for row in rows:
-        assert found[row["path"]] == pytest.approx(float(row["score"]), rel=1e-4)
+        assert found[Path(row["path"]).name] == pytest.approx(float(row["score"]), rel=1e-4)
 
 
 def test_evaluation_with_masks(workplace, cli):
@@ -77,7 +79,8 @@ def test_thresholds_and_drift(workplace, cli):
     ran(cli, "calibrate", "--run", "run", "--fpr", "0.2")
     ran(cli, "calibrate", "--run", "run", "--fpr", "0.2", "--normal-dir", "good")
     assert read_json(workplace / "run" / "metrics.json")["threshold"] != before
-    ran(cli, "score", "bad", "--run", "run", "--out", "scores.csv")
+    feature_fixtures.write_parts(workplace / "flawed", 30, flaw=True, seed=3)
+    ran(cli, "score", "flawed", "--run", "run", "--out", "scores.csv")
     assert cli("monitor", "--run", "run", "--scores", "scores.csv").exit_code == 3
     ran(cli, "score", "good", "--run", "run", "--out", "scores.csv")
     ran(cli, "export", "--run", "run", "--format", "onnx")
@@ -99,7 +102,8 @@ def test_a_later_normal_class(workplace, cli):
 def test_tuning_tries_what_the_variant_reads(workplace, cli):
     options = ("--set", "data.size=[64,64]", "--set", "features.places=1000",
                "--set", "features.made=100", "--set", "network.latent=8")  # fmt: skip
-    result = ran(cli, "tune", "--normal-dir", "good", *options, "--trials", "2", "--out", "tuned")
+    feature_fixtures.write_parts(workplace / "many", 70, seed=9)
+    result = ran(cli, "tune", "--normal-dir", "many", *options, "--trials", "2", "--out", "tuned")
     assert "gamma" not in result.stdout and "latent 8" in result.stdout
     ran(cli, "train", "--config", "tuned/best.yaml", "--out", "best", "--quiet")
 

@@ -66,6 +66,11 @@ class Detector(ABC):
         before = self.phase1_detector()
         return None if before is None else before.score(images), self.score(images)
 
+    @property
+    def solved(self) -> bool:
+        """Whether a fit on more pictures needs nothing of the one before."""
+        return False
+
     def weights_to_continue(self) -> Arrays | None:
         """What phase 1 of a continued training begins with; None where there is no such thing."""
         return None

@@ -32,6 +32,8 @@ from lisae_tf.sections import Features
 
 # What trains on normal places alone in place of a variant that negatives would not help.
 WITHOUT_NEGATIVES = {"lis": "ae", "linsep": "ae", "linsep-fused": "ae", "linear-lis": "linear-ae"}
+# Whose fit is a formula: trained on, they are fitted to all pictures.
+SOLVED = ("linear-lis", "linear-ae", "mahalanobis", "knn")
 CHOICES = (NONE, MADE, REAL, BOTH)
 MOST_HELD_OUT, MOST_NEGATIVE = 200, 400  # pictures whose places are all kept in memory
 
@@ -224,6 +226,10 @@ class PlacesDetector(GraphDetector):
         before.shape, before._places, before._inner = self.shape, self._places, inner
         before._make_graph()
         return before
+
+    @property
+    def solved(self) -> bool:
+        return self.config.variant in SOLVED
 
     def weights_to_continue(self) -> Arrays | None:
         return self._inner.weights_to_continue()

@@ -55,6 +55,10 @@ class TiledDetector(GraphDetector):
         before._make_graph()
         return before
 
+    @property
+    def solved(self) -> bool:
+        return self._inner.solved
+
     def weights_to_continue(self) -> Arrays | None:
         return self._inner.weights_to_continue()
 
