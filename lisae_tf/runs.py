@@ -39,8 +39,8 @@ def default_folder(name: str, *, resume: bool) -> Path:
     return folder
 
 
-def claim(folder: Path, config_yaml: str, *, resume: bool) -> None:
-    """Makes `folder` the place of a run with these settings.
+def check_free(folder: Path, config_yaml: str, *, resume: bool) -> None:
+    """Whether a run with these settings may be written to `folder`.
 
     Raises:
         LisaeError: it holds something else, a finished run, or a run with other settings.
@@ -62,10 +62,19 @@ def claim(folder: Path, config_yaml: str, *, resume: bool) -> None:
                 f"the run in {folder} has other settings (first difference: "
                 f"'{differing.strip()}'); resume with the same ones or name another folder"
             )
+
+
+def claim(folder: Path, config_yaml: str, *, resume: bool) -> None:
+    """Makes `folder` the place of a run with these settings.
+
+    Raises:
+        LisaeError: see `check_free`; or it cannot be written.
+    """
+    check_free(folder, config_yaml, resume=resume)
     fresh = not folder.exists()
     make_folder(folder)
     try:
-        write_text(stored, config_yaml)
+        write_text(folder / CONFIG, config_yaml)
     except LisaeError:
         if fresh:
             folder.rmdir()

@@ -10,7 +10,7 @@ from conftest import QUICK, assert_one_sentence, contents
 from test_files import NOT_WRITABLE, full
 
 from lisae_tf import cli as command_line
-from lisae_tf import runs
+from lisae_tf import experiment, runs
 from lisae_tf.commands.options import settle
 from lisae_tf.config import read_settings, resolve
 from lisae_tf.errors import LisaeError
@@ -201,8 +201,9 @@ def test_the_record_of_a_run_is_complete_and_its_configuration_starts_the_same_r
     [((), "is not empty; name another folder or add --resume"),
      (("--resume",), "is complete; there is nothing to resume")],
 )  # fmt: skip
-def test_a_finished_run_is_not_overwritten(options, words, workplace, cli):
+def test_a_finished_run_is_not_overwritten(options, words, workplace, cli, monkeypatch):
     before = contents(RUN)
+    monkeypatch.setattr(experiment, "load", lambda *args, **how: pytest.fail("read pictures first"))
     given = ("--anomaly-dir", "anomaly", *QUICK, "--out", RUN, "--quiet", *options)
     assert_one_sentence(cli("train", *FOLDERS, *given), words)
     assert contents(RUN) == before

@@ -3,6 +3,7 @@
 Their pretrained weights are downloaded once by Keras; no test has them.
 """
 
+import contextlib
 from dataclasses import replace
 
 import feature_fixtures
@@ -40,7 +41,8 @@ def test_it_trains_scores_and_is_exported(name, cli, tmp_path, monkeypatch):
     assert [len(tap.shape) for tap in taps] == [4] * len(backbone.taps)
     detector, pictures = load_detector(run), feature_fixtures.parts(4, seed=8)
     assert np.isfinite(detector.score(pictures)).all()
-    result = cli("export", "--run", run, "--format", "onnx", "--out", tmp_path / "models")
+    with contextlib.chdir(tmp_path):
+        result = cli("export", "--run", run, "--format", "onnx", "--out", "models")
     assert result.exit_code == 0, result.output
     model = open_model(next((tmp_path / "models").rglob("model.onnx")))
     np.testing.assert_allclose(model.score(pictures), detector.score(pictures), rtol=1e-3)

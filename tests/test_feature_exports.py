@@ -14,7 +14,7 @@ from lisae_tf.exported.runtimes import open_model
 
 SHARES = {"fp16": 0.02, "int8": 0.5}  # by which scores may differ
 EXPORTS = (("all",), ("tflite", "--quantize", "fp16"), ("tflite", "--quantize", "int8"))
-TILES = ("--tile", "64", "--stride", "32", "--input-size", "96,96")
+TILES = ("--tile", "64", "--stride", "32", "--set", "data.size=[96,96]")
 
 
 @pytest.fixture(scope="module")

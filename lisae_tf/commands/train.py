@@ -84,6 +84,8 @@ def command(
     config = folders.settle_folder_channels(config)
     before = continuation.load(continued, config) if continued else None
     folder = out or runs.default_folder(run_name(config), resume=resume)
+    if chief:  # before pictures are read, which may take minutes
+        runs.check_free(folder, config.to_yaml(), resume=resume)
     say(config.to_yaml(read=True).rstrip())
     loaded = experiment.load(config, data_dir, skip_bad=skip_bad)
     if chief:

@@ -13,7 +13,8 @@ BLUR_SIGMA = 1.0  # pixels, at most
 _BLUR_REACH = 2  # pixels on each side
 
 
-def _seeds(seed: tf.Tensor, count: int) -> list[tf.Tensor]:
+def split_seed(seed: tf.Tensor, count: int) -> list[tf.Tensor]:
+    """So many seeds of one: int32 (2,) each."""
     return tf.unstack(tf.random.experimental.stateless_split(seed, count), num=count)
 
 
@@ -79,7 +80,7 @@ def augment(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         uint8 (N, H, W, C).
     """
     changed = tf.cast(images, tf.float32)
-    for change, own_seed in zip(AUGMENTATIONS, _seeds(seed, len(AUGMENTATIONS)), strict=True):
+    for change, own_seed in zip(AUGMENTATIONS, split_seed(seed, len(AUGMENTATIONS)), strict=True):
         changed = change(changed, own_seed)
     changed = tf.ensure_shape(changed, images.shape)
     return tf.cast(tf.clip_by_value(tf.round(changed), 0, 255), tf.uint8)
@@ -100,7 +101,7 @@ def random_strokes(
         uint8 (N, H, W, C), bright on black, each picture with its own ink and stroke width.
     """
     height, width, channels = shape
-    point_seed, width_seed, ink_seed = _seeds(seed, 3)
+    point_seed, width_seed, ink_seed = split_seed(seed, 3)
     scale = tf.constant([height, width], tf.float32)
     control = tf.random.stateless_uniform((count, strokes, 3, 2), point_seed, 0.1, 0.9) * scale
     t = tf.linspace(0.0, 1.0, 2 * max(height, width) // 3)[None, None, :, None]
