@@ -179,7 +179,7 @@ def invent(root, name, row, by_kind, seed=0, split="usual", **more):
         "auroc_mean_of_kinds": float(np.mean([auroc for auroc, _ in by_kind.values()])),
         "by_kind": kinds, "row": row, "set": name, "split": split, "seed": seed,
         "training_version": TRAINING_VERSION, "fit_seconds": 2.0, "pictures_per_second": 10.0,
-        "machine": {"cores": 2}, "chosen_negatives": "made",
+        "machine": {"cores": 2, "load_before": 0.4}, "chosen_negatives": "made",
     }  # fmt: skip
     folder = make_folder(root / "cells" / name / row.replace(" ", "-"))
     write_json(folder / f"{split}-seed{seed}.json", record | more)
@@ -197,7 +197,8 @@ def invented(tmp_path):
         "set": "a", "model": "padim", "status": "run", "versions": {"anomalib": "2.7.0"},
         "image_auroc": 0.77, "image_auroc_mean_of_kinds": 0.76, "fit_seconds": 9.4,
         "image_auroc_by_kind": {"x": 0.8, "y": 0.7}, "test_pictures": {"good": 4, "x": 30, "y": 10},
-        "predict_pictures_per_second": 3.0, "seed": 0,
+        "predict_pictures_per_second": 3.0, "seed": 0, "shared": False,
+        "machine": {"cores": 2}, "load_before": [0.4, 0.4, 0.4],
     }  # fmt: skip
     write_json(make_folder(tmp_path / "peers") / "a-padim.json", peer)
     failed = {"set": "a", "model": "efficientad", "status": "not run"}
@@ -219,6 +220,17 @@ def test_the_table_is_means_over_seeds_then_sets(invented):
     overall = text.split("| mean over sets |")[1]
     assert cells_of_table(overall, "knn") == ["0.756", "0.788", "–", "–", "2", "10.0"]
     assert text.index("| knn |") < text.index("| ae |") < text.index("| PaDiM")
+
+
+def test_times_that_other_work_slowed_are_not_shown(tmp_path):
+    busy = {"cores": 2, "load_before": 2.6}
+    invent(tmp_path, "a", "knn", {"x": (0.5, 3)}, 0, fit_seconds=8.0, machine=busy)
+    invent(tmp_path, "a", "linear-ae", {"x": (0.5, 3)}, machine=busy)
+    assert records.read(tmp_path).figure("linear-ae", "a", "fit_seconds") is None
+    invent(tmp_path, "a", "knn", {"x": (0.7, 3)}, 1)
+    found = records.read(tmp_path)
+    assert found.figure("knn", "a", "fit_seconds") == 2.0
+    assert found.figure("knn", "a", "auroc") == pytest.approx(0.6)
 
 
 def test_kinds_left_out_weigh_by_their_pictures_both_ways_round(invented):

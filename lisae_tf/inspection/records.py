@@ -1,5 +1,6 @@
 """The result files as figures; those of other packages in the same form. No TensorFlow."""
 
+import math
 import statistics
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from lisae_tf.paper.cells import TRAINING_VERSION
 
 CELLS, PEERS = "cells", "peers"  # folders below that of the results
 USUAL = "usual"  # the split without real negatives
+TIMES = ("fit_seconds", "pictures_per_second")
 # By the names in the files of `benchmarks/inspection_peers.py`.
 PEER_ROWS = {
     "padim": "PaDiM (anomalib {})",
@@ -50,8 +52,9 @@ class Results:
         return sorted({s for _, of, s in self.records if of == name and s != USUAL})
 
     def figure(self, row: str, name: str, key: str) -> float | None:
-        """A figure of the usual test, mean over seeds."""
-        return mean(record.get(key) for record in self.records.get((row, name, USUAL), ()))
+        """A figure of the usual test, mean over seeds; of times, those that nothing disturbed."""
+        found = self.records.get((row, name, USUAL), ())
+        return mean(record.get(key) for record in found if key not in TIMES or _undisturbed(record))
 
     def kind(self, row: str, name: str, kind: str) -> float | None:
         """The AUROC of one kind in the usual test, mean over seeds."""
@@ -73,6 +76,12 @@ class Results:
         if row in ROWS and ROWS[row].real:
             return None
         return mean(_weighted(record["by_kind"], tested) for record in found)
+
+
+def _undisturbed(record: dict) -> bool:
+    """Whether nothing else kept the machine busy when a training began."""
+    machine = record["machine"]
+    return machine["load_before"] <= machine["cores"] + 0.5
 
 
 def _weighted(by_kind: dict[str, dict], kinds: Iterable[str]) -> float | None:
@@ -109,6 +118,10 @@ def _peers(folder: Path) -> Iterator[tuple[str, str, dict]]:
                 continue
             version = ".".join(result["versions"]["anomalib"].split(".")[:2])
             record = {ours: result[key] for ours, key in _PEER_KEYS.items() if key in result}
+            record["machine"] = {
+                "cores": result["machine"]["cores"],
+                "load_before": math.inf if result["shared"] else result["load_before"][0],
+            }
             counts = result["test_pictures"]
             record["by_kind"] = {
                 kind: {"auroc": auroc, "n": counts[kind]}
