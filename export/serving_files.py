@@ -5,9 +5,13 @@ image on the folder.
 """
 
 import re
+from collections.abc import Container
 from pathlib import Path
 
+from lisae_tf.errors import LisaeError
+from lisae_tf.exported import artefacts
 from lisae_tf.exported.artefacts import GRAPH, numbered
+from lisae_tf.exported.runtimes import PIXELS
 from lisae_tf.files import write_text
 
 MODELS, BATCHING, MONITORING, COMPOSE = (
@@ -16,13 +20,6 @@ MODELS, BATCHING, MONITORING, COMPOSE = (
 # Where the container sees the folder.
 MOUNT = "/models"
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)  # what batches are padded to; each is warmed up
-
-_BATCHING = f"""\
-max_batch_size {{ value: {BATCH_SIZES[-1]} }}
-batch_timeout_micros {{ value: 1000 }}
-num_batch_threads {{ value: 4 }}
-max_enqueued_batches {{ value: 64 }}
-""" + "".join(f"allowed_batch_sizes: {size}\n" for size in BATCH_SIZES)
 
 _MONITORING = """\
 prometheus_config {
@@ -58,21 +55,59 @@ def write_serving_files(folder: Path) -> None:
     """Writes the configuration of all models in `folder` (`<folder>/<name>/<version>/`).
 
     The label "canary" goes to the newest version. "stable" stays where it is until somebody edits
-    `models.config`; at first it is the same version. Both are served. The other files are written
-    once and then left as they may have been edited.
+    `models.config`; at first it is the same version. Both are served. The other files are left as
+    they are once somebody has edited them.
     """
     stable = _stable_versions(folder / MODELS)
-    entries = []
+    entries, most = [], []
     for model in sorted(path for path in folder.iterdir() if path.is_dir()):
         versions = [v for v in numbered(model) if (model / str(v) / GRAPH).is_file()]
         if versions and not model.name.startswith("."):
             kept = stable.get(model.name, 0)
             entries.append(_entry(model.name, kept if kept in versions else None, versions))
+            most += [_most_pictures(model / str(version)) for version in versions]
     inner = "".join(entries)
     write_text(folder / MODELS, f"model_config_list {{\n{inner}}}\n")
-    for name, text in ((BATCHING, _BATCHING), (MONITORING, _MONITORING), (COMPOSE, _COMPOSE)):
-        if not (folder / name).exists():
-            write_text(folder / name, text)
+    # Shared by all models of a server: as many pictures as the largest ones allow.
+    _write(folder / BATCHING, _batching(min(most, default=BATCH_SIZES[-1])), _unedited())
+    for name, text in ((MONITORING, _MONITORING), (COMPOSE, _COMPOSE)):
+        _write(folder / name, text)
+
+
+def batch_sizes(height: int, width: int) -> tuple[int, ...]:
+    """The sizes of batches, in pictures, that are no burden for pictures of this size."""
+    return tuple(size for size in BATCH_SIZES if size == 1 or size * height * width <= PIXELS)
+
+
+def _batching(most: int) -> str:
+    sizes = [size for size in BATCH_SIZES if size <= most]
+    head = f"""\
+max_batch_size {{ value: {most} }}
+batch_timeout_micros {{ value: 1000 }}
+num_batch_threads {{ value: 4 }}
+max_enqueued_batches {{ value: 64 }}
+"""
+    return head + "".join(f"allowed_batch_sizes: {size}\n" for size in sizes)
+
+
+def _unedited() -> set[str]:
+    """What an earlier export may have written."""
+    return {_batching(size) for size in BATCH_SIZES}
+
+
+def _write(path: Path, text: str, replaceable: Container[str] = ()) -> None:
+    """Writes a file that is not there yet, or that nobody has edited."""
+    if not path.exists() or path.read_text(encoding="utf-8") in replaceable:
+        write_text(path, text)
+
+
+def _most_pictures(version: Path) -> int:
+    """In a batch of an exported model; the usual number where its record does not tell."""
+    try:
+        height, width, _ = artefacts.read_record(version, artefacts.SAVED_MODEL)["shape"]
+    except LisaeError:  # it is served or refused elsewhere
+        return BATCH_SIZES[-1]
+    return batch_sizes(height, width)[-1]
 
 
 def _entry(name: str, stable: int | None, versions: list[int]) -> str:

@@ -12,8 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 from export.artefact import Artefact
-from export.serving_files import BATCH_SIZES
-from lisae_tf.exported.runtimes import PIXELS
+from export.serving_files import batch_sizes
 from lisae_tf.wire import field
 
 FILE = Path("assets.extra", "tf_serving_warmup_requests")
@@ -29,10 +28,9 @@ def write_warmup(folder: Path, artefact: Artefact) -> None:
     path.parent.mkdir()
     with tf.io.TFRecordWriter(str(path)) as writer:
         height, width, _ = artefact.detector.shape
-        for batch in BATCH_SIZES:
-            if batch == 1 or batch * height * width <= PIXELS:
-                for record in _records(artefact, batch):
-                    writer.write(record)
+        for batch in batch_sizes(height, width):
+            for record in _records(artefact, batch):
+                writer.write(record)
 
 
 def _records(artefact: Artefact, batch: int):

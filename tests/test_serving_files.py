@@ -7,6 +7,8 @@ import pytest
 import yaml
 from export_fixtures import path_of, strings
 
+from lisae_tf.files import read_json, write_json
+
 run, models, opened = export_fixtures.run, export_fixtures.models, export_fixtures.opened
 detector, samples = export_fixtures.detector, export_fixtures.samples
 
@@ -98,6 +100,21 @@ def test_serving_files_are_valid_text_protocol_buffers(models):
     for option in service["command"]:
         name = option.rpartition("/models/")[2]
         assert "/models/" not in option or (folder / name).is_file()
+
+
+def test_batches_are_no_larger_than_large_pictures_allow(models, tmp_path):
+    from export.serving_files import write_serving_files
+
+    sizes = []
+    for name, side in (("small", 64), ("large", 512), ("medium", 200)):
+        version = shutil.copytree(path_of(models, "savedmodel"), tmp_path / name / "1")
+        record = read_json(version / "lisae.json") | {"shape": [side, side, 3]}
+        write_json(version / "lisae.json", record)
+        write_serving_files(tmp_path)
+        text = (tmp_path / "batching.config").read_text()
+        sizes.append([int(line.split()[1]) for line in text.splitlines() if "allowed" in line])
+        assert f"max_batch_size {{ value: {sizes[-1][-1]} }}" in text
+    assert sizes == [[1, 2, 4, 8, 16, 32, 64], [1, 2, 4], [1, 2, 4]]
 
 
 def test_stable_stays_until_somebody_moves_it(models, tmp_path):
