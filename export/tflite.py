@@ -1,7 +1,8 @@
 """TFLite (LiteRT): float32, float16 weights, or int8 weights and activations.
 
-In int8 the error itself stays in float: computed in int8 it takes few distinct values. So does
-all that follows a frozen backbone: what is normal of its features is told from the rest by little.
+In int8 the error itself stays in float: computed in int8 it takes few distinct values. So do the
+first layers of a frozen backbone and all that follows it: what is normal of its features is told
+from the rest by little, and rounding in the first layers is as large as what many flaws change.
 """
 
 import tempfile
@@ -29,6 +30,7 @@ FLOAT_OPERATIONS = [
     "TOPK_V2", "REDUCE_MAX", "DIV", "GREATER",
     "RESIZE_BILINEAR", "STRIDED_SLICE", "PAD", "SQUEEZE", "EXPAND_DIMS",
 ]  # fmt: skip
+FLOAT_SHARE = 0.1  # of a frozen backbone's weights: those of its first layers
 _CONVOLUTIONS = [
     getattr(schema.BuiltinOperator, name)
     for name in ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
@@ -114,23 +116,38 @@ def _to_int8(converter: tf.lite.TFLiteConverter, artefact: Artefact, pictures: n
             converter=converter, debug_dataset=lambda: iter(()), debug_options=options
         )
     if artefact.detector.config.features:
-        options.denylisted_nodes = _after_convolutions(debugger.calibrated_model)
+        options.denylisted_nodes = _kept_in_float(debugger.calibrated_model)
     return bytes(debugger.get_nondebug_quantized_model())
 
 
-def _after_convolutions(data: bytes) -> list[str]:
-    """The tensors that no convolution of a model reads, directly or through others: their names."""
+def _kept_in_float(data: bytes) -> list[str]:
+    """The outputs of what is not quantised on features: their names.
+
+    That is the first convolutions, up to `FLOAT_SHARE` of the weights, with what lies between them,
+    and whatever no convolution reads, directly or through others.
+    """
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
     names = []
     for graph in model.subgraphs:
+        weights = [_weights(model, graph, operator) for operator in graph.operators]
+        first = np.cumsum(weights) <= FLOAT_SHARE * sum(weights)
         needed: set[int] = set()
-        for operator in reversed(graph.operators):
-            code = model.operatorCodes[operator.opcodeIndex].builtinCode
-            if code in _CONVOLUTIONS or needed.intersection(operator.outputs):
+        for operator, size, early in reversed(
+            list(zip(graph.operators, weights, first, strict=True))
+        ):
+            read = size > 0 or needed.intersection(operator.outputs)
+            if read:
                 needed.update(operator.inputs)
-            else:
+            if early or not read:
                 names += [graph.tensors[index].name.decode() for index in operator.outputs]
     return names
+
+
+def _weights(model: schema.ModelT, graph: schema.SubGraphT, operator: schema.OperatorT) -> int:
+    """Bytes of the kernel of a convolution; 0 of anything else."""
+    if model.operatorCodes[operator.opcodeIndex].builtinCode not in _CONVOLUTIONS:
+        return 0
+    return len(model.buffers[graph.tensors[operator.inputs[1]].buffer].data)
 
 
 def _repacked(data: bytes, scalars: Sequence[float] = ()) -> bytes:

@@ -12,7 +12,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 from lisae_tf.detectors import load_detector
 from lisae_tf.exported.runtimes import open_model
 
-SHARES = {"fp16": 0.02, "int8": 0.5}  # by which scores may differ
+SHARES = {"fp16": 0.02, "int8": 0.2}  # by which scores may differ
 EXPORTS = (("all",), ("tflite", "--quantize", "fp16"), ("tflite", "--quantize", "int8"))
 TILES = ("--tile", "64", "--stride", "32", "--set", "data.size=[96,96]")
 
@@ -75,8 +75,7 @@ SLOW = ("mahalanobis", "ae", "linsep-fused", "bce", "deep-sad")
     "variant", ["knn", "lis", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 )
 def test_every_variant_on_features_is_exported(variant, cli, folders):
-    # Not int8, which the gate may refuse: here one of fourteen decisions is too many.
-    exports = (("onnx",), ("tflite", "--quantize", "fp16"))
+    exports = (("onnx",), ("tflite", "--quantize", "int8"))
     detector, models = exported(cli, folders, variant, "--variant", variant, exports=exports)
     for model in models:
         assert_alike(detector, model)
@@ -94,13 +93,17 @@ def operations(path, name):
 
 
 @pytest.mark.parametrize("signature", ["serving_default", "with_threshold", "error_map"])
-def test_in_int8_the_backbone_is_int8_and_what_follows_is_float(usual, signature):
+def test_in_int8_the_backbone_is_int8_but_its_first_layers_and_what_follows_are_float(
+    usual, signature
+):
     _, models = usual
     (model,) = (each for each in models if each.record["quantization"] == "int8")
     found, codes = operations(model.path, signature), schema.BuiltinOperator
     kinds = schema.TensorType
     for code in (codes.CONV_2D, codes.DEPTHWISE_CONV_2D):
-        assert set(found[code]) == {kinds.INT8}
+        assert found[code].count(kinds.FLOAT32) >= 3
+        assert found[code].count(kinds.INT8) >= 6
+        assert found[code] == sorted(found[code], key=lambda kind: kind == kinds.INT8)
     for code in (codes.FULLY_CONNECTED, codes.AVERAGE_POOL_2D, codes.CONCATENATION):
         assert set(found[code]) == {kinds.FLOAT32}
 
