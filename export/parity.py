@@ -151,11 +151,15 @@ def _on_real(
     outside = np.abs(reference - alpha) > around
     equal = found["is_anomaly"][outside] == (reference[outside] > alpha)
     agreement = float(np.mean(equal)) if len(equal) else 1.0
-    if abs(pair[0] - pair[1]) > bounds.auroc:
+    # Of very few pictures a single one is a large share, and says nothing: where scores are free,
+    # one decision and one pair in another order pass.
+    one = bounds.relative is None
+    pairs = int(samples.is_anomaly.sum()) * int((~samples.is_anomaly).sum())
+    if abs(pair[0] - pair[1]) > max(bounds.auroc, one / max(pairs, 1) + ABSOLUTE):
         failures.append(f"AUROC {pair[1]:.4f} instead of {pair[0]:.4f}")
     if distinct[1] < bounds.distinct * distinct[0]:
         failures.append(f"{distinct[1]} distinct scores instead of {distinct[0]}")
-    if agreement < bounds.agreement:
+    if agreement < bounds.agreement and np.sum(~equal) > one:
         failures.append(f"{100 * (1 - agreement):.1f} % of the decisions differ")
     return {
         "auroc": {

@@ -102,7 +102,7 @@ def test_in_int8_the_backbone_is_int8_but_its_first_layers_and_what_follows_are_
     kinds = schema.TensorType
     for code in (codes.CONV_2D, codes.DEPTHWISE_CONV_2D):
         assert found[code].count(kinds.FLOAT32) >= 3
-        assert found[code].count(kinds.INT8) >= 6
+        assert found[code].count(kinds.INT8) >= 5
         assert found[code] == sorted(found[code], key=lambda kind: kind == kinds.INT8)
     for code in (codes.FULLY_CONNECTED, codes.AVERAGE_POOL_2D, codes.CONCATENATION):
         assert set(found[code]) == {kinds.FLOAT32}
@@ -113,7 +113,7 @@ def test_files_hold_the_weights_once(usual):
     backbone = sum(a.nbytes for name, a in detector.arrays().items() if "backbone" in name)
     for model in models:
         if model.path.is_file():
-            share = {"fp16": 0.5, "int8": 0.25}.get(model.record["quantization"], 1.0)
+            share = {"fp16": 0.5, "int8": 0.325}.get(model.record["quantization"], 1.0)
             assert model.path.stat().st_size < share * backbone + 400_000
 
 
