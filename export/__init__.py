@@ -73,7 +73,7 @@ def export_run(
         raise LisaeError("--quantize concerns TFLite alone; add --format tflite or all")
     detector = load_detector(run)
     artefact = make_artefact(detector, run, name=name, dtype=dtype)
-    samples = load_samples(detector, data_dir)
+    samples = load_samples(detector, run, data_dir)
     make_folder(out)
     staging = Path(mkdtemp(prefix=".export-", dir=out))
     try:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lisae_tf.data.tasks import load_test, load_training
+from lisae_tf.data.tasks import reopen
 from lisae_tf.detectors.base import Detector
 
 MAX_REAL = 1000  # of normal pictures, and of anomalies
@@ -63,7 +63,7 @@ def _evenly(pictures: np.ndarray, count: int) -> np.ndarray:
     return np.asarray(pictures[np.linspace(0, len(pictures) - 1, count).astype(int)])
 
 
-def load_samples(detector: Detector, data_dir: Path | None) -> Samples:
+def load_samples(detector: Detector, run: Path, data_dir: Path | None) -> Samples:
     """The pictures for one run.
 
     Without test anomalies, held-out negatives take their place; without those, noise.
@@ -71,8 +71,8 @@ def load_samples(detector: Detector, data_dir: Path | None) -> Samples:
     Raises:
         LisaeError: the run's data is missing.
     """
-    training = load_training(detector.config, data_dir, skip_bad=True)
-    test = load_test(detector.config, data_dir, skip_bad=True)
+    opened = reopen(run, detector.config, data_dir, skip_bad=True)
+    training, test = opened.training(), opened.test()
     normal = _evenly(test.pixels[~test.is_anomaly], MAX_REAL)
     anomalies, what = _evenly(test.pixels[test.is_anomaly], MAX_REAL), "test anomalies"
     count = _affordable(MAX_REPRESENTATIVE, REPRESENTATIVE_PIXELS, detector.shape)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lisae_tf.config import FOLDER, Config, read_settings, resolve
+from lisae_tf.data import manifest
+from lisae_tf.data.manifest import Manifest
 from lisae_tf.data.parts import TestData
 from lisae_tf.errors import LisaeError
 from lisae_tf.evaluation import auroc
@@ -90,6 +92,23 @@ class Before:
                 rows[f"auroc_{when}"] = auroc(normal, anomaly) if len(anomaly) else None
             found[name] = rows
         return found
+
+
+def kept(run: Path, config: Config) -> Manifest | None:
+    """The pictures of a run that keep their parts when it is continued with these settings.
+
+    Raises:
+        LisaeError: its list of pictures is damaged.
+    """
+    old, found = _settings(run), manifest.read(run)
+    if found is None:
+        return None
+    folders = [(manifest.NORMAL, number) for number in range(len(old.normal_dirs))]
+    if old.negative_dir == config.negative_dir:
+        folders.append((manifest.NEGATIVE, 0))
+    if (old.test_dir, old.anomaly_dir) == (config.test_dir, config.anomaly_dir):
+        folders += [(manifest.NORMAL_TEST, 0), (manifest.ANOMALY, 0)]
+    return found.only(folders)
 
 
 def load(run: Path, config: Config) -> Before:

@@ -17,10 +17,11 @@ from lisae_tf.arrays import save_arrays
 from lisae_tf.config import FOLDER, Config
 from lisae_tf.continuation import Before
 from lisae_tf.data.datasets import open_dataset
+from lisae_tf.data.manifest import Manifest
 from lisae_tf.data.masks import Masks
 from lisae_tf.data.parts import TestData, TrainingData
 from lisae_tf.data.protocols import make_task, synthetic_generators
-from lisae_tf.data.tasks import load_masks, load_test, load_training
+from lisae_tf.data.tasks import TaskData, load_masks
 from lisae_tf.detectors import make_detector
 from lisae_tf.detectors.base import Detector
 from lisae_tf.distribution import is_chief
@@ -57,20 +58,36 @@ class Loaded:
     data_dir: Path | None
     seconds: float
     masks: Masks | None = None  # of the anomalies
+    manifest: Manifest | None = None  # of folders
+    since: tuple[str, ...] = ()  # what has become of an earlier run's pictures
 
 
-def load(config: Config, data_dir: Path | None = None, *, skip_bad: bool = False) -> Loaded:
+def load(
+    config: Config,
+    data_dir: Path | None = None,
+    *,
+    skip_bad: bool = False,
+    kept: Manifest | None = None,
+) -> Loaded:
     """Reads and checks everything before a second of training is spent.
+
+    Args:
+        config: settings.
+        data_dir: of TensorFlow Datasets.
+        skip_bad: whether unreadable pictures of folders are left out.
+        kept: pictures of an earlier run, which keep their parts.
 
     Raises:
         LisaeError: whatever is wrong with settings or data.
     """
     began = time.perf_counter()
-    data = load_training(config, data_dir, skip_bad=skip_bad)
+    opened = TaskData(config, data_dir, skip_bad=skip_bad, kept=kept)
+    data = opened.training()
     make_detector(config).require_negatives(data)
-    test = load_test(config, data_dir, skip_bad=skip_bad)
-    masks = load_masks(config, test)
-    return Loaded(data, test, data_dir, time.perf_counter() - began, masks)
+    test = opened.test()
+    masks, listed = load_masks(config, test), opened.manifest()
+    seconds = time.perf_counter() - began
+    return Loaded(data, test, data_dir, seconds, masks, listed, tuple(opened.since))
 
 
 class Stopwatch:
@@ -210,7 +227,7 @@ def run(
         calibration_scores = detector.score(data.normal.calibration)
         fpr = config.calibration.false_positive_rate
         detector.set_threshold(choose_threshold(calibration_scores, fpr, nearest=True))
-    notes = [*data.notes, *test.notes, *detector.notes]
+    notes = [*loaded.since, *data.notes, *test.notes, *detector.notes]
     if smallest_fpr(len(calibration_scores)) > fpr:
         notes.append(
             f"{len(calibration_scores)} calibration pictures support a false-positive rate of "

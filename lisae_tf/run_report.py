@@ -6,7 +6,7 @@ All is embedded. Reads what the run wrote, and the test pictures where they are 
 import base64
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from scipy import stats
 from lisae_tf import runs
 from lisae_tf.config import FOLDER, Config
 from lisae_tf.data.parts import TestData
-from lisae_tf.data.tasks import load_test
+from lisae_tf.data.tasks import reopen
 from lisae_tf.detectors import load_detector
 from lisae_tf.detectors.base import Detector
 from lisae_tf.detectors.graph import AutoencoderDetector
@@ -104,8 +104,14 @@ def _uri(data: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(data).decode("ascii")
 
 
-def chosen(scored: Scored, alpha: float) -> dict[str, np.ndarray]:
-    """Which test pictures are shown, by heading; a heading without pictures is left out."""
+def chosen(scored: Scored, alpha: float, there: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """Which test pictures are shown, by heading; a heading without pictures is left out.
+
+    Args:
+        scored: the test.
+        alpha: threshold.
+        there: rows whose pictures can be shown; all by default.
+    """
     scores, truth = scored.scores, scored.is_anomaly
     groups = {
         "Highest scores": np.argsort(-scores, kind="stable"),
@@ -117,14 +123,20 @@ def chosen(scored: Scored, alpha: float) -> dict[str, np.ndarray]:
         groups["Missed anomalies"] = missed[np.argsort(scores[missed], kind="stable")]
     alarms = np.flatnonzero(~truth & (scores > alpha))
     groups["False alarms"] = alarms[np.argsort(-scores[alarms], kind="stable")]
+    if there is not None:
+        groups = {name: rows[np.isin(rows, there)] for name, rows in groups.items()}
     return {name: rows[:SHOWN] for name, rows in groups.items() if len(rows)}
 
 
 def _cards(
     rows: np.ndarray, detector: Detector, test: TestData, scored: Scored, alpha: float
 ) -> list[dict[str, Any]]:
-    """A picture, what is made of it and its error map, its score and what it is."""
-    pixels = np.asarray(test.pixels[rows])
+    """A picture, what is made of it and its error map, its score and what it is.
+
+    Rows are those of the run's test scores; `test.rows` says which picture each belongs to.
+    """
+    at = [int(np.flatnonzero(test.rows == row)[0]) for row in rows]
+    pixels = np.asarray(test.pixels[at])
     views = [("picture", [_png(each) for each in pixels])]
     if isinstance(detector, AutoencoderDetector):
         made = detector.reconstruct(pixels)
@@ -135,10 +147,10 @@ def _cards(
     return [
         {
             "views": [(name, images[k]) for name, images in views],
-            "label": test.labels[row],
+            "label": test.labels[at[k]],
             "score": float(scored.scores[row]),
             "flagged": bool(scored.scores[row] > alpha),
-            "anomaly": bool(test.is_anomaly[row]),
+            "anomaly": bool(scored.is_anomaly[row]),
         }
         for k, row in enumerate(rows)
     ]
@@ -150,16 +162,21 @@ def heat(error: np.ndarray) -> np.ndarray:
 
 
 def _test_pictures(
-    config: Config, data_dir: Path | None, scored: Scored
+    run: Path, config: Config, data_dir: Path | None, scored: Scored
 ) -> tuple[TestData | None, str | None]:
-    """The test pictures if they are still those that were tested; else why not."""
+    """The test pictures that are still those that were tested, and why there are not all."""
     try:
         # Files left out of the test are left out again.
-        test = load_test(config, data_dir, skip_bad=True)
+        test = reopen(run, config, data_dir, skip_bad=True).test()
     except LisaeError as error:
         return None, f"The test pictures cannot be read: {error}"
-    if not np.array_equal(test.is_anomaly, scored.is_anomaly):
-        return None, "The test pictures are not those that the run was tested on."
+    if test.rows is None:
+        test = replace(test, rows=np.arange(len(test.is_anomaly)))
+        if not np.array_equal(test.is_anomaly, scored.is_anomaly):
+            return None, "The test pictures are not those that the run was tested on."
+    if len(test.rows) < len(scored.scores):
+        lost = len(scored.scores) - len(test.rows)
+        return test, f"{lost} of the tested pictures are gone or changed, and are not shown."
     return test, None
 
 
@@ -178,12 +195,12 @@ def render(folder: Path, data_dir: Path | None = None) -> str:
     _, scored = stored_scores(folder)
     alpha = detector.threshold_.alpha
     alarms = int(np.sum(scored.normal > alpha))
-    test, reason = _test_pictures(detector.config, data_dir, scored)
+    test, reason = _test_pictures(folder, detector.config, data_dir, scored)
     groups = {}
     if test is not None:
         groups = {
             name: _cards(rows, detector, test, scored, alpha)
-            for name, rows in chosen(scored, alpha).items()
+            for name, rows in chosen(scored, alpha, test.rows).items()
         }
     figures = [
         (title, _uri((folder / "figures" / name).read_bytes()), wide)

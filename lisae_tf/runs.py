@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lisae_tf.arrays import load_arrays
+from lisae_tf.data.manifest import FILE as MANIFEST
 from lisae_tf.errors import LisaeError
 from lisae_tf.files import make_folder, read_json, write_text
 
@@ -83,8 +84,9 @@ def claim(folder: Path, config_yaml: str, *, resume: bool) -> None:
 
 def abandon(folder: Path) -> None:
     """Removes the folder of a run that failed before it had written anything to resume from."""
-    if [path.name for path in folder.iterdir()] == [CONFIG]:
-        (folder / CONFIG).unlink()
+    if {path.name for path in folder.iterdir()} <= {CONFIG, MANIFEST}:
+        for name in (CONFIG, MANIFEST):
+            (folder / name).unlink(missing_ok=True)
         folder.rmdir()
 
 

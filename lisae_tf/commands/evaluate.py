@@ -33,8 +33,10 @@ def command(run: str | None, data_dir: Path | None, mask_dir: str | None, skip_b
     config = detector.config
     if mask_dir is not None:
         config = resolve(merge(config.model_dump(), {"mask_dir": mask_dir}), "--mask-dir")
-    data = tasks.load_training(config, data_dir, skip_bad=skip_bad)
-    test = tasks.load_test(config, data_dir, skip_bad=skip_bad)
+    opened = tasks.reopen(folder, config, data_dir, skip_bad=skip_bad)
+    data, test = opened.training(), opened.test()
+    for line in opened.since:
+        click.echo(f"note: {line}", err=True)
     masks = tasks.load_masks(config, test)
     record = experiment.describe(config, data_dir)
     with remembering(experiment.FEATURES_KEPT):

@@ -87,9 +87,17 @@ def command(
     if chief:  # before pictures are read, which may take minutes
         runs.check_free(folder, config.to_yaml(), resume=resume)
     say(config.to_yaml(read=True).rstrip())
-    loaded = experiment.load(config, data_dir, skip_bad=skip_bad)
+    kept = _kept(folder if resume else None, continued, config)
+    loaded = experiment.load(config, data_dir, skip_bad=skip_bad, kept=kept)
+    if resume and loaded.since:
+        raise LisaeError(
+            f"the pictures are no longer those that {folder} began with ({loaded.since[0]}); put "
+            "them back, or train anew in another --out"
+        )
     if chief:
         runs.claim(folder, config.to_yaml(), resume=resume)
+        if loaded.manifest:
+            loaded.manifest.write(folder)
     callbacks = _callbacks(console, folder, quiet, tensorboard)
     try:
         outcome = experiment.run(
@@ -104,6 +112,16 @@ def command(
     runs.remember(folder)
     for line in closing_lines(outcome.metrics, folder):
         console.print(line)
+
+
+def _kept(resumed: Path | None, continued: Path | None, config):
+    """The pictures that keep the parts they have: of an interrupted run, or of a continued one."""
+    from lisae_tf import continuation
+    from lisae_tf.data import manifest
+
+    if resumed and (found := manifest.read(resumed)):
+        return found
+    return continuation.kept(continued, config) if continued else None
 
 
 def _strategy(kind: str | None, config, out: Path | None):

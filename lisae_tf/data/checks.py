@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
+from lisae_tf.data.picture_files import few
 from lisae_tf.data.pictures import Decoded, content_hashes
 from lisae_tf.data.stored import Pictures, batches
 
@@ -111,12 +112,6 @@ def leaks(one: Decoded, other: Decoded) -> list[Pair]:
     left, right = np.flatnonzero(~_is_constant(one.pixels)), np.flatnonzero(sought)
     near = _near(thumbnails(other.pixels[right]), thumbnails(one.pixels[left]), same_set=False)
     return exact + [Pair(one.names[left[b]], other.names[right[a]], exact=False) for a, b in near]
-
-
-def few(names: list[str], limit: int = 3) -> str:
-    """The first names of a list and how many follow."""
-    rest = len(names) - limit
-    return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def set_remarks(what: str, found: SetChecks) -> list[str]:

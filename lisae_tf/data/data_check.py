@@ -15,9 +15,9 @@ from lisae_tf.data.folders import (
     MIN_NEGATIVE,
     MIN_NORMAL,
     NEGATIVE_STREAM,
+    divided,
     normal_stream,
     read_negative_masks,
-    refuse_indivisible,
     settle_folder_channels,
 )
 from lisae_tf.data.layout import PictureSet, kind_of, test_sets
@@ -202,7 +202,7 @@ def check(config: Config, *, skip_bad: bool = False) -> DataReport:
             )
         elif needs.stream is not None:
             try:
-                refuse_indivisible(decoded[name], config, needs.stream, with_test=needs.with_test)
+                divided(decoded[name], config, needs.stream, with_test=needs.with_test)
             except LisaeError as error:
                 errors.append(f"{name}: {error}")
         warnings += picture_files.remark(report.others, name)
@@ -225,7 +225,9 @@ def check(config: Config, *, skip_bad: bool = False) -> DataReport:
             warnings += checks.known_remarks(pairs)
         elif exact:
             lie = "pictures lie" if len(exact) > 1 else "picture lies"
-            errors.append(f"{len(exact)} {other} {lie} among the {one} ones: {checks.few(exact)}")
+            errors.append(
+                f"{len(exact)} {other} {lie} among the {one} ones: {picture_files.few(exact)}"
+            )
         warnings += checks.leak_remarks(pairs, one, other)
     known = {
         pair.other

@@ -115,6 +115,8 @@ class TestData:
     notes: tuple[str, ...] = ()  # what the user should know
     normal_counts: tuple[int, ...] = ()  # normal pictures of each of the user's folders, in order
     kinds: tuple[str, ...] = ()  # of each, from folders: the kind of anomaly, "" of normal ones
+    # Of pictures that a run was tested on: where each stands among the run's test scores, int (N,).
+    rows: np.ndarray | None = None
 
 
 def split(

@@ -32,6 +32,12 @@ def others(folder: Path) -> Iterator[Path]:
     return (path for path, is_picture in _walk_all(folder) if not is_picture)
 
 
+def few(names: list[str], limit: int = 3) -> str:
+    """The first names of a list and how many follow."""
+    rest = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")
+
+
 def remark(left_out: Iterable[Path | str], what: str = "") -> list[str]:
     """One sentence on what `others` gives, if that is anything.
 

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from lisae_tf.config import FOLDER, Config
+from lisae_tf.data import manifest
 from lisae_tf.data.datasets import Dataset, Images, open_dataset
 from lisae_tf.data.drawings import background_is_bright, draw
-from lisae_tf.data.folder_test import load_folder_test, read_test_masks
-from lisae_tf.data.folders import FOLDER_SIZE, load_folder_training
+from lisae_tf.data.folder_test import read_test_masks, test_of
+from lisae_tf.data.folders import FOLDER_SIZE, Folders
+from lisae_tf.data.manifest import Manifest
 from lisae_tf.data.masks import Masks
 from lisae_tf.data.parts import Parts, TestData, TrainingData, mirrored, split_side
 from lisae_tf.data.protocols import (
@@ -132,19 +134,93 @@ def read_like(
     return 255 - found if _other_polarity(source, found, normal) else found
 
 
+class TaskData:
+    """The data of a task, opened once: what training may see, the test, and the run's list.
+
+    Args:
+        config: settings.
+        data_dir: of TensorFlow Datasets.
+        skip_bad: whether unreadable pictures of folders are left out.
+        kept: the pictures of an earlier run, which keep their parts; of folders alone.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        data_dir: Path | None = None,
+        *,
+        skip_bad: bool = False,
+        kept: Manifest | None = None,
+    ):
+        self._config, self._data_dir = config, data_dir
+        own = config.dataset == FOLDER
+        self._folders = Folders(config, skip_bad=skip_bad, kept=kept) if own else None
+
+    @property
+    def since(self) -> list[str]:
+        """What has become of the earlier run's pictures, as far as folders were opened."""
+        return self._folders.since if self._folders else []
+
+    def training(self) -> TrainingData:
+        """Everything that training may see.
+
+        Raises:
+            LisaeError: missing data, unreadable pictures, too few of them, forbidden negatives.
+        """
+        if self._folders:
+            data = self._folders.training()
+        else:
+            data = _load_named_training(self._config, self._data_dir)
+        return mirrored(data) if self._config.data.mirror else data
+
+    def test(self) -> TestData:
+        """The normal and anomalous test pictures of the task; for evaluation alone.
+
+        Raises:
+            LisaeError: missing data, or anomalies that are also normal or negative pictures.
+        """
+        if self._folders:
+            return test_of(self._folders)
+        dataset, task, _ = open_task(self._config, self._data_dir)
+        size, channels = resolve_shape(self._config, dataset)
+        images = dataset.read("test", (*task.normal, *task.anomaly), size, channels)
+        labels = [dataset.class_names[label] for label in images.labels]
+        return TestData(images.pixels, np.isin(images.labels, task.anomaly), labels)
+
+    def manifest(self) -> Manifest | None:
+        """The list of pictures that a run keeps; None of named data, which has versions."""
+        return self._folders.manifest() if self._folders else None
+
+
+def reopen(
+    run: Path, config: Config, data_dir: Path | None = None, *, skip_bad: bool = False
+) -> TaskData:
+    """The data of a completed run, each picture in the part that it had.
+
+    Args:
+        run: its folder.
+        config: its settings.
+        data_dir: of TensorFlow Datasets.
+        skip_bad: whether unreadable pictures of folders are left out.
+
+    Raises:
+        LisaeError: its list of pictures is damaged.
+    """
+    kept = manifest.read(run)
+    opened = TaskData(config, data_dir, skip_bad=skip_bad, kept=kept)
+    if kept is None and config.dataset == FOLDER:
+        opened.since.append(
+            f"{run} was made by a version that kept no list of its pictures: whether they are "
+            "still the same, and were not trained on, cannot be told"
+        )
+    return opened
+
+
 def load_training(
     config: Config, data_dir: Path | None = None, *, skip_bad: bool = False
 ) -> TrainingData:
-    """Everything that training may see.
-
-    Raises:
-        LisaeError: missing data, unreadable pictures, too few of them, or forbidden negatives.
-    """
-    if config.dataset == FOLDER:
-        data = load_folder_training(config, skip_bad=skip_bad)
-    else:
-        data = _load_named_training(config, data_dir)
-    return mirrored(data) if config.data.mirror else data
+    """Everything that training may see; see `TaskData.training`."""
+    return TaskData(config, data_dir, skip_bad=skip_bad).training()
 
 
 def _load_named_training(config: Config, data_dir: Path | None) -> TrainingData:
@@ -161,18 +237,8 @@ def _load_named_training(config: Config, data_dir: Path | None) -> TrainingData:
 
 
 def load_test(config: Config, data_dir: Path | None = None, *, skip_bad: bool = False) -> TestData:
-    """The normal and anomalous test pictures of the task; for evaluation alone.
-
-    Raises:
-        LisaeError: missing data, or anomalies that are also normal or negative pictures.
-    """
-    if config.dataset == FOLDER:
-        return load_folder_test(config, skip_bad=skip_bad)
-    dataset, task, _ = open_task(config, data_dir)
-    size, channels = resolve_shape(config, dataset)
-    images = dataset.read("test", (*task.normal, *task.anomaly), size, channels)
-    labels = [dataset.class_names[label] for label in images.labels]
-    return TestData(images.pixels, np.isin(images.labels, task.anomaly), labels)
+    """The test pictures of the task, for evaluation alone; see `TaskData.test`."""
+    return TaskData(config, data_dir, skip_bad=skip_bad).test()
 
 
 def load_masks(config: Config, test: TestData) -> Masks | None:
