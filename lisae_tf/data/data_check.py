@@ -84,13 +84,15 @@ def treatment(header: pictures.Header, size: tuple[int, int], channels: int) -> 
             done.append(f"stretched {stretch:.2f} times")
     if header.mode.startswith("I"):
         done.append("16 bits to 8")
-    if "A" in header.mode:
-        done.append("alpha dropped")
+    if header.cut:
+        done.append("upper 8 of 16 bits")
+    if header.clear:
+        done.append("transparency laid over white")
     if header.grey and channels == 3:
         done.append("grey repeated to RGB")
     elif not header.grey and channels == 1:
         done.append("colour turned to grey")
-    elif header.mode not in ("RGB", "RGBA") and channels == 3:
+    elif header.mode[:3] != "RGB" and channels == 3:
         done.append("turned to RGB")
     return ", ".join(done) or "as it is"
 

@@ -1,10 +1,12 @@
 """Files become uint8 pictures here and nowhere else, with Pillow and NumPy alone.
 
 Training, calibration, scoring and every exported model see pixels from this one routine:
-EXIF orientation applied, alpha dropped, 16-bit grey divided by 256, colour to grey by ITU-R 601,
-bilinear resize with Pillow's antialiasing. Scaling to 0-1 is part of the model's graph.
+EXIF orientation applied, transparency laid over white, 16-bit grey divided by 256, colour to grey
+by ITU-R 601, bilinear resize with Pillow's antialiasing. Scaling to 0-1 is part of the model's
+graph. docs/pictures.md has each kind of file.
 """
 
+import contextlib
 import hashlib
 import io
 import math
@@ -20,12 +22,16 @@ from PIL import ExifTags, Image
 from PIL.Image import Transpose
 
 from lisae_tf.data import stored
-from lisae_tf.data.picture_files import files_of, refuse_missing
+from lisae_tf.data.picture_files import FORMATS, NAMES, files_of, refuse_missing
 from lisae_tf.errors import LisaeError
 
 MAX_PIXELS = 64_000_000
-_FORMATS = ("PNG", "JPEG", "BMP")
-_GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "F")
+_MANY = ("PNG", "TIFF", "WEBP")  # formats whose files may hold several pictures
+WHITE = 255  # what transparent pixels show
+_GREY_MODES = ("1", "L", "I", "F")
+# Modes of PNG and JPEG that a graph of TensorFlow reads as Pillow does.
+_PORTABLE_MODES = ("1", "L", "P", "RGB", "I;16", "RGB;16")
+_Tag = ExifTags.Base
 # By EXIF orientation. Pillow's own exif_transpose fails on odd values in unrelated tags.
 _TURNS = {
     2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM,
@@ -34,6 +40,8 @@ _TURNS = {
 }  # fmt: skip
 # Between its limit and twice that, Pillow only warns.
 warnings.simplefilter("error", Image.DecompressionBombWarning)
+# What is wrong with a file is said once, by the error that follows.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
 
 
 class BadPicture(LisaeError):
@@ -46,44 +54,126 @@ class Header:
 
     height: int
     width: int
-    mode: str  # Pillow's name for it
+    mode: str  # Pillow's name for it, with A and ;16 where that leaves them out
     turned: bool = False  # upright by EXIF, with the sides as they are then
 
     @property
     def grey(self) -> bool:
         """Whether it decodes to grey unless RGB is asked for."""
-        return self.mode in _GREY_MODES
+        return self.mode.partition(";")[0].removesuffix("A") in _GREY_MODES
+
+    @property
+    def clear(self) -> bool:
+        """Whether some of it may be transparent."""
+        return self.mode.partition(";")[0].endswith("A")
+
+    @property
+    def cut(self) -> bool:
+        """Whether Pillow reads only the upper 8 of 16 bits: all 16-bit kinds but plain grey."""
+        return self.mode.endswith(";16") and not self.mode.startswith("I")
 
 
-def _open(source: Path | bytes, name: str) -> Image.Image:
+def _mode(picture: Image.Image) -> str:
+    """Pillow's name for the mode, and what it does not say: transparency and 16 bits in colour.
+
+    Known from the header; loading forgets how the bytes lie in the file.
+    """
+    mode, raw = picture.mode, ""
+    if picture.tile:
+        arguments = picture.tile[0][3]
+        raw = arguments if isinstance(arguments, str) else str((arguments or ("",))[0])
+    if mode.startswith("I"):
+        base, semicolon, bits = mode.partition(";")
+        return base + "A" * ("transparency" in picture.info) + semicolon + bits
+    if "transparency" in picture.info and not mode.endswith("A"):
+        mode += "A"
+    if raw.partition(";")[2].startswith("16"):
+        mode = ("LA" if raw.startswith("LA") else mode) + ";16"
+    return mode
+
+
+@contextlib.contextmanager
+def _open(source: Path | bytes, name: str) -> Iterator[Image.Image]:
     """Opens the header only, and refuses picture bombs before any pixel is decoded."""
-    stream = io.BytesIO(source) if isinstance(source, bytes) else source
     too_large = BadPicture(f"{name} has more than {MAX_PIXELS:,} pixels; make it smaller first")
-    try:
-        picture = Image.open(stream, formats=_FORMATS)
-    except FileNotFoundError as error:
-        raise BadPicture(f"{name} does not exist; check the path") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise too_large from error
-    except Exception as error:
-        raise BadPicture(
-            f"{name} is not a readable PNG, JPEG or BMP picture; repair or remove it"
-        ) from error
-    if picture.width * picture.height > MAX_PIXELS:
-        picture.close()
-        raise too_large
-    # A JPEG with several frames is a photograph with its preview (MPO); the first one counts.
-    if picture.format == "PNG" and getattr(picture, "n_frames", 1) > 1:
-        picture.close()
-        raise BadPicture(f"{name} is an animation; give single pictures")
-    return picture
+    with contextlib.ExitStack() as held:
+        try:
+            # Given a name, Pillow maps the file, and then misreads a turned uncompressed TIFF.
+            stream = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+            picture = held.enter_context(Image.open(held.enter_context(stream), formats=FORMATS))
+        except FileNotFoundError as error:
+            raise BadPicture(f"{name} does not exist; check the path") from error
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise too_large from error
+        except Exception as error:
+            raise BadPicture(
+                f"{name} is not a readable {NAMES} picture; repair or remove it"
+            ) from error
+        if picture.width * picture.height > MAX_PIXELS:
+            raise too_large
+        # A JPEG with several frames is a photograph with its preview (MPO); the first one counts.
+        if picture.format in _MANY and getattr(picture, "is_animated", False):
+            raise BadPicture(
+                f"{name} holds several pictures (an animation or pages); save each as a file of "
+                "its own"
+            )
+        yield picture
 
 
 def _upright(picture: Image.Image) -> tuple[Image.Image, Header]:
-    turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation))
+    mode = _mode(picture)  # before the tags of a PNG, which come with its pixels
+    turn = _TURNS.get(picture.getexif().get(_Tag.Orientation))
     picture.load()
-    upright = picture if turn is None else picture.transpose(turn)
-    return upright, Header(upright.height, upright.width, picture.mode, turn is not None)
+    # Pillow itself turns a TIFF when it loads it.
+    upright = picture
+    if turn is not None and picture.format != "TIFF":
+        upright = picture.transpose(turn)
+    return upright, Header(upright.height, upright.width, mode, turn is not None)
+
+
+def _refuse_misread(picture: Image.Image, name: str) -> None:
+    """Refuses the kinds of TIFF that Pillow reads otherwise than they are meant."""
+    if picture.format != "TIFF":
+        return
+    bits = picture.tag_v2.get(_Tag.BitsPerSample, (1,))[0]
+    if picture.mode in ("I", "F") and bits > 16:
+        raise BadPicture(f"{name} holds {bits}-bit numbers; save it with 8 or 16 bits")
+    if picture.mode.startswith("I") and not picture.tag_v2.get(_Tag.PhotometricInterpretation):
+        raise BadPicture(f"{name} has white as 0 in 16 bits; save it with black as 0")
+    planes = picture.tag_v2.get(_Tag.PlanarConfiguration, 1)
+    if bits > 8 and planes != 1 and not picture.mode.startswith("I"):
+        raise BadPicture(f"{name} has its colours in planes of {bits} bits; save it interleaved")
+
+
+def _laid_over(picture: Image.Image, found: Header, background: int) -> Image.Image:
+    """A picture with transparency over one level: mode L or RGB."""
+    clear, grey = picture.info.get("transparency"), found.grey
+    if found.cut and clear is not None:  # a colour in 16 bits, of which 8 are left
+        picture.info["transparency"] = tuple(level >> 8 for level in clear)
+    rgba = np.asarray(picture.convert("RGBA"))
+    alpha = rgba[..., 3:].astype(np.uint16)
+    colour = rgba[..., :1] if grey else rgba[..., :3]
+    laid = (colour * alpha + (background * (255 - alpha) + 127)) // 255
+    laid = laid.astype(np.uint8)
+    return Image.fromarray(laid[..., 0] if grey else laid)
+
+
+def _sixteen_bits(picture: Image.Image, background: int, name: str) -> np.ndarray:
+    """The values of 16-bit grey, integers (H, W); transparent ones become the background."""
+    values = np.asarray(picture)
+    clear = picture.info.get("transparency")
+    if clear is not None:
+        values = np.where(values == clear, background * 257, values)
+    if values.size and (values.min() < 0 or values.max() > 65535):
+        raise BadPicture(f"{name} holds values outside 0-65535; save it without a sign")
+    return values
+
+
+def _plain(picture: Image.Image, found: Header, background: int) -> Image.Image:
+    """The picture without transparency; 16-bit grey as it is."""
+    if found.mode.startswith("I") or not found.clear:
+        return picture
+    return _laid_over(picture, found, background)
 
 
 def decode(
@@ -91,6 +181,8 @@ def decode(
     size: tuple[int, int] | None = None,
     channels: int | None = None,
     name: str | None = None,
+    *,
+    background: int = WHITE,
 ) -> np.ndarray:
     """One encoded picture as uint8 (H, W, C).
 
@@ -99,11 +191,12 @@ def decode(
         size: (height, width) to resize to; None keeps the picture's own.
         channels: 1 for grey, 3 for RGB; None keeps grey grey and makes the rest RGB.
         name: what error messages call the picture.
+        background: the level, 0-255, that shows where the picture is transparent.
 
     Raises:
-        BadPicture: unreadable, truncated, animated or too large.
+        BadPicture: unreadable, truncated, of several frames or pages, or too large.
     """
-    return _decode(source, size, channels, name or _name(source))[0]
+    return _decode(source, size, channels, name or _name(source), background)[0]
 
 
 def _name(source: Path | bytes) -> str:
@@ -111,24 +204,28 @@ def _name(source: Path | bytes) -> str:
 
 
 def _decode(
-    source: Path | bytes, size: tuple[int, int] | None, channels: int | None, name: str
-) -> tuple[np.ndarray, Header]:
+    source: Path | bytes, size: tuple[int, int] | None, channels: int | None, name: str,
+    background: int = WHITE,
+) -> tuple[np.ndarray, Header]:  # fmt: skip
     with _open(source, name) as opened:
         try:
+            _refuse_misread(opened, name)
             picture, found = _upright(opened)
             if channels is None:
-                channels = 1 if picture.mode in _GREY_MODES else 3
-            if picture.mode.startswith("I"):
-                picture = Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))
-            picture.info.pop("transparency", None)
+                channels = 1 if found.grey else 3
+            if found.mode.startswith("I"):
+                values = _sixteen_bits(picture, background, name)
+                picture = Image.fromarray((values >> 8).astype(np.uint8))
+            else:
+                picture = _plain(picture, found, background)
             picture = picture.convert("L" if channels == 1 else "RGB")
             if size is not None and picture.size != (size[1], size[0]):
                 picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
             pixels = np.asarray(picture, dtype=np.uint8)
+        except BadPicture:
+            raise
         except Exception as error:  # decoders raise all kinds on damaged files
-            raise BadPicture(
-                f"{name} is damaged and cannot be decoded ({error}); repair or remove it"
-            ) from error
+            raise _damaged(name, error) from error
     return pixels.reshape(*pixels.shape[:2], channels), found
 
 
@@ -139,7 +236,42 @@ def header(source: Path | bytes, name: str | None = None) -> Header:
         BadPicture: what `decode` would refuse before it decodes.
     """
     with _open(source, name or _name(source)) as picture:
-        return Header(picture.height, picture.width, picture.mode)
+        return Header(picture.height, picture.width, _mode(picture))
+
+
+def portable(data: bytes, name: str | None = None) -> bytes:
+    """An encoded picture as a graph of TensorFlow reads it: upright PNG or JPEG, nothing clear.
+
+    Such a file stays as it is; of any other a PNG with the same pixels is made, 16-bit grey with
+    its 16 bits. Client and server send pictures through this before a model decodes them.
+
+    Raises:
+        BadPicture: what `decode` refuses.
+    """
+    name = name or _name(data)
+    with _open(data, name) as opened:
+        try:
+            known = opened.format in ("PNG", "JPEG", "MPO") and _mode(opened) in _PORTABLE_MODES
+            if known and opened.getexif().get(_Tag.Orientation) not in _TURNS:
+                return data
+            _refuse_misread(opened, name)
+            picture, found = _upright(opened)
+            if found.mode.startswith("I"):
+                picture = Image.fromarray(_sixteen_bits(picture, WHITE, name).astype(np.uint16))
+            else:
+                picture = _plain(picture, found, WHITE).convert("L" if found.grey else "RGB")
+            stream = io.BytesIO()
+            # Nobody keeps it, so speed counts.
+            Image.fromarray(np.asarray(picture)).save(stream, "PNG", compress_level=1)
+        except BadPicture:
+            raise
+        except Exception as error:  # decoders raise all kinds on damaged files
+            raise _damaged(name, error) from error
+    return stream.getvalue()
+
+
+def _damaged(name: str, error: Exception) -> BadPicture:
+    return BadPicture(f"{name} is damaged and cannot be decoded ({error}); repair or remove it")
 
 
 @dataclass(frozen=True)
