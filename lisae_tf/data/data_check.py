@@ -71,7 +71,9 @@ class DataReport:
         return asdict(self)
 
 
-def treatment(header: pictures.Header, size: tuple[int, int], channels: int) -> str:
+def treatment(
+    header: pictures.Header, size: tuple[int, int], channels: int, depth: int | None = None
+) -> str:
     """What decoding does to a picture of this kind, in words."""
     height, width = size
     done = ["turned upright (EXIF)"] if header.turned else []
@@ -82,8 +84,9 @@ def treatment(header: pictures.Header, size: tuple[int, int], channels: int) -> 
         done.append(f"resized to {width}x{height}{larger}")
         if stretch > STRETCHED:
             done.append(f"stretched {stretch:.2f} times")
-    if header.mode.startswith("I"):
-        done.append("16 bits to 8")
+    if header.deep:
+        used = f"{depth} of " if depth and depth < pictures.FULL_DEPTH else ""
+        done.append(f"{used}16 bits to 8")
     if header.cut:
         done.append("upper 8 of 16 bits")
     if header.clear:
@@ -97,15 +100,15 @@ def treatment(header: pictures.Header, size: tuple[int, int], channels: int) -> 
     return ", ".join(done) or "as it is"
 
 
-def _report(folder: PictureSet, size: tuple[int, int], channels: int):
+def _report(folder: PictureSet, size: tuple[int, int], channels: int, depth: int | None):
     files = folder.files()
-    decoded = pictures.decode_all(files, size, channels, skip_bad=True, in_file=True)
+    decoded = pictures.decode_all(files, size, channels, depth=depth, skip_bad=True, in_file=True)
     kinds: Counter[str] = Counter()
     treatments = {}
     for header in decoded.headers:
         kind = f"{header.width}x{header.height} {header.mode}{' (turned)' * header.turned}"
         kinds[kind] += 1
-        treatments[kind] = treatment(header, size, channels)
+        treatments[kind] = treatment(header, size, channels, depth)
     found = checks.check_set(decoded)
     report = SetReport(
         str(folder.root), len(files), len(decoded.names), dict(kinds.most_common()), treatments,
@@ -187,7 +190,7 @@ def check(config: Config, *, skip_bad: bool = False) -> DataReport:
     size, channels = tuple(config.data.size), config.data.channels
     decoded, sets, errors, warnings = {}, {}, [], []
     for name, needs in _folders(config).items():
-        decoded[name], found, report = _report(needs.folder, size, channels)
+        decoded[name], found, report = _report(needs.folder, size, channels, config.data.depth)
         sets[name] = report
         if report.unreadable:
             count = len(report.unreadable)
@@ -208,6 +211,7 @@ def check(config: Config, *, skip_bad: bool = False) -> DataReport:
             except LisaeError as error:
                 errors.append(f"{name}: {error}")
         warnings += picture_files.remark(report.others, name)
+        warnings += checks.depth_remarks(name, decoded[name], config.data.depth)
         warnings += checks.set_remarks(name, found)
         stretched = sum(report.kinds[k] for k, t in report.treatment.items() if "stretched" in t)
         if stretched:

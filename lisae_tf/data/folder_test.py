@@ -55,7 +55,7 @@ def load_folder_test(config: Config, *, skip_bad: bool) -> TestData:
         if found is None:
             continue
         read = read_set(found, config, skip_bad)
-        notes += picture_files.remark(found.others(), what) + remarks(read, what)
+        notes += picture_files.remark(found.others(), what) + remarks(read, what, config.data.depth)
         if found is given:
             read, more = _without_known(read, [side.found for side in normals])
             notes += more

@@ -1,9 +1,9 @@
 """Files become uint8 pictures here and nowhere else, with Pillow and NumPy alone.
 
 Training, calibration, scoring and every exported model see pixels from this one routine:
-EXIF orientation applied, transparency laid over white, 16-bit grey divided by 256, colour to grey
-by ITU-R 601, bilinear resize with Pillow's antialiasing. Scaling to 0-1 is part of the model's
-graph. docs/pictures.md has each kind of file.
+EXIF orientation applied, transparency laid over white, 16-bit grey brought to 8 bits by the depth
+of the normal pictures, colour to grey by ITU-R 601, bilinear resize with Pillow's antialiasing.
+Scaling to 0-1 is part of the model's graph. docs/pictures.md has each kind of file.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby, islice
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from lisae_tf.errors import LisaeError
 
 MAX_PIXELS = 64_000_000
 _MANY = ("PNG", "TIFF", "WEBP")  # formats whose files may hold several pictures
+FULL_DEPTH = 16
 WHITE = 255  # what transparent pixels show
 _GREY_MODES = ("1", "L", "I", "F")
 # Modes of PNG and JPEG that a graph of TensorFlow reads as Pillow does.
@@ -56,11 +57,17 @@ class Header:
     width: int
     mode: str  # Pillow's name for it, with A and ;16 where that leaves them out
     turned: bool = False  # upright by EXIF, with the sides as they are then
+    top: int | None = None  # the highest value of 16-bit grey, once decoded
 
     @property
     def grey(self) -> bool:
         """Whether it decodes to grey unless RGB is asked for."""
         return self.mode.partition(";")[0].removesuffix("A") in _GREY_MODES
+
+    @property
+    def deep(self) -> bool:
+        """Whether it is 16-bit grey, of which all bits are read."""
+        return self.mode.startswith("I")
 
     @property
     def clear(self) -> bool:
@@ -70,7 +77,7 @@ class Header:
     @property
     def cut(self) -> bool:
         """Whether Pillow reads only the upper 8 of 16 bits: all 16-bit kinds but plain grey."""
-        return self.mode.endswith(";16") and not self.mode.startswith("I")
+        return self.mode.endswith(";16") and not self.deep
 
 
 def _mode(picture: Image.Image) -> str:
@@ -158,20 +165,23 @@ def _laid_over(picture: Image.Image, found: Header, background: int) -> Image.Im
     return Image.fromarray(laid[..., 0] if grey else laid)
 
 
-def _sixteen_bits(picture: Image.Image, background: int, name: str) -> np.ndarray:
-    """The values of 16-bit grey, integers (H, W); transparent ones become the background."""
+def _sixteen_bits(picture: Image.Image, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """16-bit grey: the values, uint16 (H, W), and which are transparent, bool (H, W)."""
     values = np.asarray(picture)
-    clear = picture.info.get("transparency")
-    if clear is not None:
-        values = np.where(values == clear, background * 257, values)
-    if values.size and (values.min() < 0 or values.max() > 65535):
+    if values.min() < 0 or values.max() > 65535:
         raise BadPicture(f"{name} holds values outside 0-65535; save it without a sign")
-    return values
+    values = values.astype(np.uint16)
+    return values, values == picture.info.get("transparency", -1)
+
+
+def _eight_bits(values: np.ndarray, depth: int | None) -> np.ndarray:
+    """The upper 8 of `depth` bits, uint8; what has more bits is white."""
+    return (values >> ((depth or FULL_DEPTH) - 8)).clip(0, 255).astype(np.uint8)
 
 
 def _plain(picture: Image.Image, found: Header, background: int) -> Image.Image:
     """The picture without transparency; 16-bit grey as it is."""
-    if found.mode.startswith("I") or not found.clear:
+    if found.deep or not found.clear:
         return picture
     return _laid_over(picture, found, background)
 
@@ -183,6 +193,7 @@ def decode(
     name: str | None = None,
     *,
     background: int = WHITE,
+    depth: int | None = None,
 ) -> np.ndarray:
     """One encoded picture as uint8 (H, W, C).
 
@@ -192,11 +203,12 @@ def decode(
         channels: 1 for grey, 3 for RGB; None keeps grey grey and makes the rest RGB.
         name: what error messages call the picture.
         background: the level, 0-255, that shows where the picture is transparent.
+        depth: of 16-bit grey, the bits that are in use, 8-16; None for all of them.
 
     Raises:
         BadPicture: unreadable, truncated, of several frames or pages, or too large.
     """
-    return _decode(source, size, channels, name or _name(source), background)[0]
+    return _decode(source, size, channels, name or _name(source), depth, background)[0]
 
 
 def _name(source: Path | bytes) -> str:
@@ -204,18 +216,25 @@ def _name(source: Path | bytes) -> str:
 
 
 def _decode(
-    source: Path | bytes, size: tuple[int, int] | None, channels: int | None, name: str,
+    source: Path | bytes,
+    size: tuple[int, int] | None,
+    channels: int | None,
+    name: str,
+    depth: int | None = None,
     background: int = WHITE,
-) -> tuple[np.ndarray, Header]:  # fmt: skip
+) -> tuple[np.ndarray, Header]:
     with _open(source, name) as opened:
         try:
             _refuse_misread(opened, name)
             picture, found = _upright(opened)
             if channels is None:
                 channels = 1 if found.grey else 3
-            if found.mode.startswith("I"):
-                values = _sixteen_bits(picture, background, name)
-                picture = Image.fromarray((values >> 8).astype(np.uint8))
+            if found.deep:
+                values, clear = _sixteen_bits(picture, name)
+                found = replace(found, top=int(values.max(where=~clear, initial=0)))
+                levels = _eight_bits(values, depth)
+                levels[clear] = background
+                picture = Image.fromarray(levels)
             else:
                 picture = _plain(picture, found, background)
             picture = picture.convert("L" if channels == 1 else "RGB")
@@ -256,8 +275,9 @@ def portable(data: bytes, name: str | None = None) -> bytes:
                 return data
             _refuse_misread(opened, name)
             picture, found = _upright(opened)
-            if found.mode.startswith("I"):
-                picture = Image.fromarray(_sixteen_bits(picture, WHITE, name).astype(np.uint16))
+            if found.deep:
+                values, clear = _sixteen_bits(picture, name)
+                picture = Image.fromarray(np.where(clear, np.uint16(65535), values))
             else:
                 picture = _plain(picture, found, WHITE).convert("L" if found.grey else "RGB")
             stream = io.BytesIO()
@@ -272,6 +292,23 @@ def portable(data: bytes, name: str | None = None) -> bytes:
 
 def _damaged(name: str, error: Exception) -> BadPicture:
     return BadPicture(f"{name} is damaged and cannot be decoded ({error}); repair or remove it")
+
+
+def depth_in_use(paths: Sequence[Path]) -> int | None:
+    """The fewest bits, 8-16, that hold all 16-bit grey among the files; None without any.
+
+    Reads their pixels; files that cannot be read are passed over.
+    """
+
+    def top(path: Path) -> int | None:
+        try:
+            return _decode(path, (1, 1), 1, str(path))[1].top
+        except BadPicture:
+            return None
+
+    with ThreadPoolExecutor() as pool:
+        tops = [each for each in pool.map(top, paths) if each is not None]
+    return max(8, max(tops).bit_length()) if tops else None
 
 
 @dataclass(frozen=True)
@@ -290,6 +327,7 @@ def decode_all(
     channels: int,
     *,
     names: Sequence[str] | None = None,
+    depth: int | None = None,
     skip_bad: bool = False,
     in_file: bool = False,
 ) -> Decoded:
@@ -300,6 +338,7 @@ def decode_all(
         size: (height, width) of all.
         channels: 1 or 3.
         names: what messages call them.
+        depth: see `decode`.
         skip_bad: leave unreadable ones out.
         in_file: keep the pixels of large sets in a temporary file (`stored.StoredPictures`).
 
@@ -317,7 +356,9 @@ def decode_all(
 
     def fill(index: int) -> None:
         try:
-            pixels[index], headers[index] = _decode(sources[index], size, channels, names[index])
+            pixels[index], headers[index] = _decode(
+                sources[index], size, channels, names[index], depth
+            )
         except BadPicture as error:
             if not skip_bad:
                 raise
@@ -387,6 +428,7 @@ def stream(
     shape: tuple[int, int, int],
     *,
     batch_size: int = 256,
+    depth: int | None = None,
     skip_bad: bool = False,
 ) -> Iterator[Decoded]:
     """Pictures from files, folders and `.npy` arrays in batches, in bounded memory.
@@ -395,6 +437,7 @@ def stream(
         paths: files, folders (searched below) and `.npy` arrays, in the order given.
         shape: the (H, W, C) that the model takes.
         batch_size: pictures in a batch; only the last batch of a source is smaller.
+        depth: see `decode`.
         skip_bad: leave unreadable pictures out and report them in the batch's `bad`.
 
     Raises:
@@ -412,7 +455,7 @@ def stream(
         else:
             files = files_of(sources)
             while chunk := list(islice(files, batch_size)):
-                yield decode_all(chunk, shape[:2], shape[2], skip_bad=skip_bad)
+                yield decode_all(chunk, shape[:2], shape[2], depth=depth, skip_bad=skip_bad)
 
 
 def content_hashes(pixels: np.ndarray) -> list[bytes]:
