@@ -145,7 +145,9 @@ def _record(detector: GraphDetector, graph: keras.Model, metrics: dict, dtype: s
             "shape": ["batch", *graph.output["error_map"].shape[1:]],
             "highest_share": detector.highest_share,
         }
-    return {
+    # Left out where it says nothing, as in the settings.
+    depth = {} if detector.depth is None else {"depth": detector.depth}
+    return depth | {
         "lisae_tf": __version__,
         "variant": metrics["variant"],
         "seed": metrics["seed"],
@@ -172,5 +174,6 @@ def _record(detector: GraphDetector, graph: keras.Model, metrics: dict, dtype: s
             "negatives": data["negatives"],
             "protocol": data["protocol"],
             "config_hash": metrics["config_hash"],
+            **{name: str(value) for name, value in depth.items()},
         },
     }

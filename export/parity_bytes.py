@@ -73,8 +73,10 @@ def _encode(images: np.ndarray, size: tuple[float, float], name: str, options) -
 def _measure(model: SavedModel, encoded: np.ndarray) -> dict[str, Any]:
     """The graph's decoding against Pillow's: in levels, in share of values, in scores."""
     height, width, channels = model.shape
-    outside = pictures.decode_all(list(encoded), (height, width), channels).pixels
-    inside = _decode(tf.constant(encoded), model.shape).numpy()
+    outside = pictures.decode_all(
+        list(encoded), (height, width), channels, depth=model.depth
+    ).pixels
+    inside = _decode(tf.constant(encoded), model.shape, model.depth).numpy()
     gap = np.abs(inside.astype(int) - outside.astype(int))
     expected = model.score(outside).astype(np.float64)
     found = model.loaded.run("score_bytes", {"image_bytes": encoded}, ["score"])["score"]

@@ -83,7 +83,7 @@ def signatures(artefact: Artefact) -> dict[str, tf.types.experimental.GenericFun
         return found  # no such pictures are ever encoded
 
     def score_bytes(image_bytes):
-        image = decode_pictures(image_bytes, shape)
+        image = decode_pictures(image_bytes, shape, artefact.detector.depth)
         return artefact.answer(scale(shape)(image) if artefact.dtype == "float32" else image)
 
     def of_examples(inputs):

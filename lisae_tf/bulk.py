@@ -89,14 +89,16 @@ def _listed(part: Part) -> list[str]:
         return [json.loads(line) for line in islice(stream, part.size)]
 
 
-def _batches(part: Part, shape: tuple[int, int, int]) -> Iterator[pictures.Decoded]:
+def _batches(
+    part: Part, shape: tuple[int, int, int], depth: int | None
+) -> Iterator[pictures.Decoded]:
     """The part's pictures; batches begin at its first one, whoever reads it."""
     start, end = part.rows
     if Path(part.source).name == LISTING:
         names = _listed(part)
         for k in range(0, part.size, BATCH_SIZE):
             files = [Path(file) for file in names[k : k + BATCH_SIZE]]
-            yield pictures.decode_all(files, shape[:2], shape[2], skip_bad=True)
+            yield pictures.decode_all(files, shape[:2], shape[2], depth=depth, skip_bad=True)
     elif part.source.lower().endswith(".npy"):
         array = pictures.load_array(Path(part.source), shape)
         for k in range(start, end, BATCH_SIZE):
@@ -109,15 +111,17 @@ def _batches(part: Part, shape: tuple[int, int, int]) -> Iterator[pictures.Decod
         for encoded in picture_tables.encoded(Path(part.source), start, end, part.begin):
             batch.append(encoded)
             if len(batch) == BATCH_SIZE:
-                yield _decoded_rows(batch, part.source, first, shape)
+                yield _decoded_rows(batch, part.source, first, shape, depth)
                 first, batch = first + len(batch), []
         if batch:
-            yield _decoded_rows(batch, part.source, first, shape)
+            yield _decoded_rows(batch, part.source, first, shape, depth)
 
 
-def _decoded_rows(batch: list[bytes], source: str, first: int, shape) -> pictures.Decoded:
+def _decoded_rows(
+    batch: list[bytes], source: str, first: int, shape: tuple[int, int, int], depth: int | None
+) -> pictures.Decoded:
     names = [f"{source}#{row}" for row in range(first, first + len(batch))]
-    return pictures.decode_all(batch, shape[:2], shape[2], names=names, skip_bad=True)
+    return pictures.decode_all(batch, shape[:2], shape[2], names=names, depth=depth, skip_bad=True)
 
 
 @lru_cache(maxsize=1)
@@ -147,7 +151,7 @@ def score_part(part: Part, folder: str, run: str | None, model: str | None) -> i
     scorer, alpha = _scorer(run, model)
     columns: dict[str, list] = {"path": [], "score": [], "is_anomaly": [], "reason": []}
     unreadable = 0
-    for batch in _batches(part, scorer.shape):
+    for batch in _batches(part, scorer.shape, scorer.depth):
         scores = scorer.score(batch.pixels).tolist() if batch.names else []
         missing = [None] * len(batch.bad)
         columns["path"] += map(as_utf8, [*batch.names, *batch.bad])

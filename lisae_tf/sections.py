@@ -46,7 +46,10 @@ class Data(Section):
     mirror: bool = False  # train on each picture mirrored left to right as well
     size: Annotated[list[Side], Field(min_length=2, max_length=2)] | None = None
     channels: Literal[1, 3] | None = None
-    # Left out of the record unless set: results from before there were tiles stay comparable.
+    # Bits in use of pictures with 16, by the normal ones: 12 of many cameras. 16 unless set. Left
+    # out of the record unless set, as are tiles: results from before there were such settings stay
+    # comparable.
+    depth: Annotated[int | None, Field(ge=8, le=16, exclude_if=is_none)] = None
     tile: Annotated[Side | None, Field(exclude_if=is_none)] = None
     stride: Annotated[Natural | None, Field(exclude_if=is_none)] = None  # `tile` unless given
     stopping_fraction: Fraction = 0.1

@@ -81,9 +81,11 @@ def test_leaks_across_sets_exact_first():
         (
             Header(64, 32, "RGBA"),
             1,
-            "resized to 32x32, stretched 2.00 times, alpha dropped, colour",
+            "resized to 32x32, stretched 2.00 times, transparency laid over white, colour",
         ),
         (Header(32, 32, "I;16"), 1, "16 bits to 8"),
+        (Header(32, 32, "RGB;16"), 3, "upper 8 of 16 bits"),
+        (Header(32, 32, "LA;16"), 1, "upper 8 of 16 bits, transparency laid over white"),
         (Header(32, 32, "CMYK"), 3, "turned to RGB"),
         (Header(32, 32, "P"), 3, "turned to RGB"),
         (Header(32, 32, "P"), 1, "colour turned to grey"),
@@ -152,16 +154,16 @@ def test_a_photograph_on_its_side_is_measured_upright(folders, tmp_path):
 def test_files_that_are_no_pictures_by_name_are_named(folders, tmp_path):
     normal = folders["--normal-dir"]
     (normal / "sub").mkdir()
-    for name in ("a.tif", "b.webp", "sub/c.gif", "notes.txt", ".DS_Store"):
+    for name in ("a.psd", "b.svg", "sub/c.gif", "notes.txt", ".DS_Store"):
         (normal / name).write_text("x")
     (normal / "link").symlink_to(folders["--negative-dir"])
     result = dry_run(*options(folders), "--json", tmp_path / "check.json")
     assert result.exit_code == 0, result.output
     said = " ".join(result.output.split())
-    assert "note: 5 normal files are left out, for only .png, .jpg, .jpeg, .bmp are read" in said
+    assert "note: 5 normal files are left out, for only .png, .jpg, .jpeg, .bmp, .tif, " in said
     assert "and 2 more" in said
     found = json.loads((tmp_path / "check.json").read_text())["sets"]
-    names = ("a.tif", "b.webp", "link", "notes.txt", "sub/c.gif")
+    names = ("a.psd", "b.svg", "link", "notes.txt", "sub/c.gif")
     assert found["normal"]["others"] == [str(normal / name) for name in names]
     assert found["negative"]["others"] == []
     assert found["normal"]["usable"] == 24
@@ -257,8 +259,8 @@ def test_training_notes_what_the_check_finds(folders):
     config = resolve({"dataset": "folder", "variant": "lis", **named})
     notes = load_folder_training(config, skip_bad=False).notes
     assert notes == (f"1 normal picture is of one colour: {folders['--normal-dir'] / 'red.png'}",)
-    (folders["--negative-dir"] / "a.tif").write_text("x")
+    (folders["--negative-dir"] / "a.psd").write_text("x")
     notes = load_folder_training(config, skip_bad=False).notes
-    assert [note for note in notes if "1 negative file is left out" in note and "a.tif" in note]
+    assert [note for note in notes if "1 negative file is left out" in note and "a.psd" in note]
     notes = load_folder_test(config, skip_bad=False).notes
     assert len(notes) == 1 and "1 anomaly picture is a near copy of normal ones" in notes[0]

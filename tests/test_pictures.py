@@ -83,7 +83,7 @@ def palette():
     return image
 
 
-RED, BLUE = (255, 0, 0), (0, 0, 255)
+RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 GREY_RED, GREY_BLUE = 76, 29  # ITU-R 601
 
 
@@ -91,11 +91,11 @@ GREY_RED, GREY_BLUE = 76, 29  # ITU-R 601
     "image, options, expected",
     [
         (Image.fromarray(np.array([[0, 255]], np.uint8)).convert("1"), {}, [[0], [255]]),
-        (np.array([[[9, 0], [200, 255]]], np.uint8), {}, [[9], [200]]),
-        (np.array([[[*RED, 0], [*BLUE, 255]]], np.uint8), {}, [RED, BLUE]),
+        (np.array([[[9, 0], [200, 255]]], np.uint8), {}, [[255], [200]]),
+        (np.array([[[*RED, 0], [*BLUE, 255]]], np.uint8), {}, [WHITE, BLUE]),
         (palette(), {}, [(10, 20, 30), (200, 100, 0)]),
-        (palette(), {"transparency": 0}, [(10, 20, 30), (200, 100, 0)]),
-        (palette(), {"transparency": b"\x00\x80"}, [(10, 20, 30), (200, 100, 0)]),
+        (palette(), {"transparency": 0}, [WHITE, (200, 100, 0)]),
+        (palette(), {"transparency": b"\x00\x80"}, [WHITE, (227, 177, 127)]),
         (np.array([[255, 256]], np.uint16), {}, [[0], [1]]),
         (np.array([[32768, 65535]], np.uint16), {}, [[128], [255]]),
     ],
@@ -177,12 +177,12 @@ def test_the_largest_picture_passes_the_header():
 def test_animations_are_refused(tmp_path):
     frames = [Image.new("L", (4, 4), level) for level in (0, 100)]
     frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
-    with pytest.raises(BadPicture, match=r"a\.png is an animation; give single pictures"):
+    with pytest.raises(BadPicture, match=r"a\.png holds several pictures .*; save each as a file"):
         decode(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("kept", [0, 3, 60, 0.5, 0.95])
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".tif", ".webp"])
 def test_truncated_files_are_named(kept, suffix, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (40, 40), dtype=np.uint8)
     path = encode(noise, tmp_path / f"half{suffix}")
@@ -205,11 +205,19 @@ def valid(tmp_path_factory):
     folder = tmp_path_factory.mktemp("valid")
     noise = np.random.default_rng(0).integers(0, 256, (12, 10, 3), dtype=np.uint8)
     tags = exif((270, 2, b"ab"), (274, 3, struct.pack("<H", 6)))
-    modes = {"a.png": "P", "b.png": "RGBA", "c.jpg": "RGB", "d.jpg": "CMYK", "e.bmp": "P"}
+    modes = {
+        "a.png": "P",
+        "b.png": "RGBA",
+        "c.jpg": "RGB",
+        "d.jpg": "CMYK",
+        "e.bmp": "P",
+        "f.tif": "RGB",
+        "g.webp": "RGBA",
+    }
     return [
         encode(
             Image.fromarray(noise).convert(mode), folder / name,
-            **({"exif": tags} if name[-3:] in ("png", "jpg") else {}),
+            **({"exif": tags} if name[-3:] in ("png", "jpg", "ebp") else {}),
         ).read_bytes()
         for name, mode in modes.items()
     ]  # fmt: skip
@@ -235,7 +243,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_find_is_nested_sorted_and_leaves_hidden_and_other_files_out(tmp_path):
     shown = ["a/z.PNG", "a/b/c.jpeg", "b.bmp", "d.jpg"]
-    for name in [*shown, ".hidden.png", ".git/e.png", "a/.cache/f.png", "notes.txt", "g.tiff"]:
+    for name in [*shown, ".hidden.png", ".git/e.png", "a/.cache/f.png", "notes.txt", "g.gif"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()

@@ -121,7 +121,7 @@ def test_too_small_folders_are_refused(side, minimum, count, three_folders):
     for path in picture_files.find(three_folders / side)[kept:]:
         path.unlink()
     reason = f"usable {side} picture{'s' * (kept != 1)}; training needs at least {minimum}"
-    wanted = rf"{side} holds {kept} {reason}" if kept else f"{side} holds no PNG, JPEG or BMP"
+    wanted = rf"{side} holds {kept} {reason}" if kept else f"{side} holds no PNG, JPEG, BMP"
     with pytest.raises(LisaeError, match=wanted):
         load_training(folder_config(three_folders))
 

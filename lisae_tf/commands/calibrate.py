@@ -49,7 +49,10 @@ def command(
     if normal_dir is not None:
         found = picture_files.find(normal_dir)
         shared.tell_others([normal_dir])
-        decoded = pictures.decode_all(found, detector.shape[:2], detector.shape[2])
+        decoded = pictures.decode_all(
+            found, detector.shape[:2], detector.shape[2], depth=detector.depth
+        )
+        shared.tell_depth(decoded, detector.depth)
         scores = detector.score(decoded.pixels)
     old, threshold = detector.threshold_, choose_threshold(scores, fpr)
     detector.set_threshold(threshold)
@@ -92,9 +95,11 @@ def calibrate_model(path: Path, fpr: float, normal_dir: Path, out: Path | None) 
     model = open_model(path)
     place = next_place(model, out)
     shared.tell_others([normal_dir])
-    normal = pictures.decode_all(
-        picture_files.find(normal_dir), model.shape[:2], model.shape[2]
-    ).pixels
+    decoded = pictures.decode_all(
+        picture_files.find(normal_dir), model.shape[:2], model.shape[2], depth=model.depth
+    )
+    shared.tell_depth(decoded, model.depth)
+    normal = decoded.pixels
     threshold = choose_threshold(model.score(normal), fpr)
     recalibrate(model, threshold, normal, place)
     record = artefacts.read_record(place, model.record["kind"])

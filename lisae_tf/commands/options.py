@@ -12,6 +12,8 @@ from lisae_tf.errors import LisaeError
 if TYPE_CHECKING:  # slow to import
     from rich.console import Console
 
+    from lisae_tf.data.pictures import Decoded
+
 data_dir = click.option(
     "--data-dir", type=click.Path(path_type=Path), envvar="TFDS_DATA_DIR",
     help="Folder of TensorFlow Datasets (or TFDS_DATA_DIR).",
@@ -120,6 +122,16 @@ def tell_others(paths: Iterable[Path]) -> None:
 
     found = (other for path in paths if path.is_dir() for other in picture_files.others(path))
     for remark in picture_files.remark(found):
+        click.echo(f"note: {remark}", err=True)
+
+
+def tell_depth(decoded: "Decoded", depth: int | None) -> None:
+    """Names pictures that have lost levels on the way to 8 bits, on stderr."""
+    if not any(header.deep or header.cut for header in decoded.headers):
+        return
+    from lisae_tf.data import checks
+
+    for remark in checks.depth_remarks("new", decoded, depth):
         click.echo(f"note: {remark}", err=True)
 
 

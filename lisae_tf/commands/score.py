@@ -130,7 +130,7 @@ def scored_rows(
     """One record for each picture; unreadable ones are named on standard error.
 
     Args:
-        scorer: a detector or an exported model: anything with `shape` and `score`.
+        scorer: a detector or an exported model: anything with `shape`, `depth` and `score`.
         alpha: its threshold.
         paths: files, folders and `.npy` arrays.
         skip_bad: leave unreadable pictures out.
@@ -144,7 +144,8 @@ def scored_rows(
     if maps is not None:
         scorer.require_maps()
     number = 0
-    for batch in pictures.stream(paths, scorer.shape, skip_bad=skip_bad):
+    for batch in pictures.stream(paths, scorer.shape, depth=scorer.depth, skip_bad=skip_bad):
+        shared.tell_depth(batch, scorer.depth)
         for reason in batch.bad.values():
             click.echo(f"left out: {reason}", err=True)
         scores = scorer.score(batch.pixels)
@@ -171,7 +172,9 @@ def _write_maps(scorer, alpha: float, batch, folder: Path, first: int) -> Iterat
     for k, (name, error) in enumerate(zip(batch.names, errors, strict=True)):
         file = Path(name)
         # Rows of an array have no file; they are drawn at the model's size.
-        picture = decode(file) if file.suffix.lower() in SUFFIXES else batch.pixels[k]
+        picture = (
+            decode(file, depth=scorer.depth) if file.suffix.lower() in SUFFIXES else batch.pixels[k]
+        )
         place = folder / f"{first + k:06d}-{file.stem}.png"
         with replacing(place) as temporary:
             drawn = overlay(picture, error, alpha, scorer.highest_share)

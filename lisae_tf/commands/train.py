@@ -81,7 +81,7 @@ def command(
     strategy = _strategy(distribute, config, out)
     chief = strategy is None or distribution.is_chief(strategy)
     quiet |= not chief
-    config = folders.settle_folder_channels(config)
+    config = folders.settle_folder_channels(config, settled=bool(continued))
     before = continuation.load(continued, config) if continued else None
     folder = out or runs.default_folder(run_name(config), resume=resume)
     if chief:  # before pictures are read, which may take minutes

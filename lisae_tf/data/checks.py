@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
 from lisae_tf.data.picture_files import few
-from lisae_tf.data.pictures import Decoded, content_hashes
+from lisae_tf.data.pictures import FULL_DEPTH, Decoded, content_hashes
 from lisae_tf.data.stored import Pictures, batches
 
 # Two pictures are near copies if their grey thumbnails differ by less than this, in levels of
@@ -128,6 +128,26 @@ def set_remarks(what: str, found: SetChecks) -> list[str]:
         if pairs:
             copies = "copies" if len(pairs) > 1 else "copy"
             said.append(f"{len(pairs)} {kind} {copies} among the {what} pictures: {few(pairs)}")
+    return said
+
+
+def depth_remarks(what: str, found: Decoded, depth: int | None) -> list[str]:
+    """One sentence for each way in which levels of a set are lost; none where none are."""
+    said, named = [], list(zip(found.names, found.headers, strict=False))
+    over = [name for name, header in named if (header.top or 0) >> (depth or FULL_DEPTH)]
+    if over:
+        hold = "pictures hold" if len(over) > 1 else "picture holds"
+        said.append(
+            f"{len(over)} {what} {hold} values of more than the {depth} bits that were found in "
+            f"normal pictures (data.depth), which become white: {few(over)}"
+        )
+    cut = [name for name, header in named if header.cut]
+    if cut:
+        have = "pictures have" if len(cut) > 1 else "picture has"
+        said.append(
+            f"{len(cut)} {what} {have} 16 bits in colour or with alpha, of which the upper 8 are "
+            f"read; if the lower ones matter, save grey without alpha or 8 bits: {few(cut)}"
+        )
     return said
 
 

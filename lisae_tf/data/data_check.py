@@ -71,7 +71,9 @@ class DataReport:
         return asdict(self)
 
 
-def treatment(header: pictures.Header, size: tuple[int, int], channels: int) -> str:
+def treatment(
+    header: pictures.Header, size: tuple[int, int], channels: int, depth: int | None = None
+) -> str:
     """What decoding does to a picture of this kind, in words."""
     height, width = size
     done = ["turned upright (EXIF)"] if header.turned else []
@@ -82,28 +84,31 @@ def treatment(header: pictures.Header, size: tuple[int, int], channels: int) -> 
         done.append(f"resized to {width}x{height}{larger}")
         if stretch > STRETCHED:
             done.append(f"stretched {stretch:.2f} times")
-    if header.mode.startswith("I"):
-        done.append("16 bits to 8")
-    if "A" in header.mode:
-        done.append("alpha dropped")
+    if header.deep:
+        used = f"{depth} of " if depth and depth < pictures.FULL_DEPTH else ""
+        done.append(f"{used}16 bits to 8")
+    if header.cut:
+        done.append("upper 8 of 16 bits")
+    if header.clear:
+        done.append("transparency laid over white")
     if header.grey and channels == 3:
         done.append("grey repeated to RGB")
     elif not header.grey and channels == 1:
         done.append("colour turned to grey")
-    elif header.mode not in ("RGB", "RGBA") and channels == 3:
+    elif header.mode[:3] != "RGB" and channels == 3:
         done.append("turned to RGB")
     return ", ".join(done) or "as it is"
 
 
-def _report(folder: PictureSet, size: tuple[int, int], channels: int):
+def _report(folder: PictureSet, size: tuple[int, int], channels: int, depth: int | None):
     files = folder.files()
-    decoded = pictures.decode_all(files, size, channels, skip_bad=True, in_file=True)
+    decoded = pictures.decode_all(files, size, channels, depth=depth, skip_bad=True, in_file=True)
     kinds: Counter[str] = Counter()
     treatments = {}
     for header in decoded.headers:
         kind = f"{header.width}x{header.height} {header.mode}{' (turned)' * header.turned}"
         kinds[kind] += 1
-        treatments[kind] = treatment(header, size, channels)
+        treatments[kind] = treatment(header, size, channels, depth)
     found = checks.check_set(decoded)
     report = SetReport(
         str(folder.root), len(files), len(decoded.names), dict(kinds.most_common()), treatments,
@@ -185,7 +190,7 @@ def check(config: Config, *, skip_bad: bool = False) -> DataReport:
     size, channels = tuple(config.data.size), config.data.channels
     decoded, sets, errors, warnings = {}, {}, [], []
     for name, needs in _folders(config).items():
-        decoded[name], found, report = _report(needs.folder, size, channels)
+        decoded[name], found, report = _report(needs.folder, size, channels, config.data.depth)
         sets[name] = report
         if report.unreadable:
             count = len(report.unreadable)
@@ -206,6 +211,7 @@ def check(config: Config, *, skip_bad: bool = False) -> DataReport:
             except LisaeError as error:
                 errors.append(f"{name}: {error}")
         warnings += picture_files.remark(report.others, name)
+        warnings += checks.depth_remarks(name, decoded[name], config.data.depth)
         warnings += checks.set_remarks(name, found)
         stretched = sum(report.kinds[k] for k, t in report.treatment.items() if "stretched" in t)
         if stretched:

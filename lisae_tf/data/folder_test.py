@@ -36,7 +36,9 @@ def test_of(opened: Folders) -> TestData:
     kinds = [""] * len(labels)
     for what, side in opened.tests.items():
         read = side.found
-        notes += picture_files.remark(side.others, what) + remarks(read, what)
+        notes += picture_files.remark(side.others, what) + remarks(
+            read, what, opened.config.data.depth
+        )
         rows = list(range(len(read.names)))
         if what == NORMAL_TEST:
             unused = {pair.other for pair in opened.known_tests}

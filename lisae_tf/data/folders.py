@@ -72,15 +72,20 @@ def read_set(
     for mask, picture in masks.lookalikes(files):
         raise LisaeError(masks.lookalike_sentence(mask, picture, option))
     return pictures.decode_all(
-        files, size_of(config), config.data.channels or 3, skip_bad=skip_bad,
-        in_file=config.features is not None,
+        files, size_of(config), config.data.channels or 3, depth=config.data.depth,
+        skip_bad=skip_bad, in_file=config.features is not None,
     )  # fmt: skip
 
 
-def settle_folder_channels(config: Config) -> Config:
-    """Size and channels, where they are not set, by the normal pictures; written into the settings.
+def settle_folder_channels(config: Config, *, settled: bool = False) -> Config:
+    """What of size, channels and depth is not set, by the normal pictures; put into the settings.
 
-    Grey if every readable one is grey, else RGB. 64x64 pixels; for features, see `_own_size`.
+    Grey if every readable one is grey, else RGB. 64x64 pixels; for features, see `_own_size`. The
+    depth is one for all, for a divisor of each picture's own would change how bright it is.
+
+    Args:
+        config: settings.
+        settled: whether they are a run's own, which may be older than the setting of the depth.
 
     Raises:
         LisaeError: a folder is missing or empty, before any picture is read.
@@ -95,16 +100,19 @@ def settle_folder_channels(config: Config) -> Config:
     test_sets(config.test_dir, config.anomaly_dir)
     if config.negative_dir:
         refuse_empty_kinds(Path(config.negative_dir))
-    if config.data.channels and config.data.size:
+    if config.data.channels and config.data.size and (config.data.depth or settled):
         return config
     files = (path for d in config.normal_dirs for path in picture_files.find(Path(d)))
-    headers = []
+    found = {}
     for path in files:
         with contextlib.suppress(pictures.BadPicture):  # decoding names it
-            headers.append(pictures.header(path))
+            found[path] = pictures.header(path)
+    headers = list(found.values())
+    deep = [path for path, header in found.items() if header.deep]
+    depth = config.data.depth or pictures.depth_in_use(deep)
     channels = config.data.channels or (1 if all(each.grey for each in headers) else 3)
     size = config.data.size or list(_own_size(headers) if config.features else FOLDER_SIZE)
-    data = config.data.model_copy(update={"channels": channels, "size": size})
+    data = config.data.model_copy(update={"channels": channels, "size": size, "depth": depth})
     return config.model_copy(update={"data": data})
 
 
@@ -356,10 +364,11 @@ def _entries(side: Side, number: int, parts: Sequence[str]) -> list[Entry]:
     ]  # fmt: skip
 
 
-def remarks(found: pictures.Decoded, what: str) -> list[str]:
-    """What the user should know of a set: files left out, constant pictures and copies."""
-    left_out = [f"left out: {reason}" for reason in found.bad.values()]
-    return left_out + checks.set_remarks(what, checks.check_set(found))
+def remarks(found: pictures.Decoded, what: str, depth: int | None) -> list[str]:
+    """What the user should know of a set: files left out, lost bits, constant ones and copies."""
+    said = [f"left out: {reason}" for reason in found.bad.values()]
+    said += checks.depth_remarks(what, found, depth)
+    return said + checks.set_remarks(what, checks.check_set(found))
 
 
 def _remarks_on_others(folders: list[str], what: str) -> list[str]:
@@ -438,7 +447,9 @@ def load_folder_training(config: Config, *, skip_bad: bool) -> TrainingData:
 def _training(opened: Folders) -> TrainingData:
     config, normals = opened.config, opened.normals
     notes = _remarks_on_others(config.normal_dirs, "normal")
-    notes += [remark for side in normals for remark in remarks(side.found, "normal")]
+    notes += [
+        remark for side in normals for remark in remarks(side.found, "normal", config.data.depth)
+    ]
     for k, side in enumerate(normals):
         for earlier in normals[:k]:
             notes += refuse_overlap(earlier.found, "normal", side.found, "also normal")
@@ -449,7 +460,7 @@ def _training(opened: Folders) -> TrainingData:
     if opened.negative:
         negative, chosen = opened.negative
         notes += _remarks_on_others([config.negative_dir], "negative")
-        notes += remarks(negative, "negative")
+        notes += remarks(negative, "negative", config.data.depth)
         for side in normals:
             notes += refuse_overlap(side.found, "normal", negative, "negative")
         sides, more = _negatives(config, negative, chosen[:3], normal_parts)

@@ -53,8 +53,8 @@ def refuse_empty_kinds(root: Path) -> None:
     for folder in _folders(root):
         if next(picture_files.walk(folder), None) is None:
             raise LisaeError(
-                f"the folder {folder} holds no PNG, JPEG or BMP picture of its kind; put some in "
-                "or remove it"
+                f"the folder {folder} holds no {picture_files.NAMES} picture of its kind; put some "
+                "in or remove it"
             )
 
 

@@ -18,6 +18,7 @@ from lisae_tf.data.layout import kind_of
 from lisae_tf.errors import LisaeError
 
 PROPORTIONS = 0.02  # of a picture and its mask may differ by so much: rounded when scaled
+BLACK = 0  # what a mask shows where it is transparent
 WHITE = 127  # a mask marks what is above
 _MASK = "_mask"
 _ENDINGS = (_MASK, "_label", "_gt")  # of names that are seen in the field
@@ -131,7 +132,7 @@ def read_masks(
 
 def _read(path: Path, picture: Path, size: tuple[int, int]) -> np.ndarray:
     """One mask: bool (H, W)."""
-    mask = pictures.decode(path, channels=1)[..., 0]
+    mask = pictures.decode(path, channels=1, background=BLACK)[..., 0]
     (height, width), (own_height, own_width) = pictures.decode(picture).shape[:2], mask.shape
     if abs(own_height * width / (own_width * height) - 1) > PROPORTIONS:
         raise LisaeError(
@@ -145,7 +146,7 @@ def _read(path: Path, picture: Path, size: tuple[int, int]) -> np.ndarray:
 
 def _two_valued(path: Path) -> bool:
     try:
-        pixels = pictures.decode(path)
+        pixels = pictures.decode(path, background=BLACK)
     except pictures.BadPicture:  # named where all are decoded
         return False
     return bool(((pixels == pixels.min()) | (pixels == pixels.max())).all())

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from lisae_tf.errors import LisaeError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # Pillow's names
+NAMES = "PNG, JPEG, BMP, TIFF or WebP"
 NAMED = 3  # of the files left out, in a sentence
-_NO_PICTURE = "the folder {} holds no PNG, JPEG or BMP picture"
+_NO_PICTURE = f"the folder {{}} holds no {NAMES} picture"
 
 
 def walk(folder: Path) -> Iterator[Path]:

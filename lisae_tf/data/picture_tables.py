@@ -1,6 +1,6 @@
 """Encoded pictures inside Parquet tables and TFRecord files, read row by row. No TensorFlow.
 
-The pictures stand in a column, or feature, called "image" as the bytes of PNG, JPEG or BMP files.
+The pictures stand in a column, or feature, called "image" as the bytes of picture files.
 """
 
 import struct

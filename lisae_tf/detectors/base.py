@@ -67,6 +67,11 @@ class Detector(ABC):
         return None if before is None else before.score(images), self.score(images)
 
     @property
+    def depth(self) -> int | None:
+        """The bits in use of the 16-bit pictures that it was trained on; see `pictures.decode`."""
+        return self.config.data.depth
+
+    @property
     def solved(self) -> bool:
         """Whether a fit on more pictures needs nothing of the one before."""
         return False

@@ -161,6 +161,7 @@ def _parsed(path: Path) -> Record:
             and type(record["version"]) is int
             and all(isinstance(text, str) for text in record["metadata"].values())
             and _is_map(record.get("error_map"))
+            and _is_depth(record.get("depth"))
         )
     except FileNotFoundError as error:
         raise LisaeError(
@@ -180,6 +181,11 @@ def _is_map(stored: Any) -> bool:
     sides = stored["shape"][1:]
     known = len(sides) == 2 and all(type(side) is int and 1 <= side <= 4096 for side in sides)
     return known and 0 < stored["highest_share"] <= 1
+
+
+def _is_depth(stored: Any) -> bool:
+    """Whether the bits in use of 16-bit pictures are such; most models have none."""
+    return stored is None or (type(stored) is int and 8 <= stored <= 16)
 
 
 def _is_plain(name: str) -> bool:

@@ -23,6 +23,7 @@ class Model(ABC):
         path: the file or version folder.
         record: what is known of it.
         shape: (H, W, C) of a picture.
+        depth: the bits in use of 16-bit pictures; None for all of them.
         batch_size: pictures in one call of the runtime.
         threshold: the stored default α.
         metadata: names, data, hashes and the like, as text.
@@ -34,6 +35,7 @@ class Model(ABC):
         self.path = path
         self.record = record
         self.shape: tuple[int, int, int] = tuple(record["shape"])
+        self.depth: int | None = record.get("depth")
         self.batch_size = max(1, min(BATCH_SIZE, PIXELS // (self.shape[0] * self.shape[1])))
         self.threshold = artefacts.threshold_of(record).alpha
         self.metadata = artefacts.metadata_of(record)

@@ -39,10 +39,10 @@ class InspectionCell(Cell):
 
 @cache
 def _size(of: InspectionSet, pixels: bool) -> dict[str, object]:
-    """Size and channels that `train` gives the pictures of a set."""
+    """Size, channels and depth that `train` gives the pictures of a set."""
     options = {"mvtec": str(of.root), "features": "none" if pixels else None}
     config = settle_folder_channels(settle(options, None, [])[0])
-    return {"size": config.data.size, "channels": config.data.channels}
+    return {name: getattr(config.data, name) for name in ("size", "channels", "depth")}
 
 
 def config_of(of: InspectionSet, split: Split, row: Row, seed: int) -> Config:

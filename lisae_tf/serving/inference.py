@@ -9,6 +9,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from tensorflow.core.example import example_pb2
 
+from lisae_tf.data import pictures
 from lisae_tf.serving.codes import RequestError
 from lisae_tf.serving.limits import Limits
 from lisae_tf.serving.saved_model import ServedModel
@@ -22,17 +23,29 @@ def strings(values: Sequence[bytes]) -> np.ndarray:
     return array
 
 
-def _pictures_in(examples: Iterable[bytes]) -> list[bytes]:
-    """The byte strings in serialised tf.train.Examples, all of which must be pictures."""
-    found = []
-    for data in examples:
-        try:
-            features = example_pb2.Example.FromString(data).features.feature
-        except DecodeError as error:
-            raise RequestError("INVALID_ARGUMENT", "an input is no tf.train.Example") from error
-        for feature in features.values():
-            found += feature.bytes_list.value
-    return found
+def _parsed(examples: Iterable[bytes]) -> list[example_pb2.Example]:
+    try:
+        return [example_pb2.Example.FromString(data) for data in examples]
+    except DecodeError as error:
+        raise RequestError("INVALID_ARGUMENT", "an input is no tf.train.Example") from error
+
+
+def _portable_examples(examples: Iterable[bytes], limits: Limits) -> list[bytes]:
+    """Serialised tf.train.Examples, whose byte strings must all be pictures."""
+    parsed = _parsed(examples)
+    lists = [f.bytes_list.value for each in parsed for f in each.features.feature.values()]
+    limits.check_pictures(data for values in lists for data in values)
+    for values in lists:
+        values[:] = _portable(values)
+    return [each.SerializeToString() for each in parsed]
+
+
+def _portable(encoded: Iterable[bytes]) -> list[bytes]:
+    """Pictures as the graph reads them, which knows fewer kinds of files."""
+    try:
+        return [pictures.portable(data) for data in encoded]
+    except pictures.BadPicture as error:
+        raise RequestError("INVALID_ARGUMENT", str(error)) from error
 
 
 def predict(
@@ -55,12 +68,18 @@ def predict(
         RequestError: beyond the limits, or inputs that do not fit.
     """
     examples = model.signature(signature).method != "predict"
+    given = dict(inputs)
     for name, array in inputs.items():
         limits.check_shape(name, array.shape)
         if array.dtype == STRINGS:
             values = array.ravel().tolist()
-            limits.check_pictures(_pictures_in(values) if examples else values)
-    return model.run(signature, inputs, outputs)
+            if examples:
+                values = _portable_examples(values, limits)
+            else:
+                limits.check_pictures(values)
+                values = _portable(values)
+            given[name] = strings(values).reshape(array.shape)
+    return model.run(signature, given, outputs)
 
 
 def _run_examples(

@@ -50,7 +50,7 @@ class Limits:
         """Refuses by their headers pictures that TensorFlow had better not decode.
 
         Raises:
-            RequestError: no PNG, JPEG or BMP, an animation, or too many pixels together.
+            RequestError: no picture, one of several frames, or too many pixels together.
         """
         total = 0
         for data in encoded:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lisae_tf.data.pictures import BadPicture, portable
 from lisae_tf.errors import LisaeError
 from lisae_tf.serving.codes import Refused
 
@@ -99,12 +100,19 @@ class ScoringClient(abc.ABC):
         return self._batches(inputs, "with_threshold")
 
     def score_encoded(self, pictures: Sequence[bytes], batch_size: int = 64) -> Scores:
-        """Scores encoded pictures of any size, as in PNG or JPEG files.
+        """Scores encoded pictures of any size and of every kind that `score` reads from files.
+
+        What a model does not decode itself, a TIFF or a turned photograph, say, is sent as PNG.
+
+        Args:
+            pictures: the bytes of the files.
+            batch_size: pictures in a request, fewer of large ones.
 
         Raises:
             LisaeError: no answer, or a refusal; one bad picture spoils its request.
         """
-        inputs = ({"image_bytes": part} for part in _parts(pictures, batch_size))
+        sent = [_sent(data) for data in pictures]
+        inputs = ({"image_bytes": part} for part in _parts(sent, batch_size))
         return self._batches(inputs, "score_bytes")
 
     def error_maps(self, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
@@ -156,6 +164,13 @@ class ScoringClient(abc.ABC):
             np.concatenate([np.empty(0, np.float32), *score]),
             np.concatenate([np.empty(0, bool), *decision]),
         )
+
+
+def _sent(data: bytes) -> bytes:
+    try:
+        return portable(data)
+    except BadPicture:
+        return data  # the server refuses it, as it does for other clients
 
 
 def _parts(values, size: int) -> Iterator:
