@@ -3,7 +3,7 @@
 Runs without TensorFlow.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -46,18 +46,19 @@ class Limits:
         if prod(shape) > self.body:
             raise RequestError("INVALID_ARGUMENT", f"{name} is too large; send smaller batches")
 
-    def check_pictures(self, encoded: Iterable[bytes]) -> None:
+    def check_pictures(self, encoded: Sequence[bytes]) -> None:
         """Refuses by their headers pictures that TensorFlow had better not decode.
 
         Raises:
             RequestError: no PNG, JPEG or BMP, an animation, or too many pixels together.
         """
         total = 0
-        for data in encoded:
+        for place, data in enumerate(encoded, start=1):
             try:
                 header = pictures.header(data)
             except pictures.BadPicture as error:
-                raise RequestError("INVALID_ARGUMENT", str(error)) from error
+                where = f"picture {place} of {len(encoded)}: " if len(encoded) > 1 else ""
+                raise RequestError("INVALID_ARGUMENT", f"{where}{error}") from error
             total += header.height * header.width
         if total > self.pixels:
             raise RequestError(

@@ -1,30 +1,27 @@
 """One version folder: checked, loaded, run.
 
 A SavedModel is a graph, and a graph can read and write files: only folders inside the given one
-are loaded, and none whose graph holds an operation that calls Python or opens files.
+are loaded, and none whose graph holds an operation that no export writes (`operations`).
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
-from tensorflow.core.framework import graph_pb2, types_pb2
+from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from lisae_tf.errors import LisaeError
+from lisae_tf.serving import operations
 from lisae_tf.serving.codes import RequestError, from_number
 from lisae_tf.serving.signatures import STRINGS, Signature, Tensor
 
 DEFAULT = "serving_default"
 MAX_GRAPH_BYTES = 2**31 - 1
 _REQUIRED = {"score": types_pb2.DT_FLOAT, "is_anomaly": types_pb2.DT_BOOL}
-_FORBIDDEN = re.compile(
-    r"PyFunc|^ReadFile$|^WriteFile$|^MatchingFiles$|Reader(V2)?$|Dataset(V\d)?$|^ImmutableConst$"
-    r"|^Rpc|^Remote|^Send$|^Recv$|^Debug|^Print|^LoadAndRemapMatrix$"
-)
 _NODE = re.compile(r"\{\{[^}]*\}\}\s*")
 
 
@@ -133,22 +130,9 @@ def _read(folder: Path) -> meta_graph_pb2.MetaGraphDef:
     stored = saved_model_pb2.SavedModel()
     try:
         stored.ParseFromString(path.read_bytes())
-        [graph] = [each for each in stored.meta_graphs if "serve" in each.meta_info_def.tags]
-    except (DecodeError, ValueError) as error:
+    except DecodeError as error:
         raise LisaeError(f"{path} is truncated or altered; export the model again") from error
-    refused = sorted({node.op for node in _nodes(graph.graph_def) if _FORBIDDEN.search(node.op)})
-    if refused:
-        raise LisaeError(
-            f"{path} holds operations that reach outside the model ({', '.join(refused)}); "
-            "serve only models that lisae exported"
-        )
-    return graph
-
-
-def _nodes(graph: graph_pb2.GraphDef) -> Iterator:
-    yield from graph.node
-    for function in graph.library.function:
-        yield from function.node_def
+    return operations.check(stored, path)
 
 
 def _check_default(definitions: Mapping[str, meta_graph_pb2.SignatureDef], folder: Path) -> None:
