@@ -223,6 +223,24 @@ def test_graphs_that_open_files_are_refused(tmp_path):
         load(tmp_path / "1")
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "{{function_node f}} Invalid PNG data, size 60\n\t [[{{node map/DecodePng}}]] [Op:f]",
+        "Graph execution error:\n\nDetected at node map/DecodePng defined at (most recent call "
+        "last):\n<stack traces unavailable>\nInvalid PNG data, size 60\n\t [[{{node x}}]] [Op:f]",
+        "Invalid PNG data, size 60",
+    ],
+)
+def test_what_the_graph_refuses_is_said_without_the_code_around_it(message):
+    import tensorflow as tf
+
+    from lisae_tf.serving import saved_model
+
+    error = tf.errors.InvalidArgumentError(None, None, message)
+    assert saved_model.reason(error) == "Invalid PNG data, size 60"
+
+
 def test_models_of_others_are_refused(tmp_path):
     import tensorflow as tf
 

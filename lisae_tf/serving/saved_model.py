@@ -73,7 +73,8 @@ class ServedModel:
             outputs: names of the outputs to give; all by default.
 
         Raises:
-            RequestError: inputs that do not fit, unknown outputs, or what the graph refuses.
+            RequestError: inputs that do not fit, unknown outputs, or what the graph refuses; of
+                several pictures the first that it refuses is named by its place.
         """
         signature = self.signature(name)
         signature.check(inputs)
@@ -84,16 +85,49 @@ class ServedModel:
                 f"output filter {list(outputs)}: the outputs are {sorted(signature.outputs)}, "
                 "each at most once",
             )
+        try:
+            found = self._call(name, inputs)
+            return {key: found[key].numpy() for key in outputs or sorted(found)}
+        except tf.errors.OpError as error:
+            where, error = self._refused(name, inputs, error)
+            raise RequestError(from_number(error.error_code), where + reason(error)) from error
+
+    def _call(self, name: str, inputs: Mapping[str, np.ndarray]) -> Mapping[str, tf.Tensor]:
         tensors = {
             key: tf.constant(array, tf.string if array.dtype == STRINGS else None, array.shape)
             for key, array in inputs.items()
         }
+        return self._loaded.signatures[name or DEFAULT](**tensors)
+
+    def _refused(
+        self, name: str, inputs: Mapping[str, np.ndarray], error: tf.errors.OpError
+    ) -> tuple[str, tf.errors.OpError]:
+        """The first of several encoded pictures that cannot be scored alone, and why.
+
+        Halves are run again, which together take no longer than the request did.
+        """
+        [(key, values), *others] = inputs.items()
+        several = values.dtype == STRINGS and values.ndim == 1 and len(values) > 1
+        if others or not several or not isinstance(error, tf.errors.InvalidArgumentError):
+            return "", error
+        start, end = 0, len(values)
+        while end - start > 1:
+            middle = (start + end) // 2
+            if self._refusal(name, {key: values[start:middle]}):
+                end = middle
+            else:
+                start = middle
+        found = self._refusal(name, {key: values[start:end]})
+        return (f"picture {end} of {len(values)}: ", found) if found else ("", error)
+
+    def _refusal(
+        self, name: str, inputs: Mapping[str, np.ndarray]
+    ) -> tf.errors.InvalidArgumentError | None:
         try:
-            found = self._loaded.signatures[name or DEFAULT](**tensors)
-            return {key: found[key].numpy() for key in outputs or sorted(found)}
-        except tf.errors.OpError as error:
-            message = _NODE.sub("", error.message.splitlines()[0])
-            raise RequestError(from_number(error.error_code), message) from error
+            self._call(name, inputs)
+        except tf.errors.InvalidArgumentError as error:
+            return error
+        return None
 
 
 def load(folder: Path, base: Path, name: str, version: int) -> ServedModel:
@@ -114,11 +148,20 @@ def load(folder: Path, base: Path, name: str, version: int) -> ServedModel:
             raise LisaeError(f"{path} leads out of {base}; copy the files instead of linking them")
     try:
         return ServedModel(name, version, folder)
+    except LisaeError:
+        raise
     except (tf.errors.OpError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise LisaeError(
             f"{folder} cannot be loaded ({_NODE.sub('', reason)}); export the model again"
         ) from error
+
+
+def reason(error: tf.errors.OpError) -> str:
+    """The line of an error that says what is wrong, without the graph's names and the code."""
+    lines = error.message.splitlines() or [type(error).__name__]
+    ends = [place for place, line in enumerate(lines) if line.lstrip().startswith("[[")]
+    return _NODE.sub("", lines[max(ends[0] - 1, 0) if ends else 0]).strip()
 
 
 def _read(folder: Path) -> meta_graph_pb2.MetaGraphDef:
