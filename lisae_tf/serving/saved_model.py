@@ -142,15 +142,25 @@ def load(folder: Path, base: Path, name: str, version: int) -> ServedModel:
     Raises:
         LisaeError: outside `base`, damaged, not one of ours, or an operation that is refused.
     """
-    inside = base.resolve()
-    for path in (folder, *folder.rglob("*")):
-        if not path.resolve().is_relative_to(inside):
-            raise LisaeError(f"{path} leads out of {base}; copy the files instead of linking them")
     try:
+        inside = base.resolve()
+        for path in (folder, *folder.rglob("*")):
+            if not path.resolve().is_relative_to(inside):
+                raise LisaeError(
+                    f"{path} leads out of {base}; copy the files instead of linking them"
+                )
         return ServedModel(name, version, folder)
     except LisaeError:
         raise
-    except (tf.errors.OpError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (
+        tf.errors.OpError,
+        OSError,
+        RuntimeError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        TypeError,
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise LisaeError(
             f"{folder} cannot be loaded ({_NODE.sub('', reason)}); export the model again"
