@@ -8,6 +8,7 @@ bilinear resize with Pillow's antialiasing. Scaling to 0-1 is part of the model'
 import hashlib
 import io
 import math
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from PIL.Image import Transpose
 from lisae_tf.data import stored
 from lisae_tf.data.picture_files import files_of, refuse_missing
 from lisae_tf.errors import LisaeError
+from lisae_tf.files import refuse_special
 
 MAX_PIXELS = 64_000_000
 _FORMATS = ("PNG", "JPEG", "BMP")
@@ -59,6 +61,9 @@ def _open(source: Path | bytes, name: str) -> Image.Image:
     """Opens the header only, and refuses picture bombs before any pixel is decoded."""
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
     too_large = BadPicture(f"{name} has more than {MAX_PIXELS:,} pixels; make it smaller first")
+    # Opening a pipe would wait for ever.
+    if isinstance(source, Path) and os.path.exists(source) and not os.path.isfile(source):
+        raise BadPicture(f"{name} is no regular file; give a picture")
     try:
         picture = Image.open(stream, formats=_FORMATS)
     except FileNotFoundError as error:
@@ -213,6 +218,7 @@ def load_array(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     Raises:
         LisaeError: no such array, or another shape or type.
     """
+    refuse_special(path)
     try:
         array = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError as error:
