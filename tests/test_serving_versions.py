@@ -1,10 +1,12 @@
 """Which versions are served, what is loaded, and how a server says that it ends."""
 
 import asyncio
+import json
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import serving_fixtures as toy
 
@@ -334,6 +336,36 @@ def test_what_the_graph_refuses_is_said_without_the_code_around_it(message):
 
     error = tf.errors.InvalidArgumentError(None, None, message)
     assert saved_model.reason(error) == "Invalid PNG data, size 60"
+
+
+def test_a_model_of_large_pictures_is_warmed_up_whatever_a_request_may_hold(tmp_path):
+    import tensorflow as tf
+
+    from lisae_tf.serving import server
+
+    shape = (2400, 2400, 3)
+    assert np.prod(shape) > Limits().body
+
+    class Large(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((None, *shape), tf.uint8, "image")])
+        def answer(self, image):
+            score = tf.reduce_mean(tf.cast(image[:, :2, :2], tf.float32), [1, 2, 3])
+            return {"score": score, "is_anomaly": score > 0.5}
+
+    large = Large()
+    tf.saved_model.save(large, str(tmp_path / "1"), large.answer)
+    toy.write_record(tmp_path / "1", 1)
+    model = server.load(tmp_path / "1", tmp_path, toy.NAME, 1)
+    assert model.run("", {"image": np.full((1, *shape), 255, np.uint8)})["score"] == 255
+
+
+@pytest.mark.parametrize("shape", [(9, 40, 1), (9, 40, 3)])
+def test_a_request_may_hold_one_picture_of_the_model(shape):
+    whole = np.full((1, *shape), 255, np.uint8)
+    for image in (whole, np.nextafter(whole / -3, 0, dtype=np.float32)):
+        body = json.dumps({"signature_name": "with_threshold", "inputs": {"image": image.tolist()}})
+        assert Limits(body=1).holding(shape, image.dtype.name).body > len(body)
+    assert Limits().holding((64, 64, 3), "float32") == Limits()
 
 
 def test_models_of_others_are_refused(tmp_path):

@@ -4,11 +4,14 @@ Runs without TensorFlow.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from lisae_tf.data import pictures
 from lisae_tf.serving.codes import RequestError
+
+# Of a pixel's value in a JSON body at most, with its brackets and spaces.
+_JSON_BYTES = {"uint8": 10, "float32": 32}
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,16 @@ class Limits:
     pixels: int = pictures.MAX_PIXELS
     requests: int = 64
     read_seconds: float = 30.0
+
+    def holding(self, shape: Sequence[int], dtype: str) -> "Limits":
+        """The same with room for one picture of a model, as numbers in a JSON body.
+
+        Args:
+            shape: (H, W, C) of the picture.
+            dtype: of its values, "uint8" or "float32".
+        """
+        size = _JSON_BYTES[dtype] * prod(shape)
+        return replace(self, body=max(self.body, size))
 
     def check_shape(self, name: str, shape: Sequence[int]) -> None:
         """Refuses a tensor whose declared shape is more than a request may hold.
