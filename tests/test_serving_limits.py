@@ -141,7 +141,9 @@ def test_thresholds_that_are_no_numbers_are_refused_over_grpc(server, threshold)
 
 
 @pytest.mark.parametrize("place", [1, 4, 7])
-@pytest.mark.parametrize("data", [PICTURE[:60], PICTURE[:40], b"no picture"])
+@pytest.mark.parametrize(
+    "data", [PICTURE[:60], PICTURE[:40], b"no picture"], ids=["short", "shorter", "none"]
+)
 def test_a_damaged_picture_among_several_is_named_by_its_place(server, place, data):
     from lisae_tf.serving.grpc_client import GrpcClient
 
