@@ -19,6 +19,7 @@ MODELS, BATCHING, MONITORING, COMPOSE = (
 )  # fmt: skip
 # Where the container sees the folder.
 MOUNT = "/models"
+MOST_SERVED = 4  # versions of one model at a time, unless it is by name
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)  # what batches are padded to; each is warmed up
 
 _MONITORING = """\
@@ -55,8 +56,9 @@ def write_serving_files(folder: Path) -> None:
     """Writes the configuration of all models in `folder` (`<folder>/<name>/<version>/`).
 
     The label "canary" goes to the newest version. "stable" stays where it is until somebody edits
-    `models.config`; at first it is the same version. Both are served. The other files are left as
-    they are once somebody has edited them.
+    `models.config`; at first it is the same version. Both are served, and so are the versions
+    between them and one that is copied in later, until the next export counts anew; where those
+    are many, the two alone. The other files are left as they are once somebody has edited them.
     """
     stable = _stable_versions(folder / MODELS)
     entries, most = [], []
@@ -113,7 +115,13 @@ def _most_pictures(version: Path) -> int:
 def _entry(name: str, stable: int | None, versions: list[int]) -> str:
     canary = max(versions)
     labels = {"stable": stable or canary, "canary": canary}
-    served = "".join(f" versions: {version}" for version in sorted(set(labels.values())))
+    # By number, a version that nobody has exported here would never be served; by name, "stable"
+    # stays whatever is added, and what lies between costs no memory.
+    newest = 1 + sum(version >= labels["stable"] for version in versions)
+    policy = f"latest {{ num_versions: {newest} }}"
+    if newest > MOST_SERVED:
+        served = "".join(f" versions: {version}" for version in sorted(set(labels.values())))
+        policy = f"specific {{{served} }}"
     labelled = "".join(
         f'    version_labels {{ key: "{key}" value: {value} }}\n' for key, value in labels.items()
     )
@@ -122,7 +130,7 @@ def _entry(name: str, stable: int | None, versions: list[int]) -> str:
     name: "{name}"
     base_path: "{MOUNT}/{name}"
     model_platform: "tensorflow"
-    model_version_policy {{ specific {{{served} }} }}
+    model_version_policy {{ {policy} }}
 {labelled}  }}
 """
 

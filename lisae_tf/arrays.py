@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lisae_tf.errors import LisaeError
-from lisae_tf.files import replacing
+from lisae_tf.files import refuse_special, replacing
 
 Arrays = dict[str, np.ndarray]
 
@@ -30,6 +30,7 @@ def load_arrays(path: Path) -> tuple[Arrays, dict[str, Any]]:
     Raises:
         LisaeError: the file is missing, truncated or of another kind.
     """
+    refuse_special(path)
     try:
         # NumPy leaves a file open that it cannot read.
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as stored:

@@ -61,6 +61,16 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def refuse_special(path: Path) -> None:
+    """Refuses a pipe, a socket or a device: whoever opens a pipe may wait for ever.
+
+    Raises:
+        LisaeError: there is something at `path`, and it is neither a file nor a folder.
+    """
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise LisaeError(f"{path} is no regular file; give a file or a folder")
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes `text` to `path`, whole or not at all; see `as_utf8`."""
     with replacing(path) as temporary:
@@ -83,6 +93,7 @@ def read_json(path: Path) -> Any:
     Raises:
         LisaeError: the file is missing or is no JSON.
     """
+    refuse_special(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -92,6 +103,11 @@ def read_json(path: Path) -> Any:
 
 
 def sha256(path: Path) -> str:
-    """Hex SHA-256 of the file's bytes."""
+    """Hex SHA-256 of the file's bytes.
+
+    Raises:
+        LisaeError: it is no regular file.
+    """
+    refuse_special(path)
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -14,6 +14,7 @@ from scipy import stats
 
 from lisae_tf.data import picture_tables
 from lisae_tf.errors import LisaeError
+from lisae_tf.files import refuse_special
 
 MIN_SCORES = 20  # fewer show nothing
 
@@ -101,6 +102,7 @@ def read_scores(path: Path) -> np.ndarray:
     """
     if path.is_dir() or path.suffix.lower() == picture_tables.PARQUET:
         return _of_parts(path)
+    refuse_special(path)
     try:
         with open(path, encoding="utf-8", errors="surrogateescape", newline="") as stream:
             first = stream.readline()

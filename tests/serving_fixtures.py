@@ -73,6 +73,8 @@ def built(version: int) -> Path:
     import keras
     import tensorflow as tf
 
+    from export.encoded import decode_pictures
+
     image = keras.Input(SHAPE, dtype="uint8", name="image")
     x = keras.layers.Rescaling(1 / 255, -0.5)(image)
     x = keras.layers.Flatten()(keras.ops.square(x))
@@ -95,26 +97,22 @@ def built(version: int) -> Path:
         errors = tf.square(tf.cast(image, tf.float32) / 255 - 0.5)
         return {"error_map": version * tf.reduce_mean(errors, axis=3)}
 
-    def decode(encoded):
-        def one(data):
-            picture = tf.io.decode_image(data, SHAPE[2], expand_animations=False)
-            return tf.cast(tf.round(tf.image.resize(picture, SHAPE[:2])), tf.uint8)
-
-        return tf.map_fn(one, encoded, fn_output_signature=tf.TensorSpec(SHAPE, tf.uint8))
-
     def parse(examples):
         feature = {"image_bytes": tf.io.FixedLenFeature((), tf.string)}
-        return answer(decode(tf.io.parse_example(examples, feature)["image_bytes"]), module.alpha)
+        return answer(
+            decode_pictures(tf.io.parse_example(examples, feature)["image_bytes"], SHAPE),
+            module.alpha,
+        )
 
     def classify(inputs):
         found = parse(inputs)
-        labels = tf.where(found["is_anomaly"], "anomaly", "normal")
+        labels = tf.gather(["normal", "anomaly"], tf.cast(found["is_anomaly"], tf.int32))
         return {"classes": labels[:, None], "scores": found["score"][:, None]}
 
     signatures = {
         "serving_default": tf.function(lambda image: answer(image, module.alpha), [tensor]),
         "score_bytes": tf.function(
-            lambda image_bytes: answer(decode(image_bytes), module.alpha),
+            lambda image_bytes: answer(decode_pictures(image_bytes, SHAPE), module.alpha),
             [tf.TensorSpec((None,), tf.string, "image_bytes")],
         ),
         "with_threshold": tf.function(

@@ -64,7 +64,7 @@ def test_serving_files_are_valid_text_protocol_buffers(models):
     text_format.Parse((folder / "models.config").read_text(), parsed)
     [entry] = parsed.model_config_list.config
     assert (entry.name, entry.base_path) == ("tiny", "/models/tiny")
-    assert list(entry.model_version_policy.specific.versions) == [1]
+    assert entry.model_version_policy.latest.num_versions == 2
     assert dict(entry.version_labels) == {"stable": 1, "canary": 1}
 
     wrapped, one, many = (11, 1, ".google.protobuf.Int64Value"), 1, 3
@@ -133,7 +133,27 @@ def test_stable_stays_until_somebody_moves_it(models, tmp_path):
     (tmp_path / "models.config").write_text(promoted)
     (tmp_path / "batching.config").write_text("max_batch_size { value: 8 }\n")
     shutil.copytree(path_of(models, "savedmodel"), tmp_path / "tiny" / "3")
-    assert "versions: 2 versions: 3" in config()
+    assert "latest { num_versions: 3 }" in config()
     assert "value: 8" in (tmp_path / "batching.config").read_text()
     shutil.rmtree(tmp_path / "tiny" / "2")
     assert 'key: "stable" value: 3' in config()
+
+
+def test_a_version_that_is_copied_in_is_served(models, tmp_path):
+    pytest.importorskip("tensorflow_serving.config.model_server_config_pb2")
+    from export.serving_files import write_serving_files
+    from lisae_tf.serving import model_config
+
+    def copy(version):
+        shutil.copytree(path_of(models, "savedmodel"), tmp_path / "tiny" / str(version))
+
+    served = []
+    for version in range(1, 7):
+        copy(version)
+        write_serving_files(tmp_path)
+        config = model_config.read(tmp_path / "models.config", "tiny")
+        assert config.labels == {"stable": 1, "canary": version}
+        there = range(1, version + 1)
+        assert config.choose(there) >= {1, version}
+        served.append(config.choose([*there, version + 1]))  # the next one by hand
+    assert served == [{1, 2}, {1, 2, 3}, {1, 2, 3, 4}, {1, 4}, {1, 5}, {1, 6}]

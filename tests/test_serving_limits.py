@@ -115,6 +115,58 @@ def test_malformed_bodies(server, name):
     assert refused(server, PREDICT, MALFORMED[name])[0] == 400
 
 
+PICTURE = toy.png(toy.pictures(1)[0])
+NO_NUMBERS = {"nan": "NaN", "infinity": "Infinity", "minus": "-Infinity", "too large": "1e39"}
+
+
+@pytest.mark.parametrize("token", NO_NUMBERS)
+def test_thresholds_that_are_no_numbers_are_refused_over_rest(server, token):
+    body = {"signature_name": "with_threshold", "inputs": {"image": [IMAGE], "threshold": "@"}}
+    data = json.dumps(body).replace('"@"', NO_NUMBERS[token]).encode()
+    sentence = "input threshold holds NaN or infinity; send finite numbers"
+    assert refused(server, PREDICT, data) == (400, sentence)
+
+
+@pytest.mark.parametrize("threshold", [np.nan, np.inf, -np.inf])
+def test_thresholds_that_are_no_numbers_are_refused_over_grpc(server, threshold):
+    from lisae_tf.serving.grpc_client import GrpcClient
+
+    images = toy.pictures(2)
+    inputs = {"image": images, "threshold": np.array([0.1, threshold], np.float32)}
+    with GrpcClient(toy.NAME, server.grpc) as client:
+        with pytest.raises(Refused, match="input threshold holds NaN or infinity") as caught:
+            client.predict(inputs, "with_threshold")
+        assert caught.value.code == "INVALID_ARGUMENT"
+        assert len(client.score(images, threshold=0.1).score) == 2
+
+
+@pytest.mark.parametrize("place", [1, 4, 7])
+@pytest.mark.parametrize(
+    "data", [PICTURE[:60], PICTURE[:40], b"no picture"], ids=["short", "shorter", "none"]
+)
+def test_a_damaged_picture_among_several_is_named_by_its_place(server, place, data):
+    from lisae_tf.serving.grpc_client import GrpcClient
+
+    pictures = [PICTURE] * 7
+    pictures[place - 1] = data
+    pictures[5] = pictures[5] if place == 7 else data  # the first one is named
+    with (
+        GrpcClient(toy.NAME, server.grpc) as grpc_client,
+        RestClient(toy.NAME, server.rest) as rest,
+    ):
+        for client in (grpc_client, rest):
+            for call in (
+                client.score_encoded,
+                lambda all_, one=client: one.classify([{"image_bytes": each} for each in all_]),
+            ):
+                with pytest.raises(Refused, match=f"picture {place} of 7: ") as caught:
+                    call(pictures)
+                assert caught.value.code == "INVALID_ARGUMENT"
+                assert "Graph execution" not in str(caught.value)
+                assert "[[" not in str(caught.value)
+        assert len(rest.score_encoded([PICTURE] * 7).score) == 7
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -1,9 +1,12 @@
 """Which versions are served, what is loaded, and how a server says that it ends."""
 
 import asyncio
+import json
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import serving_fixtures as toy
 
@@ -11,7 +14,7 @@ from lisae_tf.errors import LisaeError
 from lisae_tf.serving import model_config
 from lisae_tf.serving.codes import CODES, RequestError
 from lisae_tf.serving.limits import Limits
-from lisae_tf.serving.versions import Versions
+from lisae_tf.serving.versions import END, Versions
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +94,100 @@ def test_a_broken_newest_version_does_not_hide_a_good_one(tmp_path):
     versions = Versions(tmp_path, "m", Loader())
     versions.poll()
     assert versions.serving == [1]
+
+
+def test_a_version_that_cannot_be_read_does_not_keep_others_waiting(tmp_path):
+    def load(folder, number):
+        if not (folder / "good").exists():
+            raise PermissionError(13, "Permission denied", str(folder))
+        return f"model {number}"
+
+    version(tmp_path, 1)
+    version(tmp_path, 3, good=False)
+    versions = Versions(tmp_path, "m", load)
+    versions.poll()
+    assert versions.serving == [1]
+    assert versions.states[3].state == END
+    assert "3 cannot be loaded (PermissionError: [Errno 13]" in versions.states[3].error
+    version(tmp_path, 2)
+    versions.poll()
+    assert versions.serving == [2]
+    (tmp_path / "3" / "good").touch()
+    versions.poll()
+    assert (versions.serving, versions.states[3].error) == ([3], "")
+
+
+def test_a_version_is_tried_again_once_it_may_be_read(tmp_path):
+    loader = Loader()
+    versions = Versions(tmp_path, "m", loader)
+    version(tmp_path, 1, good=False)
+    for mode in (0o600, 0o600, 0o644):
+        (tmp_path / "1" / "bad").chmod(mode)
+        versions.poll()
+        versions.poll()
+    assert len(loader.calls) >= 2  # whose bytes are the same
+
+
+def spoilt(number, change):
+    def spoil(base):
+        folder = base / str(number)
+        shutil.copytree(toy.built(1), folder)
+        change(folder)
+
+    return spoil
+
+
+def truncate(folder):
+    path = folder / "saved_model.pb"
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def truncate_with_record(folder):
+    truncate(folder)
+    toy.write_record(folder, 1)
+
+
+def put_folder(folder):
+    (folder / "saved_model.pb").unlink()
+    (folder / "saved_model.pb").mkdir()
+
+
+def put_pipe(folder, name="lisae.json"):
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+
+
+SPOILT = {
+    "truncated": (truncate, "truncated"),
+    "truncated with its record": (truncate_with_record, "truncated or altered"),
+    "folder in place of the graph": (put_folder, "saved_model.pb is missing"),
+    "pipe in place of the graph": (lambda f: put_pipe(f, "saved_model.pb"), "is missing"),
+    "pipe in place of the record": (put_pipe, "lisae.json is no regular file"),
+    "half copied": (lambda f: (f / "lisae.json").unlink(), "lisae.json is missing"),
+    "link to itself": (lambda f: (f / "x").symlink_to("x"), "cannot be loaded"),
+    "empty": (lambda f: shutil.rmtree(f) or f.mkdir(), "lisae.json is missing"),
+}
+
+
+def test_a_server_starts_beside_versions_that_cannot_be_loaded(tmp_path):
+    import requests
+
+    base = tmp_path / toy.NAME
+    toy.write_model(base, 1)
+    for number, (change, _) in enumerate(SPOILT.values(), start=2):
+        spoilt(number, change)(base)
+    for _ in range(2):  # and again
+        server = toy.Embedded(base)
+        try:
+            status = requests.get(f"http://{server.rest}/v1/models/{toy.NAME}", timeout=20).json()
+        finally:
+            assert server.end() == 0
+        found = {int(each["version"]): each for each in status["model_version_status"]}
+        assert found.pop(1)["state"] == "AVAILABLE"
+        for number, (_, words) in enumerate(SPOILT.values(), start=2):
+            assert found[number]["state"] == "END"
+            assert words in found[number]["status"]["error_message"]
+        assert "Traceback" not in "".join(server.log)
 
 
 def test_labels_follow_the_config_file(tmp_path):
@@ -221,6 +318,54 @@ def test_graphs_that_open_files_are_refused(tmp_path):
     tf.saved_model.save(spy, str(tmp_path / "1"), spy.answer)
     with pytest.raises(LisaeError, match="ReadFile"):
         load(tmp_path / "1")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "{{function_node f}} Invalid PNG data, size 60\n\t [[{{node map/DecodePng}}]] [Op:f]",
+        "Graph execution error:\n\nDetected at node map/DecodePng defined at (most recent call "
+        "last):\n<stack traces unavailable>\nInvalid PNG data, size 60\n\t [[{{node x}}]] [Op:f]",
+        "Invalid PNG data, size 60",
+    ],
+)
+def test_what_the_graph_refuses_is_said_without_the_code_around_it(message):
+    import tensorflow as tf
+
+    from lisae_tf.serving import saved_model
+
+    error = tf.errors.InvalidArgumentError(None, None, message)
+    assert saved_model.reason(error) == "Invalid PNG data, size 60"
+
+
+def test_a_model_of_large_pictures_is_warmed_up_whatever_a_request_may_hold(tmp_path):
+    import tensorflow as tf
+
+    from lisae_tf.serving import server
+
+    shape = (2400, 2400, 3)
+    assert np.prod(shape) > Limits().body
+
+    class Large(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((None, *shape), tf.uint8, "image")])
+        def answer(self, image):
+            score = tf.reduce_mean(tf.cast(image[:, :2, :2], tf.float32), [1, 2, 3])
+            return {"score": score, "is_anomaly": score > 0.5}
+
+    large = Large()
+    tf.saved_model.save(large, str(tmp_path / "1"), large.answer)
+    toy.write_record(tmp_path / "1", 1)
+    model = server.load(tmp_path / "1", tmp_path, toy.NAME, 1)
+    assert model.run("", {"image": np.full((1, *shape), 255, np.uint8)})["score"] == 255
+
+
+@pytest.mark.parametrize("shape", [(9, 40, 1), (9, 40, 3)])
+def test_a_request_may_hold_one_picture_of_the_model(shape):
+    whole = np.full((1, *shape), 255, np.uint8)
+    for image in (whole, np.nextafter(whole / -3, 0, dtype=np.float32)):
+        body = json.dumps({"signature_name": "with_threshold", "inputs": {"image": image.tolist()}})
+        assert Limits(body=1).holding(shape, image.dtype.name).body > len(body)
+    assert Limits().holding((64, 64, 3), "float32") == Limits()
 
 
 def test_models_of_others_are_refused(tmp_path):

@@ -25,8 +25,8 @@ from lisae_tf.quiet import start_tensorflow
     help="Requests held at a time, over REST and over gRPC; more are refused.",
 )  # fmt: skip
 @click.option(
-    "--max-body", type=click.IntRange(1), default=16, show_default=True,
-    help="MiB of one request.",
+    "--max-body", type=click.IntRange(1),
+    help="MiB of one request; 16 by default, or what one picture of the model needs.",
 )  # fmt: skip
 @click.option(
     "--max-batch", type=click.IntRange(1), default=1024, show_default=True,
@@ -52,7 +52,7 @@ def command(
     grpc_port: int,
     workers: int | None,
     max_requests: int,
-    max_body: int,
+    max_body: int | None,
     max_batch: int,
     max_pixels: int,
     poll: float,
@@ -66,7 +66,7 @@ def command(
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("lisae_tf").setLevel(logging.INFO)
     limits = Limits(
-        body=max_body * 2**20,
+        body=max_body * 2**20 if max_body else Limits.body,
         batch=max_batch,
         pixels=max_pixels * 1_000_000,
         requests=max_requests,
@@ -77,6 +77,7 @@ def command(
         rest_port=rest_port,
         grpc_port=grpc_port,
         limits=limits,
+        fit_model=max_body is None,
         workers=workers or default.workers,
         poll_seconds=poll,
         grace_seconds=grace,

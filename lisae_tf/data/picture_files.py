@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 
 from lisae_tf.errors import LisaeError
+from lisae_tf.files import refuse_special
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # Pillow's names
@@ -113,10 +114,11 @@ def refuse_missing(paths: Iterable[Path]) -> None:
     """Looks at what is to be read before any of it is.
 
     Raises:
-        LisaeError: a path does not exist, or a folder holds no picture.
+        LisaeError: a path does not exist or is a pipe or a device, or a folder holds no picture.
     """
     for path in paths:
         if not path.exists():
             raise LisaeError(f"{path} does not exist; check the path")
+        refuse_special(path)
         if path.is_dir() and next(walk(path), None) is None:
             raise LisaeError(_NO_PICTURE.format(path))

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import io
 import math
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from PIL.Image import Transpose
 from lisae_tf.data import stored
 from lisae_tf.data.picture_files import FORMATS, NAMES, files_of, refuse_missing
 from lisae_tf.errors import LisaeError
+from lisae_tf.files import refuse_special
 
 MAX_PIXELS = 64_000_000
 _MANY = ("PNG", "TIFF", "WEBP")  # formats whose files may hold several pictures
@@ -103,6 +105,9 @@ def _mode(picture: Image.Image) -> str:
 def _open(source: Path | bytes, name: str) -> Iterator[Image.Image]:
     """Opens the header only, and refuses picture bombs before any pixel is decoded."""
     too_large = BadPicture(f"{name} has more than {MAX_PIXELS:,} pixels; make it smaller first")
+    # Opening a pipe would wait for ever.
+    if isinstance(source, Path) and os.path.exists(source) and not os.path.isfile(source):
+        raise BadPicture(f"{name} is no regular file; give a picture")
     with contextlib.ExitStack() as held:
         try:
             # Given a name, Pillow maps the file, and then misreads a turned uncompressed TIFF.
@@ -391,6 +396,7 @@ def load_array(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     Raises:
         LisaeError: no such array, or another shape or type.
     """
+    refuse_special(path)
     try:
         array = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError as error:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lisae_tf.errors import LisaeError
-from lisae_tf.files import sha256, write_json
+from lisae_tf.files import refuse_special, sha256, write_json
 from lisae_tf.thresholds import Threshold
 
 FORMAT = 1
@@ -46,6 +46,7 @@ def locate(path: Path) -> tuple[Path, str]:
         raise LisaeError(f"{path} holds no SavedModel; name the folder that export wrote")
     if not path.exists():
         raise LisaeError(f"{path} does not exist; check the path")
+    refuse_special(path)
     if path.suffix not in SUFFIXES:
         raise LisaeError(f"{path} is no exported model; give an .onnx or .tflite file or a folder")
     return path, SUFFIXES[path.suffix]
@@ -53,9 +54,10 @@ def locate(path: Path) -> tuple[Path, str]:
 
 def numbered(folder: Path) -> list[int]:
     """The versions in a folder: its sub-folders whose names are whole numbers, sorted."""
-    if not folder.is_dir():
+    try:
+        names = [path.name for path in folder.iterdir() if path.is_dir()]
+    except OSError:  # no folder, or nobody may look into it
         return []
-    names = (path.name for path in folder.iterdir() if path.is_dir())
     return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
 
@@ -105,8 +107,18 @@ def read_record(artefact: Path, kind: str) -> Record:
     Nothing of the model is parsed here.
 
     Raises:
-        LisaeError: the record or a file is missing, truncated or altered.
+        LisaeError: the record or a file is missing, unreadable, truncated or altered.
     """
+    try:
+        return _checked_record(artefact, kind)
+    except OSError as error:
+        raise LisaeError(
+            f"{error.filename or artefact} cannot be read ({error.strerror or error}); make it "
+            "readable or copy the model again"
+        ) from error
+
+
+def _checked_record(artefact: Path, kind: str) -> Record:
     path = record_path(artefact)
     record = _parsed(path)
     if record["kind"] != kind:
@@ -123,6 +135,8 @@ def read_record(artefact: Path, kind: str) -> Record:
         _check_file(folder / name, stored)
     offset, magic = _MAGIC[kind]
     main = artefact / GRAPH if artefact.is_dir() else artefact
+    if not main.is_file():  # the record may not name it
+        raise LisaeError(f"{main} is missing; copy it along or export the model again")
     with open(main, "rb") as stream:
         if stream.read(offset + len(magic))[offset:] != magic:
             raise LisaeError(f"{main} is no {kind} model; restore it or export it again")
@@ -143,6 +157,7 @@ def _check_file(path: Path, stored: Record) -> None:
 
 def _parsed(path: Path) -> Record:
     """The record in `path`, with everything in it that is relied on."""
+    refuse_special(path)
     try:
         if path.stat().st_size > _MAX_RECORD:
             raise ValueError("too large")
@@ -167,7 +182,7 @@ def _parsed(path: Path) -> Record:
         raise LisaeError(
             f"{path} is missing; it belongs to the model and is copied with it"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise LisaeError(f"{path} is no record of an exported model; restore it") from error
     if not known:
         raise LisaeError(f"{path} is of another format than this version reads")

@@ -65,12 +65,17 @@ def predict(
         outputs: names of the outputs to give; all by default.
 
     Raises:
-        RequestError: beyond the limits, or inputs that do not fit.
+        RequestError: beyond the limits, inputs that do not fit, NaN or infinity among them.
     """
     examples = model.signature(signature).method != "predict"
     given = dict(inputs)
     for name, array in inputs.items():
         limits.check_shape(name, array.shape)
+        # No score is above NaN, and every score or none is above infinity.
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise RequestError(
+                "INVALID_ARGUMENT", f"input {name} holds NaN or infinity; send finite numbers"
+            )
         if array.dtype == STRINGS:
             values = array.ravel().tolist()
             if examples:

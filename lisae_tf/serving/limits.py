@@ -3,12 +3,15 @@
 Runs without TensorFlow.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import prod
 
 from lisae_tf.data import pictures
 from lisae_tf.serving.codes import RequestError
+
+# Of a pixel's value in a JSON body at most, with its brackets and spaces.
+_JSON_BYTES = {"uint8": 10, "float32": 32}
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,16 @@ class Limits:
     requests: int = 64
     read_seconds: float = 30.0
 
+    def holding(self, shape: Sequence[int], dtype: str) -> "Limits":
+        """The same with room for one picture of a model, as numbers in a JSON body.
+
+        Args:
+            shape: (H, W, C) of the picture.
+            dtype: of its values, "uint8" or "float32".
+        """
+        size = _JSON_BYTES[dtype] * prod(shape)
+        return replace(self, body=max(self.body, size))
+
     def check_shape(self, name: str, shape: Sequence[int]) -> None:
         """Refuses a tensor whose declared shape is more than a request may hold.
 
@@ -46,18 +59,19 @@ class Limits:
         if prod(shape) > self.body:
             raise RequestError("INVALID_ARGUMENT", f"{name} is too large; send smaller batches")
 
-    def check_pictures(self, encoded: Iterable[bytes]) -> None:
+    def check_pictures(self, encoded: Sequence[bytes]) -> None:
         """Refuses by their headers pictures that TensorFlow had better not decode.
 
         Raises:
             RequestError: no picture, one of several frames, or too many pixels together.
         """
         total = 0
-        for data in encoded:
+        for place, data in enumerate(encoded, start=1):
             try:
                 header = pictures.header(data)
             except pictures.BadPicture as error:
-                raise RequestError("INVALID_ARGUMENT", str(error)) from error
+                where = f"picture {place} of {len(encoded)}: " if len(encoded) > 1 else ""
+                raise RequestError("INVALID_ARGUMENT", f"{where}{error}") from error
             total += header.height * header.width
         if total > self.pixels:
             raise RequestError(

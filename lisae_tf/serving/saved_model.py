@@ -1,30 +1,27 @@
 """One version folder: checked, loaded, run.
 
 A SavedModel is a graph, and a graph can read and write files: only folders inside the given one
-are loaded, and none whose graph holds an operation that calls Python or opens files.
+are loaded, and none whose graph holds an operation that no export writes (`operations`).
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
-from tensorflow.core.framework import graph_pb2, types_pb2
+from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from lisae_tf.errors import LisaeError
+from lisae_tf.serving import operations
 from lisae_tf.serving.codes import RequestError, from_number
 from lisae_tf.serving.signatures import STRINGS, Signature, Tensor
 
 DEFAULT = "serving_default"
 MAX_GRAPH_BYTES = 2**31 - 1
 _REQUIRED = {"score": types_pb2.DT_FLOAT, "is_anomaly": types_pb2.DT_BOOL}
-_FORBIDDEN = re.compile(
-    r"PyFunc|^ReadFile$|^WriteFile$|^MatchingFiles$|Reader(V2)?$|Dataset(V\d)?$|^ImmutableConst$"
-    r"|^Rpc|^Remote|^Send$|^Recv$|^Debug|^Print|^LoadAndRemapMatrix$"
-)
 _NODE = re.compile(r"\{\{[^}]*\}\}\s*")
 
 
@@ -76,7 +73,8 @@ class ServedModel:
             outputs: names of the outputs to give; all by default.
 
         Raises:
-            RequestError: inputs that do not fit, unknown outputs, or what the graph refuses.
+            RequestError: inputs that do not fit, unknown outputs, or what the graph refuses; of
+                several pictures the first that it refuses is named by its place.
         """
         signature = self.signature(name)
         signature.check(inputs)
@@ -87,16 +85,49 @@ class ServedModel:
                 f"output filter {list(outputs)}: the outputs are {sorted(signature.outputs)}, "
                 "each at most once",
             )
+        try:
+            found = self._call(name, inputs)
+            return {key: found[key].numpy() for key in outputs or sorted(found)}
+        except tf.errors.OpError as error:
+            where, error = self._refused(name, inputs, error)
+            raise RequestError(from_number(error.error_code), where + reason(error)) from error
+
+    def _call(self, name: str, inputs: Mapping[str, np.ndarray]) -> Mapping[str, tf.Tensor]:
         tensors = {
             key: tf.constant(array, tf.string if array.dtype == STRINGS else None, array.shape)
             for key, array in inputs.items()
         }
+        return self._loaded.signatures[name or DEFAULT](**tensors)
+
+    def _refused(
+        self, name: str, inputs: Mapping[str, np.ndarray], error: tf.errors.OpError
+    ) -> tuple[str, tf.errors.OpError]:
+        """The first of several encoded pictures that cannot be scored alone, and why.
+
+        Halves are run again, which together take no longer than the request did.
+        """
+        [(key, values), *others] = inputs.items()
+        several = values.dtype == STRINGS and values.ndim == 1 and len(values) > 1
+        if others or not several or not isinstance(error, tf.errors.InvalidArgumentError):
+            return "", error
+        start, end = 0, len(values)
+        while end - start > 1:
+            middle = (start + end) // 2
+            if self._refusal(name, {key: values[start:middle]}):
+                end = middle
+            else:
+                start = middle
+        found = self._refusal(name, {key: values[start:end]})
+        return (f"picture {end} of {len(values)}: ", found) if found else ("", error)
+
+    def _refusal(
+        self, name: str, inputs: Mapping[str, np.ndarray]
+    ) -> tf.errors.InvalidArgumentError | None:
         try:
-            found = self._loaded.signatures[name or DEFAULT](**tensors)
-            return {key: found[key].numpy() for key in outputs or sorted(found)}
-        except tf.errors.OpError as error:
-            message = _NODE.sub("", error.message.splitlines()[0])
-            raise RequestError(from_number(error.error_code), message) from error
+            self._call(name, inputs)
+        except tf.errors.InvalidArgumentError as error:
+            return error
+        return None
 
 
 def load(folder: Path, base: Path, name: str, version: int) -> ServedModel:
@@ -111,17 +142,36 @@ def load(folder: Path, base: Path, name: str, version: int) -> ServedModel:
     Raises:
         LisaeError: outside `base`, damaged, not one of ours, or an operation that is refused.
     """
-    inside = base.resolve()
-    for path in (folder, *folder.rglob("*")):
-        if not path.resolve().is_relative_to(inside):
-            raise LisaeError(f"{path} leads out of {base}; copy the files instead of linking them")
     try:
+        inside = base.resolve()
+        for path in (folder, *folder.rglob("*")):
+            if not path.resolve().is_relative_to(inside):
+                raise LisaeError(
+                    f"{path} leads out of {base}; copy the files instead of linking them"
+                )
         return ServedModel(name, version, folder)
-    except (tf.errors.OpError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except LisaeError:
+        raise
+    except (
+        tf.errors.OpError,
+        OSError,
+        RuntimeError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        TypeError,
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise LisaeError(
             f"{folder} cannot be loaded ({_NODE.sub('', reason)}); export the model again"
         ) from error
+
+
+def reason(error: tf.errors.OpError) -> str:
+    """The line of an error that says what is wrong, without the graph's names and the code."""
+    lines = error.message.splitlines() or [type(error).__name__]
+    ends = [place for place, line in enumerate(lines) if line.lstrip().startswith("[[")]
+    return _NODE.sub("", lines[max(ends[0] - 1, 0) if ends else 0]).strip()
 
 
 def _read(folder: Path) -> meta_graph_pb2.MetaGraphDef:
@@ -133,22 +183,9 @@ def _read(folder: Path) -> meta_graph_pb2.MetaGraphDef:
     stored = saved_model_pb2.SavedModel()
     try:
         stored.ParseFromString(path.read_bytes())
-        [graph] = [each for each in stored.meta_graphs if "serve" in each.meta_info_def.tags]
-    except (DecodeError, ValueError) as error:
+    except DecodeError as error:
         raise LisaeError(f"{path} is truncated or altered; export the model again") from error
-    refused = sorted({node.op for node in _nodes(graph.graph_def) if _FORBIDDEN.search(node.op)})
-    if refused:
-        raise LisaeError(
-            f"{path} holds operations that reach outside the model ({', '.join(refused)}); "
-            "serve only models that lisae exported"
-        )
-    return graph
-
-
-def _nodes(graph: graph_pb2.GraphDef) -> Iterator:
-    yield from graph.node
-    for function in graph.library.function:
-        yield from function.node_def
+    return operations.check(stored, path)
 
 
 def _check_default(definitions: Mapping[str, meta_graph_pb2.SignatureDef], folder: Path) -> None:

@@ -35,6 +35,7 @@ class Settings:
         rest_port: 0 for any free one.
         grpc_port: 0 for any free one.
         limits: bounds of a request.
+        fit_model: raise the limit of bytes for a model whose pictures need more.
         workers: threads that run requests.
         poll_seconds: how often to look for new versions.
         leave_seconds: how long to go on answering after the signal to end.
@@ -45,6 +46,7 @@ class Settings:
     rest_port: int = 8501
     grpc_port: int = 8500
     limits: Limits = field(default_factory=Limits)
+    fit_model: bool = True
     workers: int = os.cpu_count() or 1
     poll_seconds: float = 1.0
     leave_seconds: float = 0.5
@@ -71,6 +73,30 @@ def model_folder(path: Path) -> Path:
     raise LisaeError(f"{path} holds {what}; give the folder of one model, as in served/NAME")
 
 
+def load(folder: Path, base: Path, name: str, version: int) -> saved_model.ServedModel:
+    """A version, checked, loaded and warm; its own size bounds its warm-up, not a user's limits.
+
+    Args:
+        folder: `<base>/<version>`.
+        base: the folder that nothing may lead out of.
+        name: the model's name.
+        version: its version.
+
+    Raises:
+        LisaeError: damaged, not one of ours, or its warm-up fails.
+    """
+    artefacts.read_record(folder, artefacts.SAVED_MODEL)  # sizes and hashes, before parsing
+    loaded = saved_model.load(folder, base, name, version)
+    count = warmup.warm_up(loaded, folder, _holding(Limits(), loaded))
+    _log.info("version %s warmed up with %s requests", version, count)
+    return loaded
+
+
+def _holding(limits: Limits, model: saved_model.ServedModel) -> Limits:
+    image = model.signature("").inputs["image"]
+    return limits.holding(image.shape[1:], image.dtype.name)
+
+
 def serve(
     model: Path, name: str | None, settings: Settings, announce: Callable[[str], None]
 ) -> None:
@@ -88,20 +114,16 @@ def serve(
     base = model_folder(model).resolve()
     name = name or base.name
 
-    def load(folder: Path, version: int) -> saved_model.ServedModel:
-        artefacts.read_record(folder, artefacts.SAVED_MODEL)  # sizes and hashes, before parsing
-        loaded = saved_model.load(folder, base, name, version)
-        count = warmup.warm_up(loaded, folder, Limits())
-        _log.info("version %s warmed up with %s requests", version, count)
-        return loaded
-
-    versions = Versions(base, name, load)
+    versions = Versions(base, name, lambda folder, version: load(folder, base, name, version))
     versions.poll()
     if not versions.serving:
         reasons = [state.error for _, state in sorted(versions.states.items()) if state.error]
         raise LisaeError(reasons[-1] if reasons else f"{base} holds no version to serve")
+    limits = settings.limits
+    if settings.fit_model:
+        limits = _holding(limits, versions.pick())
     with ThreadPoolExecutor(settings.workers, thread_name_prefix="request") as pool:
-        service = Service(versions, settings.limits, Metrics(versions), pool)
+        service = Service(versions, limits, Metrics(versions), pool)
         asyncio.run(_run(service, settings, announce))
 
 

@@ -35,7 +35,8 @@ class Versions:
     Args:
         base: `<base>/<integer version>/`.
         name: the model's name.
-        load: (folder, version) -> a model that is ready to answer; raises LisaeError.
+        load: (folder, version) -> a model that is ready to answer; raises LisaeError for a folder
+            that cannot be served.
     """
 
     def __init__(self, base: Path, name: str, load: Callable[[Path, int], ServedModel]):
@@ -45,7 +46,7 @@ class Versions:
         self._load = load
         self._config = model_config.ModelConfig()
         self._serving: dict[int, ServedModel] = {}  # replaced, never altered: readers take no lock
-        self._failures: dict[int, list[tuple[str, int]]] = {}
+        self._failures: dict[int, list[tuple[str, int, int]]] = {}
         self._last_warning = ""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -150,15 +151,25 @@ class Versions:
         try:
             model = self._load(folder, version)
         except LisaeError as error:
-            self._failures[version] = stamp
-            self.states[version] = State(END, str(error))
-            _log.warning("version %s is not served: %s", version, error)
+            self._fail(version, stamp, str(error))
+            return
+        except Exception as error:  # one bad folder must not keep the others from being served
+            _log.exception("loading %s failed", folder)
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            self._fail(
+                version, stamp, f"{folder} cannot be loaded ({reason}); export the model again"
+            )
             return
         self._failures.pop(version, None)
         self._serving = self._serving | {version: model}
         self.states[version] = State(AVAILABLE)
         gc.freeze()  # else each large JSON body has the collector walk all of TensorFlow
         _log.info("serving %s version %s", self.name, version)
+
+    def _fail(self, version: int, stamp: list, reason: str) -> None:
+        self._failures[version] = stamp
+        self.states[version] = State(END, reason)
+        _log.warning("version %s is not served: %s", version, reason)
 
     def _drop(self, versions: set[int]) -> None:
         for version in sorted(versions):
@@ -172,9 +183,13 @@ class Versions:
             gc.freeze()
 
 
-def _stamp(folder: Path) -> list[tuple[str, int]]:
-    """What changes when somebody mends a folder."""
+def _stamp(folder: Path) -> list[tuple[str, int, int]]:
+    """What changes when somebody mends a folder: its files, their bytes, who may read them."""
+    found = []
     try:
-        return sorted((str(path), path.stat().st_mtime_ns) for path in folder.rglob("*"))
-    except OSError:
-        return []
+        for path in (folder, *folder.rglob("*")):
+            status = path.lstat()
+            found.append((str(path), status.st_mtime_ns, status.st_ctime_ns))
+    except OSError:  # it is going, or nobody may look
+        pass
+    return sorted(found)
