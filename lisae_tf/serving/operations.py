@@ -20,10 +20,11 @@ _EXPORTED = """
     ExtractJpegShape Floor FloorDiv GatherV2 Greater GreaterEqual Identity IdentityN If LeakyRelu
     Less LessEqual Log LogicalAnd LogicalOr MatMul Max MaxPool Maximum Mean Minimum Mul Neg NoOp
     Pack Pad ParseExampleV2 PartitionedCall Placeholder Prod ReadVariableOp RealDiv Relu Relu6
-    Reshape ResizeBilinear Rsqrt ScaleAndTranslate Shape Sigmoid Softmax Sqrt Square
+    Reshape ResizeBilinear Rsqrt ScaleAndTranslate Shape Sigmoid Softmax SplitV Sqrt Square
     SquaredDifference Squeeze StatefulPartitionedCall StatelessIf StatelessWhile StopGradient
     StridedSlice StringLength Sub Substr Sum Tanh TensorListFromTensor TensorListGetItem
-    TensorListReserve TensorListSetItem TensorListStack TopKV2 Transpose VarHandleOp While
+    TensorListReserve TensorListSetItem TensorListStack Tile TopKV2 Transpose Unpack VarHandleOp
+    While
 """
 # Of the two functions that save and restore variables, which nothing in a loaded model calls:
 # TensorFlow restores by itself, and TensorFlow Serving restores by one of them.
