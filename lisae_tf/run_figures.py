@@ -59,10 +59,17 @@ def draw(
         names = [Path(test.labels[index]).name for index in chosen]
         rows = [("input", pixels), ("error map", np.stack(drawn))]
         figures.reconstructions(folder / "error_maps.png", rows, names, n_normal, MAP_SIDE)
+    if len(after.anomaly) and len(after.normal):
+        figures.roc(folder / "roc.png", before, after)
+    draw_threshold(before, after, alpha, folder)
+    if detector.history:
+        figures.training_curves(folder / "training_curves.png", detector.history)
+
+
+def draw_threshold(before: Scored | None, after: Scored, alpha: float, folder: Path) -> None:
+    """Writes the figures that show the threshold among the scores, which need no pictures."""
+    make_folder(folder)
     if len(after.scores):
         figures.score_histograms(folder / "score_histograms.png", before, after, alpha)
     if len(after.anomaly) and len(after.normal):
-        figures.roc(folder / "roc.png", before, after)
         figures.trade_off(folder / "trade_off.png", before, after, alpha)
-    if detector.history:
-        figures.training_curves(folder / "training_curves.png", detector.history)

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from lisae_tf.arrays import load_arrays
+from lisae_tf.arrays import load_arrays, save_arrays
 from lisae_tf.data.manifest import FILE as MANIFEST
 from lisae_tf.errors import LisaeError
 from lisae_tf.files import make_folder, read_json, write_text
+from lisae_tf.thresholds import Threshold
 
 RUNS = Path("runs")
+EARLIER = "earlier_threshold.npz"  # before the last calibration
 LAST = "last"
 CONFIG, METRICS, HISTORY, SCORES, CHECKPOINT = (
     "config.yaml", "metrics.json", "history.json", "scores.npz", "checkpoint.npz",
@@ -96,6 +98,27 @@ def remember(folder: Path) -> None:
     with contextlib.suppress(LisaeError):
         make_folder(RUNS)
         write_text(RUNS / LAST, os.path.relpath(folder) + "\n")
+
+
+def keep_earlier(folder: Path, threshold: Threshold, calibration: np.ndarray) -> None:
+    """Keeps a run's threshold, and the scores that it rests on, for `read_earlier`."""
+    save_arrays(folder / EARLIER, {"calibration": calibration}, threshold.to_json())
+
+
+def read_earlier(folder: Path) -> tuple[Threshold, np.ndarray]:
+    """The threshold before the last calibration, and the scores that it rests on.
+
+    Raises:
+        LisaeError: the run was never calibrated anew, or the file is damaged.
+    """
+    path = folder / EARLIER
+    if not path.is_file():
+        raise LisaeError(f"{folder} has the threshold of its training; there is nothing to undo")
+    arrays, record = load_arrays(path)
+    try:
+        return Threshold.from_json(record), arrays["calibration"]
+    except (TypeError, ValueError, KeyError) as error:
+        raise LisaeError(f"{path} is damaged ({error}); calibrate with --fpr instead") from error
 
 
 def find_run(given: str | None) -> Path:

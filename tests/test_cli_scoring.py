@@ -12,14 +12,14 @@ from conftest import QUICK, assert_one_sentence, contents
 
 from lisae_tf import runs
 from lisae_tf.arrays import load_arrays
-from lisae_tf.data import picture_files, pictures
+from lisae_tf.data import manifest, picture_files, pictures
 
 RUN = Path("runs/normal-lis-seed0")
 FOLDERS = ("--normal-dir", "normal", "--negative-dir", "negative")
 # What `calibrate` may change in metrics.json.
 FOLLOW_ALPHA = {
     "threshold", "threshold_requested_fpr", "threshold_guaranteed_fpr", "false_positive_rate",
-    "detection_rate", "n_calibration",
+    "detection_rate", "n_calibration", "chance_of_false_alarms",
 }  # fmt: skip
 
 
@@ -80,11 +80,11 @@ def test_skip_bad_names_what_it_leaves_out_beside_the_scores(bad_places, cli):
 
 def test_files_that_are_no_pictures_by_name_are_told_beside_the_scores(workplace, cli):
     shutil.copytree("anomaly", "mixed")
-    (Path("mixed") / "a.tif").write_text("x")
+    (Path("mixed") / "a.gif").write_text("x")
     assert cli("score", "anomaly").stderr == ""
     result, note = cli("score", "mixed"), "note: 1 file is left out, for only .png, .jpg"
     assert len(result.stdout.splitlines()) == len(cli("score", "anomaly").stdout.splitlines())
-    assert result.stderr.startswith(note) and "mixed/a.tif" in result.stderr
+    assert result.stderr.startswith(note) and "mixed/a.gif" in result.stderr
     assert cli("calibrate", "--fpr", 0.1, "--normal-dir", "mixed").stderr.startswith(note)
     assert note in cli("score", "mixed", "--parts", "parts").stderr
 
@@ -108,8 +108,18 @@ def test_calibrate_changes_what_follows_from_alpha_and_nothing_else(workplace, c
     assert after["false_positive_rate"] == np.mean(called[~stored["is_anomaly"]])
     assert after["detection_rate"] == np.mean(called[stored["is_anomaly"]])
     changed = {name for name, digest in contents(RUN).items() if files.get(name) != digest}
-    assert changed == {"metrics.json", "detector.json"}
-    assert contents(RUN).keys() == files.keys()
+    drawn = {"figures/score_histograms.png", "figures/trade_off.png"}
+    assert changed == {"metrics.json", "detector.json", "earlier_threshold.npz", *drawn}
+    assert contents(RUN).keys() == files.keys() | {"earlier_threshold.npz"}
+    threshold, *told = result.stdout.splitlines()
+    assert threshold.startswith(f"threshold {before['threshold']:.5g} -> {after['threshold']:.5g}")
+    assert told == [
+        f"{words}: {100 * before[name]:.1f} % -> {100 * after[name]:.1f} %"
+        for name, words in (
+            ("false_positive_rate", "normal test pictures above it"),
+            ("detection_rate", "anomalies found"),
+        )
+    ]
     for old, new in zip(scored, rows_of(cli("score", "normal")), strict=True):
         assert (old["path"], old["score"]) == (new["path"], new["score"])
         assert float(new["threshold"]) == after["threshold"]
@@ -121,7 +131,52 @@ def test_calibrating_back_gives_the_same_files(workplace, cli):
     once = contents(RUN)
     cli("calibrate", "--fpr", 0.5)
     cli("calibrate", "--fpr", 0.3)
-    assert contents(RUN) == once
+    kept = "earlier_threshold.npz"
+    assert contents(RUN) | {kept: 0} == once | {kept: 0}
+
+
+def test_undo_takes_the_last_calibration_back(workplace, cli):
+    files, before = contents(RUN), runs.read_metrics(RUN)
+    assert_one_sentence(cli("calibrate", "--undo"), "there is nothing to undo")
+    assert_one_sentence(cli("calibrate", "--undo", "--fpr", 0.1), "give it alone")
+    assert_one_sentence(cli("calibrate"), "name the false-positive rate with --fpr")
+    assert cli("calibrate", "--fpr", 0.2, "--normal-dir", "anomaly").exit_code == 0
+    assert runs.read_metrics(RUN) != before
+    result = cli("calibrate", "--undo")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert runs.read_metrics(RUN) == before
+    kept = "earlier_threshold.npz"
+    changed = {name for name, digest in contents(RUN).items() if files.get(name) != digest}
+    assert changed <= {kept, "scores.npz"}  # the same arrays, written anew
+    assert cli("calibrate", "--undo").exit_code == 0  # and the other way round
+    assert runs.read_metrics(RUN)["n_calibration"] == 9
+
+
+def test_pictures_that_were_trained_on_set_no_threshold(workplace, cli, picture_folder):
+    files = contents(RUN)
+    result = cli("calibrate", "--fpr", 0.1, "--normal-dir", "normal")
+    assert_one_sentence(result, "a threshold from them would be too low")
+    picture_folder(Path("fresh"), 30, level=62)
+    seen = manifest.read(RUN).of("normal")
+    fit = next(each for each in seen if each.part == "fit")
+    shutil.copy(Path("normal") / fit.path, "fresh/another_name.png")
+    result = cli("calibrate", "--fpr", 0.1, "--normal-dir", "fresh")
+    assert_one_sentence(result, "the run was trained on 1 of the 31 pictures of fresh")
+    assert contents(RUN) == files
+    Path("fresh/another_name.png").unlink()
+    assert cli("calibrate", "--fpr", 0.1, "--normal-dir", "fresh").exit_code == 0
+
+
+def test_copies_of_a_picture_promise_no_more_than_one(workplace, cli, picture_folder):
+    picture_folder(Path("fresh"), 9, level=62)
+    for k in range(40):
+        shutil.copy("fresh/000.png", f"fresh/copy{k}.png")
+    result = cli("calibrate", "--fpr", 0.01, "--normal-dir", "fresh")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "40 copies among the pictures do not count" in result.stderr
+    assert "9 calibration pictures support a false-positive rate of 0.1000" in result.stderr
+    assert cli("calibrate", "--fpr", 0.1, "--normal-dir", "fresh").exit_code == 0
+    assert runs.read_metrics(RUN)["n_calibration"] == 9
 
 
 def test_calibrate_takes_new_normal_pictures(workplace, cli):

@@ -11,7 +11,7 @@ from lisae_tf.quiet import start_tensorflow
 
 @click.command("calibrate")
 @shared.run
-@click.option("--fpr", type=float, required=True, help="False-positive rate, as in 0.01.")
+@click.option("--fpr", type=float, help="False-positive rate, as in 0.01.")
 @shared.model
 @click.option(
     "--normal-dir", type=click.Path(path_type=Path),
@@ -21,10 +21,16 @@ from lisae_tf.quiet import start_tensorflow
     "--out", type=click.Path(path_type=Path),
     help="With --model: the new model; the next version by default.",
 )  # fmt: skip
+@click.option("--undo", is_flag=True, help="Back to the threshold before the last calibration.")
 def command(
-    run: str | None, model: Path | None, fpr: float, normal_dir: Path | None, out: Path | None
-):
+    run: str | None, model: Path | None, fpr: float | None, normal_dir: Path | None,
+    out: Path | None, undo: bool,
+):  # fmt: skip
     """Choose the threshold anew for a false-positive rate."""
+    if undo and (fpr is not None or normal_dir is not None or model is not None):
+        raise LisaeError("--undo takes back the last calibration of a run; give it alone")
+    if not undo and fpr is None:
+        raise LisaeError("name the false-positive rate with --fpr, as in --fpr 0.01")
     if model is not None:
         if run is not None or normal_dir is None:
             raise LisaeError("--model takes no --run, and needs normal pictures: --normal-dir DIR")
@@ -33,44 +39,111 @@ def command(
     if out is not None:
         raise LisaeError("--out goes with --model; a run keeps its folder")
     start_tensorflow()
-    import numpy as np
-
-    from lisae_tf import experiment, runs
-    from lisae_tf.arrays import save_arrays
-    from lisae_tf.data import picture_files, pictures
+    from lisae_tf import runs
     from lisae_tf.detectors import load_detector
-    from lisae_tf.evaluation import by_kind, evaluate
-    from lisae_tf.files import write_json
     from lisae_tf.thresholds import choose_threshold
 
     folder = runs.find_run(run)
     detector = load_detector(folder)
-    scores, test = experiment.stored_scores(folder)
-    if normal_dir is not None:
-        found = picture_files.find(normal_dir)
-        shared.tell_others([normal_dir])
-        decoded = pictures.decode_all(
-            found, detector.shape[:2], detector.shape[2], depth=detector.depth
+    stored = runs.read_scores(folder)
+    if undo:
+        threshold, scores = runs.read_earlier(folder)
+    else:
+        scores = stored["calibration"]
+        if normal_dir is not None:
+            scores = _new_scores(detector, folder, normal_dir)
+        threshold = choose_threshold(scores, fpr)
+    _write(folder, detector, stored, threshold, scores)
+
+
+def _new_scores(detector, folder: Path, normal_dir: Path):
+    """Scores of normal pictures that the run was not trained on, each picture once.
+
+    Raises:
+        LisaeError: some were trained on.
+    """
+    import numpy as np
+
+    from lisae_tf.data import manifest, picture_files, pictures
+
+    found = picture_files.find(normal_dir)
+    shared.tell_others([normal_dir])
+    kept = manifest.read(folder)
+    known = {each.sha256 for each in kept.entries if each.part in _FITTED} if kept else set()
+    seen = [
+        str(path)
+        for path, digest in zip(found, manifest.digests(found) if known else (), strict=False)
+        if digest in known
+    ]
+    if seen:
+        raise LisaeError(
+            f"the run was trained on {len(seen)} of the {len(found)} pictures of {normal_dir} "
+            f"({picture_files.few(seen)}): a threshold from them would be too low; give normal "
+            "pictures that it has not seen, or leave --normal-dir out"
         )
-        shared.tell_depth(decoded, detector.depth)
-        scores = detector.score(decoded.pixels)
-    old, threshold = detector.threshold_, choose_threshold(scores, fpr)
-    detector.set_threshold(threshold)
-    metrics = runs.read_metrics(folder) | evaluate(test, threshold.alpha)
+    decoded = pictures.decode_all(
+        found, detector.shape[:2], detector.shape[2], depth=detector.depth
+    )
+    shared.tell_depth(decoded, detector.depth)
+    pixels = _once(decoded.pixels)
+    return np.asarray(detector.score(pixels))
+
+
+_FITTED = ("fit", "stopping")
+
+
+def _once(pixels):
+    """Each picture once: copies of one say nothing more about new ones."""
+    import numpy as np
+
+    from lisae_tf.data.pictures import content_hashes
+
+    first = np.sort(np.unique(content_hashes(pixels), return_index=True)[1])
+    if len(first) < len(pixels):
+        click.echo(
+            f"note: {len(pixels) - len(first)} copies among the pictures do not count", err=True
+        )
+    return pixels[first]
+
+
+def _write(folder: Path, detector, stored: dict, threshold, scores) -> None:
+    """The run with another threshold; the one before is kept for --undo."""
+    import numpy as np
+
+    from lisae_tf import run_figures, runs
+    from lisae_tf.arrays import save_arrays
+    from lisae_tf.evaluation import Scored, by_kind, chance_of_alarms, evaluate
+    from lisae_tf.files import write_json
+
+    old, test = detector.threshold_, Scored(stored["test"], stored["is_anomaly"])
+    before = runs.read_metrics(folder)
+    metrics = before | evaluate(test, threshold.alpha)
+    alarms = int(np.sum(test.normal > threshold.alpha))
     metrics |= {
         "threshold": threshold.alpha,
         "threshold_guaranteed_fpr": threshold.guaranteed_fpr,
         "threshold_requested_fpr": threshold.requested_fpr,
         "n_calibration": threshold.n_calibration,
+        "chance_of_false_alarms": chance_of_alarms(threshold, alarms, len(test.normal)),
     }
-    # What `monitor` compares with is what the threshold rests on.
-    stored = runs.read_scores(folder)
     if "kind" in stored:
         metrics["by_kind"] = by_kind(test, stored["kind"], threshold.alpha)
+    runs.keep_earlier(folder, old, stored["calibration"])
+    detector.set_threshold(threshold)
     detector.save_sidecar(folder)
+    # What `monitor` compares with is what the threshold rests on.
     save_arrays(folder / runs.SCORES, stored | {"calibration": np.asarray(scores)})
     write_json(folder / runs.METRICS, metrics)
+    phase1 = stored.get("test_phase1")
+    earlier = None if phase1 is None else Scored(phase1, test.is_anomaly)
+    run_figures.draw_threshold(earlier, test, threshold.alpha, folder / "figures")
     click.echo(summary(old.alpha, threshold))
+    for name, words in (
+        ("false_positive_rate", "normal test pictures above it"),
+        ("detection_rate", "anomalies found"),
+    ):
+        if metrics[name] is not None:
+            click.echo(f"{words}: {100 * before[name]:.1f} % -> {100 * metrics[name]:.1f} %")
 
 
 def summary(old: float, threshold) -> str:
@@ -99,7 +172,7 @@ def calibrate_model(path: Path, fpr: float, normal_dir: Path, out: Path | None) 
         picture_files.find(normal_dir), model.shape[:2], model.shape[2], depth=model.depth
     )
     shared.tell_depth(decoded, model.depth)
-    normal = decoded.pixels
+    normal = _once(decoded.pixels)
     threshold = choose_threshold(model.score(normal), fpr)
     recalibrate(model, threshold, normal, place)
     record = artefacts.read_record(place, model.record["kind"])
