@@ -29,6 +29,7 @@ from lisae_tf.errors import LisaeError
 from lisae_tf.evaluation import UNLIKELY, Scored, auroc, chance_of_alarms, fpr_at_tpr
 from lisae_tf.experiment import stored_scores
 from lisae_tf.files import write_text
+from lisae_tf.verdict import verdict
 
 SHOWN = 8  # pictures of each kind
 RESAMPLES, CONFIDENCE = 400, 0.95
@@ -217,6 +218,7 @@ def render(folder: Path, data_dir: Path | None = None) -> str:
         record=record,
         config=detector.config,
         settings=detector.config.to_yaml(read=True),
+        verdict=verdict(record, features=detector.config.features is not None),
         own_folders=detector.config.dataset == FOLDER,
         threshold=detector.threshold_,
         metrics=metrics_of(scored, alpha),

@@ -8,8 +8,6 @@ from lisae_tf.commands import options as shared
 from lisae_tf.errors import LisaeError
 from lisae_tf.quiet import start_tensorflow
 
-LOST = 0.01  # of AUROC in phase 2, from which on it is worth a word
-
 
 @click.command("train")
 @click.option("--dataset", help="surfaces (default), or any TensorFlow Datasets image set.")
@@ -110,7 +108,7 @@ def command(
     if not chief:
         return
     runs.remember(folder)
-    for line in closing_lines(outcome.metrics, folder):
+    for line in closing_lines(outcome.metrics, folder, features=config.features is not None):
         console.print(line)
 
 
@@ -163,13 +161,12 @@ def _callbacks(console, folder: Path, quiet: bool, tensorboard: bool) -> tuple:
     return tuple(chosen)
 
 
-def closing_lines(metrics: dict, folder: Path) -> list[str]:
-    """What happened, where it lies, what to type next."""
-    from lisae_tf.config import FOLDER
-    from lisae_tf.evaluation import UNLIKELY
-    from lisae_tf.sharing import LOSSES
+def closing_lines(metrics: dict, folder: Path, *, features: bool = False) -> list[str]:
+    """Whether it is any good, what happened, where it lies, what to type next."""
+    from lisae_tf.verdict import verdict
 
-    lines = [f"note: {note}" for note in metrics["notes"]]
+    lines = [*verdict(metrics, features=features)]
+    lines += [f"note: {note}" for note in metrics["notes"]]
     normal = ", ".join(map(str, metrics["normal"]))
     if metrics["auroc"] is not None:
         before = metrics["auroc_phase1"]
@@ -180,12 +177,6 @@ def closing_lines(metrics: dict, folder: Path) -> list[str]:
             f"{normal} ({metrics['variant']}): AUROC {auroc} "
             f"({metrics['n_normal']} normal, {metrics['n_anomaly']} anomalies)"
         )
-        if metrics["variant"] in LOSSES and before is not None and metrics["auroc"] < before - LOST:
-            gamma = "gamma_times=3" if metrics["dataset"] == FOLDER else "gamma=0.01"
-            lines.append(
-                "note: phase 2 lowered it, so the negatives are of another kind than these "
-                f"anomalies: try more like them, --set latent_shaping.{gamma}, or --variant ae"
-            )
         lines.append(
             f"threshold {metrics['threshold']:.5g}: finds {100 * metrics['detection_rate']:.1f} % "
             f"of the anomalies, calls {100 * metrics['false_positive_rate']:.1f} % of the normal "
@@ -212,12 +203,6 @@ def closing_lines(metrics: dict, folder: Path) -> list[str]:
                 f"held-out negatives against held-out normals: AUROC "
                 f"{metrics['auroc_negatives']:.3f} (no measure of anomalies)"
             )
-    if metrics.get("chance_of_false_alarms", 1) < UNLIKELY:
-        lines.append(
-            "note: these are more false alarms than chance allows: the normal test pictures are "
-            "unlike those that the threshold was set on. Set it on such as you will have: "
-            "python cli.py calibrate --normal-dir NEW_PICTURES"
-        )
     for name, found in (metrics.get("continued") or {}).items():
         if name == "run":
             continue
