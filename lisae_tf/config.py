@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -192,6 +192,11 @@ class Config(Section):
                 settings["latent_shaping"] = {"closed_form": True}
         return settings
 
+    def unread(self, given: Mapping[str, Any]) -> list[str]:
+        """Which of some settings the variant never reads, as paths: `kde.bandwidth`."""
+        whole, read = (dict(_leaves(each)) for each in (self.model_dump(), self.settings_read()))
+        return [path for path, _ in _leaves(given) if path in whole and path not in read]
+
     def to_yaml(self, *, read: bool = False) -> str:
         """The resolved settings as YAML that `--config` takes.
 
@@ -206,6 +211,15 @@ class Config(Section):
         return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()[
             :16
         ]
+
+
+def _leaves(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Each setting by its path, as in `latent_shaping.gamma`."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
 
 
 def _sections() -> dict[str, type[Section]]:

@@ -382,3 +382,20 @@ def test_what_is_solved_reads_none_of_the_settings_of_training():
     by_gradient = resolve({"variant": "linear-lis"}).settings_read()
     assert "gamma" in by_gradient["latent_shaping"]
     assert resolve(given | {"variant": "ae"}).settings_read()["network"]["filters"] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "variant, item, said",
+    [
+        ("kde", "latent_shaping.gamma=0.5", True),
+        ("lis", "latent_shaping.gamma=0.5", False),
+        ("linear-lis", "network.filters=[8,8]", True),
+        ("linear-lis", "network.latent=8", False),
+        ("lis", "kde.bandwidths=5", True),
+        ("lis", "data.size=[32,32]", False),
+    ],
+)
+def test_a_setting_that_the_variant_never_reads_is_said(variant, item, said):
+    _, notes = settle(OWN | {"variant": variant, "features": "none"}, None, [item])
+    path = item.partition("=")[0]
+    assert (f"{path} is set, but {variant} does not read it" in notes) == said

@@ -262,4 +262,7 @@ def settle(
         elif base.get("negatives", "other-half").partition("+")[0] in natural.values():
             base["negatives"] = "strokes"
     origin = str(config_file) if config_file else "settings"
-    return config.resolve(config.merge(base, chosen), origin), notes
+    resolved = config.resolve(config.merge(base, chosen), origin)
+    notes += [f"{path} is set, but {resolved.variant} does not read it" for path in
+              resolved.unread(over)]  # fmt: skip
+    return resolved, notes
