@@ -34,12 +34,17 @@ _HUGE = 1e18  # more than any of these can be; NaN is not below it
 
 
 def default_folder(name: str, *, resume: bool) -> Path:
-    """`runs/<name>`, or with a number behind it where that is taken and not to be resumed."""
-    folder, number = RUNS / name, 1
-    while not resume and folder.exists() and any(folder.iterdir()):
+    """`runs/<name>`, with a number behind it where that is taken; to resume, the last interrupted.
+
+    Where none was interrupted there is nothing to resume, and it is `runs/<name>`.
+    """
+    folder, number, interrupted = RUNS / name, 1, None
+    while folder.exists() and any(folder.iterdir()):
+        if not (folder / METRICS).is_file():
+            interrupted = folder
         number += 1
         folder = RUNS / f"{name}-{number}"
-    return folder
+    return interrupted or RUNS / name if resume else folder
 
 
 def check_free(folder: Path, config_yaml: str, *, resume: bool) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from conftest import QUICK, assert_one_sentence, contents
 from test_files import NOT_WRITABLE, full
 
@@ -241,8 +242,25 @@ def test_default_folders_are_numbered_unless_resumed(tmp_path, monkeypatch):
     for name in ("a", "a-2"):
         runs.claim(runs.RUNS / name, "seed: 0\n", resume=False)
     assert runs.default_folder("a", resume=False) == Path("runs/a-3")
+    assert runs.default_folder("a", resume=True) == Path("runs/a-2")
+    (runs.RUNS / "a-2" / "metrics.json").write_text("{}")
     assert runs.default_folder("a", resume=True) == Path("runs/a")
+    (runs.RUNS / "a" / "metrics.json").write_text("{}")
+    assert runs.default_folder("a", resume=True) == Path("runs/a")  # which says that it is complete
     assert runs.default_folder("b", resume=False) == Path("runs/b")
+
+
+def test_a_training_that_is_stopped_says_how_it_goes_on(workplace, monkeypatch):
+    def stop(*args, **how):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment, "run", stop)
+    given = ("train", *FOLDERS, "--anomaly-dir", "anomaly", *QUICK, "--quiet")
+    result = CliRunner().invoke(command_line.main, [*map(str, given)])
+    assert result.exit_code == 1
+    folder = runs.default_folder(RUN.name, resume=True)
+    assert f"the same command with --resume --out {folder} goes on" in result.stderr
+    assert (folder / "config.yaml").is_file() and folder != RUN
 
 
 def test_without_run_the_last_completed_one_is_used(workplace, cli):

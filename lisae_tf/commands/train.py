@@ -105,6 +105,10 @@ def command(
         if chief:
             runs.abandon(folder)
         raise
+    except KeyboardInterrupt:
+        if chief:
+            click.echo(f"stopped; the same command with --resume --out {folder} goes on", err=True)
+        raise
     if not chief:
         return
     runs.remember(folder)
