@@ -94,10 +94,10 @@ def command(
         )
     if chief:
         runs.claim(folder, config.to_yaml(), resume=resume)
-        if loaded.manifest:
-            loaded.manifest.write(folder)
     callbacks = _callbacks(console, folder, quiet, tensorboard)
     try:
+        if chief and loaded.manifest:
+            loaded.manifest.write(folder)
         outcome = experiment.run(
             config, loaded, folder, callbacks=callbacks, say=say, before=before, strategy=strategy
         )

@@ -11,7 +11,7 @@ from tensorflow.core.example import example_pb2
 
 from lisae_tf.data import pictures
 from lisae_tf.serving.codes import RequestError
-from lisae_tf.serving.limits import Limits
+from lisae_tf.serving.limits import Limits, named
 from lisae_tf.serving.saved_model import ServedModel
 from lisae_tf.serving.signatures import STRINGS
 
@@ -34,18 +34,23 @@ def _portable_examples(examples: Iterable[bytes], limits: Limits) -> list[bytes]
     """Serialised tf.train.Examples, whose byte strings must all be pictures."""
     parsed = _parsed(examples)
     lists = [f.bytes_list.value for each in parsed for f in each.features.feature.values()]
-    limits.check_pictures(data for values in lists for data in values)
+    encoded = [data for values in lists for data in values]
+    limits.check_pictures(encoded)
+    sent = iter(_portable(encoded))
     for values in lists:
-        values[:] = _portable(values)
+        values[:] = [next(sent) for _ in values]
     return [each.SerializeToString() for each in parsed]
 
 
-def _portable(encoded: Iterable[bytes]) -> list[bytes]:
+def _portable(encoded: Sequence[bytes]) -> list[bytes]:
     """Pictures as the graph reads them, which knows fewer kinds of files."""
-    try:
-        return [pictures.portable(data) for data in encoded]
-    except pictures.BadPicture as error:
-        raise RequestError("INVALID_ARGUMENT", str(error)) from error
+    made = []
+    for place, data in enumerate(encoded, start=1):
+        try:
+            made.append(pictures.portable(data))
+        except pictures.BadPicture as error:
+            raise RequestError("INVALID_ARGUMENT", named(place, len(encoded), error)) from error
+    return made
 
 
 def predict(

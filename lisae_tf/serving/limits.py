@@ -14,6 +14,11 @@ from lisae_tf.serving.codes import RequestError
 _JSON_BYTES = {"uint8": 10, "float32": 32}
 
 
+def named(place: int, count: int, error: Exception) -> str:
+    """What is wrong with one of several pictures, and with which."""
+    return f"picture {place} of {count}: {error}" if count > 1 else str(error)
+
+
 @dataclass(frozen=True)
 class Limits:
     """Bounds of one request and of how many are held at a time.
@@ -70,8 +75,7 @@ class Limits:
             try:
                 header = pictures.header(data)
             except pictures.BadPicture as error:
-                where = f"picture {place} of {len(encoded)}: " if len(encoded) > 1 else ""
-                raise RequestError("INVALID_ARGUMENT", f"{where}{error}") from error
+                raise RequestError("INVALID_ARGUMENT", named(place, len(encoded), error)) from error
             total += header.height * header.width
         if total > self.pixels:
             raise RequestError(
