@@ -136,7 +136,8 @@ def test_one_depth_from_training_to_the_served_file(tmp_path, cli, monkeypatch):
     assert cli("calibrate", "--model", onnx, *fpr).exit_code == 0
     again = tmp_path / "models/onnx/run/2/model.onnx"
     np.testing.assert_allclose(scores("--model", again), expected, rtol=1e-4)
-    assert cli("calibrate", "--run", "run", *fpr).exit_code == 0
+    unseen = ("--normal-dir", odd, "--fpr", "0.5")
+    assert cli("calibrate", "--run", "run", *unseen).exit_code == 0
     assert cli("score", good, odd, "--model", onnx, "--parts", "parts").exit_code == 0
 
     import pyarrow.parquet

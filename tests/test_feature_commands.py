@@ -77,7 +77,8 @@ def test_evaluation_with_masks(workplace, cli):
 def test_thresholds_and_drift(workplace, cli):
     before = read_json(workplace / "run" / "metrics.json")["threshold"]
     ran(cli, "calibrate", "--run", "run", "--fpr", "0.2")
-    ran(cli, "calibrate", "--run", "run", "--fpr", "0.2", "--normal-dir", "good")
+    feature_fixtures.write_parts(workplace / "unseen", 30, seed=11)
+    ran(cli, "calibrate", "--run", "run", "--fpr", "0.2", "--normal-dir", "unseen")
     assert read_json(workplace / "run" / "metrics.json")["threshold"] != before
     feature_fixtures.write_parts(workplace / "flawed", 30, flaw=True, seed=3)
     ran(cli, "score", "flawed", "--run", "run", "--out", "scores.csv")

@@ -30,7 +30,7 @@ def command(
     if undo and (fpr is not None or normal_dir is not None or model is not None):
         raise LisaeError("--undo takes back the last calibration of a run; give it alone")
     if not undo and fpr is None:
-        raise LisaeError("name the false-positive rate with --fpr, as in --fpr 0.01")
+        raise click.UsageError("name the false-positive rate with --fpr, as in --fpr 0.01")
     if model is not None:
         if run is not None or normal_dir is None:
             raise LisaeError("--model takes no --run, and needs normal pictures: --normal-dir DIR")
