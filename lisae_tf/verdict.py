@@ -71,8 +71,9 @@ def verdict(metrics: Mapping[str, Any], *, features: bool) -> list[str]:
 def _steps(metrics: Mapping[str, Any], features: bool) -> list[str]:
     """What may help a detector that misses too much."""
     steps = []
-    if metrics["auroc"] >= TELLS_APART:
-        fpr = min(0.5, 2 * metrics["threshold_requested_fpr"])
+    asked = metrics["threshold_requested_fpr"]
+    if metrics["auroc"] >= TELLS_APART or metrics["false_positive_rate"] < asked / 2:
+        fpr = min(0.5, 2 * asked)
         steps.append(f"a lower threshold, for more false alarms: calibrate --fpr {fpr:g}")
     if metrics["dataset"] != FOLDER:
         return [*steps, "other negatives (--negatives) or another --variant"]

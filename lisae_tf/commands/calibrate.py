@@ -69,7 +69,7 @@ def _new_scores(detector, folder: Path, normal_dir: Path):
     found = picture_files.find(normal_dir)
     shared.tell_others([normal_dir])
     kept = manifest.read(folder)
-    known = {each.sha256 for each in kept.entries if each.part in _FITTED} if kept else set()
+    known = kept.digests(manifest.FITTED) if kept else set()
     seen = [
         str(path)
         for path, digest in zip(found, manifest.digests(found) if known else (), strict=False)
@@ -87,9 +87,6 @@ def _new_scores(detector, folder: Path, normal_dir: Path):
     shared.tell_depth(decoded, detector.depth)
     pixels = _once(decoded.pixels)
     return np.asarray(detector.score(pixels))
-
-
-_FITTED = ("fit", "stopping")
 
 
 def _once(pixels):

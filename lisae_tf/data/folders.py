@@ -27,6 +27,7 @@ from lisae_tf.data.manifest import (
     NORMAL_TEST,
     STOPPING,
     TEST,
+    TRAINED_ON,
     UNUSED,
     Entry,
     Manifest,
@@ -231,7 +232,7 @@ class Folders:
 
     def _refuse_trained_on(self, names: list[str], now: list[str], role: str) -> None:
         """Raises on a picture of a new folder that the earlier run was trained on elsewhere."""
-        known = self.kept.trained_on() if role != NEGATIVE else ()
+        known = self.kept.digests(TRAINED_ON) if role != NEGATIVE else ()
         for name, digest in zip(names, now, strict=True):
             if digest in known:
                 raise LisaeError(

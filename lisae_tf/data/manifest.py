@@ -20,7 +20,8 @@ FILE = "manifest.jsonl"
 NORMAL, NEGATIVE, NORMAL_TEST, ANOMALY = "normal", "negative", "normal test", "anomaly"
 FIT, STOPPING, CALIBRATION, TEST = "fit", "stopping", "calibration", "test"
 UNUSED = "unused"  # a normal test picture that training has as well
-TRAINED_ON = (FIT, STOPPING, CALIBRATION)
+FITTED = (FIT, STOPPING)  # what the weights rest on
+TRAINED_ON = (*FITTED, CALIBRATION)
 
 
 @dataclass(frozen=True)
@@ -145,9 +146,9 @@ class Manifest:
         """The pictures of one folder, in the run's order."""
         return [each for each in self.entries if (each.role, each.number) == (role, number)]
 
-    def trained_on(self) -> set[str]:
-        """Digests of all pictures that training or calibration has seen."""
-        return {each.sha256 for each in self.entries if each.part in TRAINED_ON}
+    def digests(self, parts: Sequence[str]) -> set[str]:
+        """Those of all pictures in some parts, whatever their folder."""
+        return {each.sha256 for each in self.entries if each.part in parts}
 
     def only(self, folders: Iterable[tuple[str, int]]) -> "Manifest":
         """The pictures of some folders alone, each given as role and number."""
