@@ -35,9 +35,10 @@ _MORE = {
 - signatures `serving_default` (image), `with_threshold` (image, and one threshold or one for each
   picture; a server that batches takes the latter){error_map}, `score_bytes` (image_bytes, PNG or
   JPEG of any size), `classify` and `regress` (tf.train.Example with image_bytes)
-- encoded pictures are decoded in the graph, within 2 of 255 levels and 1 % of the score of what
-  `score` makes of the same file; EXIF orientation is not applied: the clients and `serve` of
-  lisae-tf turn pictures upright and send TIFF, WebP and BMP as PNG before that\
+- encoded pictures are decoded in the graph, within 2 of 255 levels of what `score` makes of the
+  same file; `parity.json` says what that did to scores of test pictures. EXIF orientation is not
+  applied: the clients and `serve` of lisae-tf turn pictures upright and send TIFF, WebP and BMP as
+  PNG before that\
 """,
 }
 
