@@ -33,6 +33,14 @@ def test_perfect_maps_reach_one_and_random_ones_half_of_the_limit(masks):
     assert per_region_overlap(noise, many) == pytest.approx(0.15, abs=0.02)
 
 
+def test_the_auroc_of_pixels_is_that_of_all_pixels_as_single_cases(masks):
+    noise = np.random.default_rng(2).normal(0, 0.7, masks.shape)
+    for values in (masks + noise, np.round(masks + noise, 1), np.zeros(masks.shape)):  # ties too
+        maps = values.astype(np.float32)
+        plain = roc_auc_score(masks.ravel(), maps.ravel())
+        assert pixel_auroc(maps, masks) == pytest.approx(plain, abs=1e-12)
+
+
 def test_a_small_region_counts_as_much_as_a_large_one(masks):
     """Missing the 4 pixels of the small region costs a third, not 4 of 120."""
     maps = masks.astype(np.float32)
