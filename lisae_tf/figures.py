@@ -6,13 +6,17 @@ from pathlib import Path
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib import ticker
+from matplotlib.colors import to_rgb
+from PIL import Image
 from sklearn import metrics
 
 from lisae_tf.evaluation import Scored, accuracy_trade_off
 from lisae_tf.files import as_utf8
-from lisae_tf.plots import AFTER, ANOMALY, BEFORE, NORMAL, STYLE, save
+from lisae_tf.plots import AFTER, ANOMALY, BEFORE, DPI, NORMAL, STYLE, save
 
 WIDEST = 15  # characters that fit above a picture
+GAP, FRAME = 8, 2  # pixels between pictures and around each
+_NORMAL, _ANOMALY = (np.array(to_rgb(colour)) * 255 for colour in (NORMAL, ANOMALY))
 
 
 def reconstructions(
@@ -31,27 +35,50 @@ def reconstructions(
         n_normal: how many of the columns, from the left, are normal.
         side: of a picture, in inches.
     """
-    count = len(columns)
-    figure, axes = plt.subplots(
-        len(rows), count, figsize=(side * count + 1, (side + 0.1) * len(rows) + 0.5), squeeze=False,
-        layout="constrained",
+    pictures = [_drawn(images, round(side * DPI)) for _, images in rows]
+    height, width = pictures[0].shape[1:3]
+    canvas = np.full((len(rows) * height, len(columns) * width, 3), 255, np.uint8)
+    for line, drawn in enumerate(pictures):
+        for column, picture in enumerate(drawn):
+            frame = np.full((height - GAP, width - GAP, 3), _NORMAL, np.uint8)
+            if column >= n_normal:
+                frame[:] = _ANOMALY
+            frame[FRAME:-FRAME, FRAME:-FRAME] = picture[FRAME : -FRAME - GAP, FRAME : -FRAME - GAP]
+            top, left = line * height, column * width
+            canvas[top : top + height - GAP, left : left + width - GAP] = frame
+    size = (canvas.shape[1] / DPI + 1, canvas.shape[0] / DPI + 0.6)
+    figure, axis = plt.subplots(figsize=size, layout="constrained")
+    axis.imshow(canvas)
+    axis.spines[:].set_visible(False)
+    axis.xaxis.tick_top()
+    axis.tick_params(length=0, pad=2)
+    # A name may hold a $, which is no formula.
+    axis.set_xticks(
+        width * np.arange(len(columns)) + width / 2, [_fitting(name) for name in columns],
+        fontsize=7, parse_math=False,
     )  # fmt: skip
-    for line, (label, images) in zip(axes, rows, strict=True):
-        for column, (axis, image) in enumerate(zip(line, images, strict=True)):
-            scaled = image / 255 if image.dtype == np.uint8 else np.clip(image, 0, 1)
-            axis.imshow(scaled.squeeze(), cmap="gray", vmin=0, vmax=1)
-            axis.set(xticks=[], yticks=[])
-            for spine in axis.spines.values():
-                spine.set_color(NORMAL if column < n_normal else ANOMALY)
-                spine.set_linewidth(1.5)
-        line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
-    for axis, name in zip(axes[0], columns, strict=True):
-        shown = as_utf8(name)
-        if len(shown) > WIDEST:
-            shown = f"…{shown[1 - WIDEST :]}"
-        axis.set_title(shown, fontsize=7, parse_math=False)  # a name may hold a $
+    centres = height * np.arange(len(rows)) + height / 2
+    axis.set_yticks(centres, [label for label, _ in rows], fontsize=9)
     figure.suptitle("blue: normal, red: anomaly", fontsize=9)
     save(figure, path)
+
+
+def _drawn(images: np.ndarray, width: int) -> np.ndarray:
+    """Pictures of 0-1 or uint8, (N, H, W, C), as uint8 (N, h, `width`, 3): single pixels stay."""
+    if images.dtype != np.uint8:
+        images = np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)
+    height = max(1, round(width * images.shape[1] / images.shape[2]))
+    way = Image.Resampling.NEAREST if images.shape[2] < width else Image.Resampling.BOX
+    resized = [
+        Image.fromarray(image.squeeze()).convert("RGB").resize((width, height), way)
+        for image in images
+    ]
+    return np.stack([np.asarray(each) for each in resized])
+
+
+def _fitting(name: str) -> str:
+    shown = as_utf8(name)
+    return shown if len(shown) <= WIDEST else f"…{shown[1 - WIDEST :]}"
 
 
 def _stages(before: Scored | None, after: Scored) -> list[tuple[Scored, str, str]]:
@@ -65,7 +92,9 @@ def score_histograms(path: Path, before: Scored | None, after: Scored, alpha: fl
     """Score distributions after phase 1 (where there is one) and at the end, with α."""
     stages = _stages(before, after)
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(stages), figsize=(4 * len(stages), 2.8), squeeze=False)
+        figure, axes = plt.subplots(
+            1, len(stages), figsize=(4 * len(stages), 2.8), squeeze=False, layout="constrained"
+        )
         for axis, (scored, _, title) in zip(axes[0], stages, strict=True):
             low, high = scored.scores.min(), scored.scores.max()
             if low > 0:
@@ -77,7 +106,7 @@ def score_histograms(path: Path, before: Scored | None, after: Scored, alpha: fl
             ):  # fmt: skip
                 if len(scores):
                     axis.hist(
-                        scores, bins, color=colour, alpha=0.6, label=name,
+                        scores, bins, color=colour, alpha=0.6, label=name, histtype="stepfilled",
                         weights=np.full(len(scores), 1 / len(scores)),
                     )  # fmt: skip
             axis.set(xlabel="score", ylabel="share of pictures")
@@ -100,7 +129,7 @@ def score_histograms(path: Path, before: Scored | None, after: Scored, alpha: fl
 def roc(path: Path, before: Scored | None, after: Scored) -> None:
     """ROC curves after phase 1 (where there is one) and at the end."""
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(3.6, 3.4))
+        figure, axis = plt.subplots(figsize=(3.6, 3.4), layout="constrained")
         for scored, colour, name in _stages(before, after):
             fpr, tpr, _ = metrics.roc_curve(scored.is_anomaly, scored.scores)
             area = metrics.auc(fpr, tpr)
@@ -114,7 +143,7 @@ def roc(path: Path, before: Scored | None, after: Scored) -> None:
 def trade_off(path: Path, before: Scored | None, after: Scored, alpha: float) -> None:
     """Figure 3: accuracy on anomalies against accuracy on normal pictures over α."""
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(3.8, 3.4))
+        figure, axis = plt.subplots(figsize=(3.8, 3.4), layout="constrained")
         for scored, colour, name in _stages(before, after):
             _, normal, anomaly = accuracy_trade_off(scored).T
             axis.plot(normal, anomaly, color=colour, label=name)
@@ -131,7 +160,9 @@ def training_curves(path: Path, history: Sequence[dict]) -> None:
     """Errors of normal and negative pictures over the epochs; the loss where there are none."""
     with plt.rc_context(STYLE):
         phases = sorted({row["phase"] for row in history})
-        figure, axes = plt.subplots(1, len(phases), figsize=(4 * len(phases), 2.8), squeeze=False)
+        figure, axes = plt.subplots(
+            1, len(phases), figsize=(4 * len(phases), 2.8), squeeze=False, layout="constrained"
+        )
         for axis, phase in zip(axes[0], phases, strict=True):
             rows = [row for row in history if row["phase"] == phase]
             epochs = np.arange(1, len(rows) + 1)
@@ -142,10 +173,10 @@ def training_curves(path: Path, history: Sequence[dict]) -> None:
             errors = "normal_error" in rows[0]
             for name, colour, label in curves if errors else [("loss", AFTER, "loss")]:
                 if name in rows[0]:
-                    axis.plot(epochs, [row[name] for row in rows], color=colour, label=label)
+                    axis.plot(epochs, [row[name] for row in rows], ".-", color=colour, label=label)
                 if f"val_{name}" in rows[0]:
                     axis.plot(
-                        epochs, [row[f"val_{name}"] for row in rows], "--", color=colour,
+                        epochs, [row[f"val_{name}"] for row in rows], ".--", color=colour,
                         label=f"{label}, held out",
                     )  # fmt: skip
             axis.set(title=f"phase {phase}", xlabel="epoch", ylabel="error e" if errors else "loss")

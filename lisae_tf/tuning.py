@@ -251,7 +251,12 @@ def draw(
     names = list(finished[0].params)
     with plt.rc_context(plots.STYLE):
         figure, axes = plt.subplots(
-            1, len(names), figsize=(3.2 * len(names), 2.8), sharey=True, squeeze=False
+            1,
+            len(names),
+            figsize=(3.2 * len(names), 2.8),
+            sharey=True,
+            squeeze=False,
+            layout="constrained",
         )
         for axis, name in zip(axes[0], names, strict=True):
             tried = [(t.params[name], t.value) for t in finished]

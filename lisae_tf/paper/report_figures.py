@@ -103,7 +103,13 @@ def _draw(path: Path, title: str, panes: Mapping[str, Curves]) -> None:
 
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
-            2, len(panes), figsize=(3.6 * len(panes), 6), sharex=True, sharey=True, squeeze=False
+            2,
+            len(panes),
+            figsize=(3.6 * len(panes), 6),
+            sharex=True,
+            sharey=True,
+            squeeze=False,
+            layout="constrained",
         )
         for column, (label, by_task) in enumerate(panes.items()):
             for row, tasks in enumerate(_halves(list(by_task))):
