@@ -105,6 +105,10 @@ def _stage(artefact, samples, kind, quantize, place, staging, say) -> tuple[Path
     try:
         writer = importlib.import_module(FORMATS[kind])
         model = writer.write(labelled, folder, samples)
+        if quantize:
+            from export.quantised import with_own_threshold
+
+            labelled = with_own_threshold(model, labelled, samples, say)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith(("lisae_tf", "export")):
             raise
@@ -114,6 +118,8 @@ def _stage(artefact, samples, kind, quantize, place, staging, say) -> tuple[Path
         ) from error
     record = write_record(model, labelled.record)
     parity = check_parity(model, labelled, samples, say)
+    if quantize:  # the run's figures are those of other scores
+        record = write_record(model, labelled.record | {"metrics": parity["measured"]})
     write_model_card(folder, record, parity)
     return folder, place / str(version), model.relative_to(folder).as_posix(), parity
 
