@@ -10,6 +10,8 @@ import numpy as np
 
 from lisae_tf.errors import LisaeError
 
+_ROUNDING = 1e-9  # k / (n + 1) and the rate asked for may be one number written twice
+
 
 @dataclass(frozen=True)
 class Threshold:
@@ -19,6 +21,16 @@ class Threshold:
     requested_fpr: float
     guaranteed_fpr: float
     n_calibration: int
+
+    def shortfall(self, what: str = "picture") -> str | None:
+        """What is promised instead of the rate asked for, in words; None where that is promised."""
+        if self.guaranteed_fpr <= self.requested_fpr + _ROUNDING:
+            return None
+        support = f"{what} supports" if self.n_calibration == 1 else f"{what}s support"
+        return (
+            f"{self.n_calibration} calibration {support} a false-positive rate of "
+            f"{self.guaranteed_fpr:.3f} at the lowest, not {self.requested_fpr:g}"
+        )
 
     def to_json(self) -> dict[str, float | int]:
         """A plain record."""
@@ -66,7 +78,7 @@ def choose_threshold(scores: np.ndarray, fpr: float, *, nearest: bool = False) -
         raise LisaeError(f"the false-positive rate must lie between 0 and 1, not {fpr}")
     if n == 0 or not np.isfinite(scores).all():
         raise LisaeError("calibration needs at least one normal picture, with finite scores")
-    k = math.floor(fpr * (n + 1) + 1e-9)
+    k = math.floor(fpr * (n + 1) + _ROUNDING)
     if k < 1:
         if not nearest:
             raise LisaeError(
