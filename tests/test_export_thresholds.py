@@ -1,7 +1,9 @@
 """The threshold of every exported file: from its own scores, and stated alike wherever it is."""
 
+import hashlib
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,9 +11,12 @@ from types import SimpleNamespace
 import export_fixtures
 import numpy as np
 import pytest
+from conftest import assert_one_sentence
 from export_fixtures import ALL
 
+from lisae_tf.data import manifest
 from lisae_tf.data.tasks import load_training
+from lisae_tf.exported import seen
 from lisae_tf.exported.runtimes import open_model
 from lisae_tf.thresholds import Threshold, choose_threshold
 
@@ -87,6 +92,42 @@ def test_a_threshold_from_other_pictures_is_kept_and_promises_nothing(
     for words in (" ".join(result.output.split()), card_of(model)):
         assert "no false-alarm rate" in words
     assert "with probability at most" not in card_of(model)
+
+
+def test_an_exported_model_is_not_calibrated_on_what_it_was_trained_on(workplace, cli):
+    [run] = [path.parent for path in Path("runs").glob("*/manifest.jsonl")]
+    result = cli("export", "--run", run, "--format", "onnx")
+    assert result.exit_code == 0, result.stderr
+    path = re.search(r"wrote (\S+)", result.output).group(1)
+    fitted = {
+        part: [Path("normal") / each.path for each in manifest.read(run).of("normal")
+               if (each.part in manifest.FITTED) == (part == "fitted")]
+        for part in ("fitted", "held out")
+    }  # fmt: skip
+    for folder in fitted:
+        Path(folder).mkdir()
+        for picture in fitted[folder][:9]:
+            shutil.copy(picture, Path(folder) / f"renamed-{picture.name}")
+    calibrate = ("calibrate", "--model", path, "--fpr", "0.2", "--normal-dir")
+    assert_one_sentence(cli(*calibrate, "fitted"), "trained on 9 of the 9", "has not seen")
+    result = cli(*calibrate, "held out")
+    assert result.exit_code == 0, result.stderr
+    # And the model calibrated anew still knows.
+    again = re.search(r"wrote ([^;\s]+)", result.output).group(1)
+    result = cli("calibrate", "--model", again, *calibrate[3:], "fitted")
+    assert_one_sentence(result, "the model was trained on 9 of the 9")
+
+
+def test_a_list_of_pictures_is_small_and_says_which():
+    digests = [hashlib.sha256(b"%d" % k).hexdigest() for k in range(1000)]
+    text = seen.pack(digests[:500] * 2)
+    assert len(text) == 500 * 8
+    assert seen.which(text, digests) == [True] * 500 + [False] * 500
+    assert seen.which(None, digests) == [False] * 1000
+    assert seen.pack([]) == ""
+    for damaged in (text[:-4], "no list!", text + "é"):
+        with pytest.raises(ValueError):
+            seen.unpack(damaged)
 
 
 STORED = np.linspace(1, 2, 40, dtype=np.float32)
