@@ -120,16 +120,18 @@ people.
 def _threshold(record: Record) -> str:
     """What the threshold rests on, and what it promises."""
     threshold = artefacts.threshold_of(record)
-    if not threshold.n_calibration:
+    alpha = f"{threshold.alpha:.6g}"
+    if threshold.by_hand and record.get("quantization"):
         return (
-            f"{threshold.alpha:.6g}, the trained model's. The pictures that it was chosen on were "
-            "gone when this file was\nwritten, and rounding moves scores: no false-alarm rate is "
-            f"promised (asked for: {threshold.requested_fpr:g})."
+            f"{alpha}, that of the trained model, whose scores are others. The pictures that it "
+            "was chosen\non were not there, if there were any: no false-alarm rate is promised."
         )
+    if threshold.by_hand:
+        return f"{alpha}, set by hand: no false-alarm rate is promised."
     return (
-        f"{threshold.alpha:.6g}, chosen from this file's scores of {threshold.n_calibration} "
-        "held-out normal\npictures: a new normal picture scores above it with probability at "
-        f"most\n{threshold.guaranteed_fpr:.4g} (asked for: {threshold.requested_fpr:g})."
+        f"{alpha}, chosen from this file's scores of {threshold.n_calibration} held-out normal\n"
+        "pictures: a new normal picture scores above it with probability at most\n"
+        f"{threshold.guaranteed_fpr:.4g} (asked for: {threshold.requested_fpr:g})."
     )
 
 

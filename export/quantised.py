@@ -17,7 +17,7 @@ from lisae_tf.detectors.base import Detector
 from lisae_tf.exported import tflite_file
 from lisae_tf.exported.artefacts import write_record
 from lisae_tf.exported.runtimes import Model, open_model
-from lisae_tf.thresholds import choose_threshold
+from lisae_tf.thresholds import Threshold, choose_threshold
 
 SAME = 1e-3  # relative: scores of one picture on other devices
 
@@ -44,11 +44,11 @@ def with_own_threshold(
             f"with probability at most {threshold.guaranteed_fpr:.4g}"
         )
     else:
-        threshold = replace(given, guaranteed_fpr=1.0, n_calibration=0)
+        threshold = Threshold(given.alpha, None, None, 0)
         say(
-            "the pictures that the threshold was chosen on are not in the run's folders: this file "
-            "keeps the threshold of the trained model, and promises no false-alarm rate; set it "
-            "with calibrate --model FILE --normal-dir DIR --fpr RATE"
+            "the threshold does not rest on calibration pictures in the run's folders: this file "
+            "keeps that of the trained model, whose scores are others, and promises no false-alarm "
+            "rate; set it with calibrate --model FILE --normal-dir DIR --fpr RATE"
         )
     own = replace(artefact, record=artefact.record | {"threshold": threshold.to_json()})
     path.write_bytes(tflite_file.replace(path.read_bytes(), threshold.alpha, own.metadata))
@@ -58,7 +58,7 @@ def with_own_threshold(
 def rests_on_these(samples: Samples, detector: Detector) -> bool:
     """Whether the threshold rests on the calibration pictures, some of which may be gone."""
     stored, given = np.sort(samples.calibration_scores), detector.threshold_
-    if not 0 < len(samples.calibration) <= len(stored):
+    if given.by_hand or not 0 < len(samples.calibration) <= len(stored):
         return False
     rests = choose_threshold(stored, given.requested_fpr, nearest=True)
     if not np.isclose(rests.alpha, given.alpha, rtol=1e-6, atol=0):

@@ -18,7 +18,7 @@ from lisae_tf.data import manifest
 from lisae_tf.data.tasks import load_training
 from lisae_tf.exported import seen
 from lisae_tf.exported.runtimes import open_model
-from lisae_tf.thresholds import Threshold, choose_threshold
+from lisae_tf.thresholds import Threshold, choose_threshold, set_by_hand
 
 run, models, opened = export_fixtures.run, export_fixtures.models, export_fixtures.opened
 detector = export_fixtures.detector
@@ -88,7 +88,8 @@ def test_a_threshold_from_other_pictures_is_kept_and_promises_nothing(
     model = open_model(re.search(r"wrote (\S+)", result.output).group(1))
     stored = json.loads(Path("runs/normal-lis-seed0/detector.json").read_text())["threshold"]
     threshold = Threshold.from_json(model.record["threshold"])
-    assert threshold == Threshold(float(np.float32(stored["alpha"])), 0.2, 1.0, 0)
+    assert threshold == Threshold(float(np.float32(stored["alpha"])), None, None, 0)
+    assert model.stored()[1]["threshold_false_positive_rate"] == "not promised"
     for words in (" ".join(result.output.split()), card_of(model)):
         assert "no false-alarm rate" in words
     assert "with probability at most" not in card_of(model)
@@ -144,7 +145,8 @@ STORED = np.linspace(1, 2, 40, dtype=np.float32)
         (np.append(STORED, 3), None, False),
         (STORED + 0.01, None, False),
         (STORED * 2, None, False),
-        (STORED, 1.7, False),  # set by hand
+        (STORED, 1.7, False),  # of other scores
+        (STORED, None, None),  # set by hand
     ],
 )
 def test_the_pictures_that_a_threshold_rests_on_are_known_by_their_scores(found, alpha, those):
@@ -153,6 +155,8 @@ def test_the_pictures_that_a_threshold_rests_on_are_known_by_their_scores(found,
     threshold = choose_threshold(STORED, 0.1)
     if alpha:
         threshold = replace(threshold, alpha=alpha)
+    if those is None:
+        threshold = set_by_hand(threshold.alpha, STORED)
     detector = SimpleNamespace(threshold_=threshold, score=lambda pictures: found)
     samples = SimpleNamespace(calibration=found, calibration_scores=STORED[::-1])
-    assert rests_on_these(samples, detector) == those
+    assert rests_on_these(samples, detector) == bool(those)
