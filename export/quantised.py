@@ -12,7 +12,6 @@ import numpy as np
 
 from export.artefact import Artefact
 from export.bounds import usual_score
-from export.samples import Samples
 from lisae_tf.detectors.base import Detector
 from lisae_tf.exported import tflite_file
 from lisae_tf.exported.artefacts import write_record
@@ -23,20 +22,25 @@ SAME = 1e-3  # relative: scores of one picture on other devices
 
 
 def with_own_threshold(
-    path: Path, artefact: Artefact, samples: Samples, say: Callable[[str], None]
+    path: Path,
+    artefact: Artefact,
+    pictures: np.ndarray,
+    stored: np.ndarray,
+    say: Callable[[str], None],
 ) -> Artefact:
     """The artefact with the threshold of its quantised file, which the file gets as well.
 
     Args:
         path: a TFLite file with the threshold of the float scores.
         artefact: what it was written from.
-        samples: with the calibration pictures and the scores that the run's threshold rests on.
+        pictures: the run's calibration pictures, as far as they are there, uint8 (N, H, W, C).
+        stored: the scores that the run keeps with its threshold, (M,).
         say: takes a line on what has become of the threshold.
     """
     given = artefact.detector.threshold_
-    if rests_on_these(samples, artefact.detector):
+    if rests_on_these(artefact.detector, pictures, stored):
         write_record(path, artefact.record)
-        scores = _scores(open_model(path), samples.calibration)
+        scores = _scores(open_model(path), pictures)
         threshold = choose_threshold(scores, given.requested_fpr, nearest=True)
         say(
             f"threshold {given.alpha:.5g} -> {threshold.alpha:.5g}, from this file's own scores of "
@@ -55,15 +59,21 @@ def with_own_threshold(
     return own
 
 
-def rests_on_these(samples: Samples, detector: Detector) -> bool:
-    """Whether the threshold rests on the calibration pictures, some of which may be gone."""
-    stored, given = np.sort(samples.calibration_scores), detector.threshold_
-    if given.by_hand or not 0 < len(samples.calibration) <= len(stored):
+def rests_on_these(detector: Detector, pictures: np.ndarray, stored: np.ndarray) -> bool:
+    """Whether the threshold rests on these pictures, and on no others but some that are gone.
+
+    Args:
+        detector: with its threshold.
+        pictures: the run's calibration pictures, as far as they are there, uint8 (N, H, W, C).
+        stored: the scores that the run keeps with its threshold, (M,).
+    """
+    stored, given = np.sort(stored), detector.threshold_
+    if given.by_hand or not 0 < len(pictures) <= len(stored):
         return False
     rests = choose_threshold(stored, given.requested_fpr, nearest=True)
     if not np.isclose(rests.alpha, given.alpha, rtol=1e-6, atol=0):
         return False  # it was set by other means
-    found = detector.score(samples.calibration)
+    found = detector.score(pictures)
     above = np.minimum(np.searchsorted(stored, found), len(stored) - 1)
     gap = np.minimum(*(np.abs(found - stored[at]) for at in (above, np.maximum(above - 1, 0))))
     return bool(np.all(gap <= SAME * np.maximum(np.abs(found), usual_score(found))))

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from lisae_tf import runs
 from lisae_tf.data.tasks import reopen
 from lisae_tf.detectors.base import Detector
 
@@ -27,7 +26,6 @@ class Samples:
         anomalies: what these are.
         representative: training pictures, normal and negative, for choosing int8 ranges.
         calibration: the run's calibration pictures, as far as they are still there.
-        calibration_scores: float32 (M,), those that the run's threshold was chosen from.
     """
 
     real: np.ndarray
@@ -35,7 +33,6 @@ class Samples:
     anomalies: str
     representative: np.ndarray
     calibration: np.ndarray
-    calibration_scores: np.ndarray
 
     @property
     def is_test(self) -> np.ndarray:
@@ -99,5 +96,4 @@ def load_samples(detector: Detector, run: Path, data_dir: Path | None) -> Sample
         what,
         np.concatenate(representative),
         training.normal.calibration,
-        runs.read_scores(run)["calibration"],
     )

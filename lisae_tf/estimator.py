@@ -15,7 +15,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from lisae_tf.config import FOLDER, Config, dataset_settings, merge, resolve
-from lisae_tf.data.parts import Parts, TrainingData, split_side
+from lisae_tf.data.parts import Parts, TrainingData, side_indices
 from lisae_tf.data.pictures import content_hashes
 from lisae_tf.data.protocols import DEFAULT_FLAWS, DEFAULT_SYNTHETIC, synthetic_generators
 from lisae_tf.detectors import make_detector
@@ -242,12 +242,16 @@ class LISAEDetector(OutlierMixin, BaseEstimator):
 
     @staticmethod
     def _parts(samples: np.ndarray, config: Config, stream: int) -> Parts:
-        """One side in parts; copies of a sample stay together."""
+        """One side in parts; copies of a sample stay together, and count once for the threshold."""
         _, first, copies = np.unique(
             content_hashes(samples), return_index=True, return_inverse=True
         )
-        seed = config.seed
-        return split_side(samples, config.data, seed=seed, stream=stream, groups=first[copies])[0]
+        groups = first[copies]
+        fit, stopping, calibration = side_indices(
+            len(samples), config.data, seed=config.seed, stream=stream, groups=groups
+        )
+        once = calibration[groups[calibration] == calibration]
+        return Parts(samples[fit], samples[stopping], samples[once])
 
     def _synthetic(self, normal: Parts, seed: int) -> Parts:
         from lisae_tf.data.synthetic import synthetic_negatives

@@ -321,6 +321,8 @@ def test_copies_of_a_sample_stay_together():
     parts = [data.normal.fit, data.normal.stopping, data.normal.calibration]
     seen = [{row.tobytes() for row in part} for part in parts]
     assert sum(map(len, seen)) == len(set.union(*seen)) == 50
+    # For the threshold a copy counts once.
+    assert [len(part) / len(rows) for part, rows in zip(parts, seen, strict=True)] == [4, 4, 1]
 
 
 def test_a_rate_that_too_few_samples_support_is_told():

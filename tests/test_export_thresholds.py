@@ -158,5 +158,4 @@ def test_the_pictures_that_a_threshold_rests_on_are_known_by_their_scores(found,
     if those is None:
         threshold = set_by_hand(threshold.alpha, STORED)
     detector = SimpleNamespace(threshold_=threshold, score=lambda pictures: found)
-    samples = SimpleNamespace(calibration=found, calibration_scores=STORED[::-1])
-    assert rests_on_these(samples, detector) == bool(those)
+    assert rests_on_these(detector, found, STORED[::-1]) == bool(those)
