@@ -128,8 +128,9 @@ def _threshold(record: Record) -> str:
         )
     if threshold.by_hand:
         return f"{alpha}, set by hand: no false-alarm rate is promised."
+    scores = "this file's scores" if record.get("quantization") else "the scores"
     return (
-        f"{alpha}, chosen from this file's scores of {threshold.n_calibration} held-out normal\n"
+        f"{alpha}, chosen from {scores} of {threshold.n_calibration} held-out normal\n"
         "pictures: a new normal picture scores above it with probability at most\n"
         f"{threshold.guaranteed_fpr:.4g} (asked for: {threshold.requested_fpr:g})."
     )

@@ -53,8 +53,9 @@ def test_graph_record_metadata_and_card_state_one_threshold(which, opened, detec
     assert alpha == model.threshold == stated.alpha
     assert metadata["threshold"] == repr(stated.alpha)
     assert metadata["threshold_false_positive_rate"] == repr(stated.guaranteed_fpr)
+    of = "this file's scores" if which in QUANTISED else "the scores"
     assert (
-        f"{stated.alpha:.6g}, chosen from this file's scores of {stated.n_calibration} held-out "
+        f"{stated.alpha:.6g}, chosen from {of} of {stated.n_calibration} held-out "
         "normal pictures: a new normal picture scores above it with probability at most "
         f"{stated.guaranteed_fpr:.4g} (asked for: {stated.requested_fpr:g})."
     ) in card_of(model)
