@@ -41,6 +41,7 @@ KINDS = {
         *("--set", "feature_extraction.epochs=6", "--set", "latent_shaping.epochs=3"),
     ),
 }
+IN_CLOSED_FORM = {"latent_shaping": {"closed_form": True}}
 EXPORTS = {"float": (), "fp16": ("--quantize", "fp16"), "int8": ("--quantize", "int8")}
 
 
@@ -151,15 +152,14 @@ def test_the_estimator_keeps_its_rate_when_all_is_done_anew(variant, copies, mea
 
     images = pictures.decode_all(picture_files.find(GOOD), (64, 64), 3).pixels
     rows = np.asarray(thumbnails(images), np.float64).reshape(len(images), -1)[:, ::4]
+    more = {"kde": {}, "linear-lis": {"latent": 8, "settings": IN_CLOSED_FORM}}[variant]
     random, rate, shares, promised = np.random.default_rng(0), 0.1, [], []
     for split in range(SPLITS):
         order = random.permutation(len(rows))
         trained, test = np.split(rows[order], [3 * len(order) // 4])
         trained = np.concatenate([trained, trained[: round(copies * len(trained))]])
-        detector = LISAEDetector(
-            variant, false_positive_rate=rate, random_state=split,
-            **({} if variant == "kde" else {"latent": 8}),
-        ).fit(trained)  # fmt: skip
+        detector = LISAEDetector(variant, false_positive_rate=rate, random_state=split, **more)
+        detector.fit(trained)
         shares.append(np.mean(detector.predict(test) == -1))
         promised.append(detector.detector_.threshold_.guaranteed_fpr)
     row = told(np.array(shares), float(np.mean(promised)))
