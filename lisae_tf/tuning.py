@@ -147,8 +147,6 @@ def is_clear(gains: np.ndarray) -> bool:
         gains: float (kinds, rounds).
     """
     count = gains.shape[1]
-    if count < FEWEST_ROUNDS:
-        return False
     error = gains.std(axis=1, ddof=1) / math.sqrt(count)
     return bool(np.all(gains.mean(axis=1) > stats.t.ppf(1 - LEVEL, count - 1) * error))
 
@@ -267,10 +265,16 @@ def _confirmed(
     given = next((t for t in done(study) if t.params == search.given), None)
     if given is None or best.number == given.number:
         return best
+    fewest = min(min(len(each.data.normal.stopping), len(each.pixels)) for each in left)
+    rounds = min(ROUNDS, fewest // 2)  # with a picture at least that no trial was measured on
+    if rounds < FEWEST_ROUNDS:
+        say(f"{fewest} held-out pictures cannot prove any setting better: those given stay")
+        return given
     name = GAINS.format(best.number + 1)
     if name not in study.user_attrs:
         try:
-            study.set_user_attr(name, _gains(search.settings(best), search.given, left).tolist())
+            gains = _gains(search.settings(best), search.given, left, rounds)
+            study.set_user_attr(name, gains.tolist())
         except LisaeError as error:
             say(f"trial {best.number + 1} failed when trained again, so it is not taken: {error}")
             return given
@@ -289,6 +293,7 @@ def _gains(
     chosen: Mapping[str, float | int],
     given: Mapping[str, float | int],
     left: Sequence[selection.LeftOut],
+    rounds: int,
 ) -> np.ndarray:
     """What one setting gains over another, paired: float (kinds, rounds).
 
@@ -297,8 +302,6 @@ def _gains(
     Raises:
         LisaeError: a training failed.
     """
-    fewest = min(min(len(each.data.normal.stopping), len(each.pixels)) for each in left)
-    rounds = min(ROUNDS, fewest // 2)
     gains, shared = np.zeros((len(left), rounds)), _Shared()
     for kind, turn in np.ndindex(*gains.shape):
         rows = slice(2 * turn + 1, None, 2 * rounds)

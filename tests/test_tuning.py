@@ -137,7 +137,7 @@ def test_the_best_of_many_trials_is_not_taken_for_luck(study, tmp_path, monkeypa
 def test_of_settings_that_are_no_better_few_are_taken(kinds, pictures):
     """Many tunings of pure noise, of the seed alone or of what suits some pictures by chance."""
     random = np.random.default_rng(0)
-    tunings, trials, rounds = 2000, 30, tuning.ROUNDS
+    tunings, trials, rounds = 1000, 30, tuning.ROUNDS
     claimed = 0
     for _ in range(tunings):
         # Of every setting: what suits each of the shares of pictures, of which one is searched on.
@@ -149,11 +149,18 @@ def test_of_settings_that_are_no_better_few_are_taken(kinds, pictures):
     assert claimed / tunings <= tuning.LEVEL + 3 * np.sqrt(tuning.LEVEL / tunings)
 
 
-def test_a_real_gain_is_taken_and_few_rounds_prove_nothing():
+def test_a_few_pictures_prove_nothing(study, tmp_path):
+    few = [replace(each, pixels=each.pixels[:5]) for each in study.kinds]
+    said = []
+    study.tune(tmp_path, SIZES, kinds=few, say=said.append)
+    assert said[-1] == "5 held-out pictures cannot prove any setting better: those given stay"
+    assert resolve(read_settings(tmp_path / tuning.BEST)) == study.config
+
+
+def test_a_gain_counts_where_it_is_one_against_every_kind():
     gains = np.random.default_rng(0).normal(0.02, 0.005, (2, tuning.ROUNDS))
     assert tuning.is_clear(gains)
     assert not tuning.is_clear(gains * [[1], [-1]])
-    assert not tuning.is_clear(gains[:, : tuning.FEWEST_ROUNDS - 1])
 
 
 def test_settings_outside_what_is_tried_are_tried_as_given(study, tmp_path):
@@ -274,9 +281,10 @@ def test_negatives_are_needed():
     assert "negative" in result.output
 
 
-def test_on_the_embedded_photographs(tmp_path, monkeypatch):
+@pytest.mark.parametrize("rounds", [0, pytest.param(tuning.ROUNDS, marks=pytest.mark.slow)])
+def test_on_the_embedded_photographs(tmp_path, monkeypatch, rounds):
     """The whole command, with real trainings of one epoch."""
-    monkeypatch.setattr(tuning, "ROUNDS", 1)
+    monkeypatch.setattr(tuning, "ROUNDS", rounds)
     quick = ("feature_extraction.epochs=1", "latent_shaping.epochs=1",
              "feature_extraction.collapse_fraction=0", "network.filters=[4,8]")  # fmt: skip
     settings = [part for each in quick for part in ("--set", each)]
