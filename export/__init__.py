@@ -65,6 +65,7 @@ def export_run(
     """
     from export.artefact import make_artefact
     from export.samples import load_samples
+    from lisae_tf import runs
     from lisae_tf.detectors import load_detector
     from lisae_tf.experiment import FEATURES_KEPT
     from lisae_tf.features.places import remembering
@@ -74,6 +75,7 @@ def export_run(
     detector = load_detector(run)
     artefact = make_artefact(detector, run, name=name, dtype=dtype)
     samples = load_samples(detector, run, data_dir)
+    stored = runs.read_scores(run)["calibration"] if quantize else None
     make_folder(out)
     staging = Path(mkdtemp(prefix=".export-", dir=out))
     try:
@@ -82,7 +84,8 @@ def export_run(
             chosen = quantize if kind == "tflite" else None
             place = out / kind / (artefact.name + (f"-{chosen}" if chosen else ""))
             with remembering(FEATURES_KEPT):  # the gate asks for the same scores again and again
-                staged.append(_stage(artefact, samples, kind, chosen, place, staging / kind, say))
+                of = (artefact, samples, stored, kind, chosen)
+                staged.append(_stage(*of, place, staging / kind, say))
         exported = [_publish(*each) for each in staged]
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -93,7 +96,9 @@ def export_run(
     return exported
 
 
-def _stage(artefact, samples, kind, quantize, place, staging, say) -> tuple[Path, Path, str, dict]:
+def _stage(
+    artefact, samples, stored, kind, quantize, place, staging, say
+) -> tuple[Path, Path, str, dict]:
     """Writes one format below `staging` and puts it through the gate."""
     from export.model_card import write_model_card
     from export.parity import check_parity
@@ -105,6 +110,10 @@ def _stage(artefact, samples, kind, quantize, place, staging, say) -> tuple[Path
     try:
         writer = importlib.import_module(FORMATS[kind])
         model = writer.write(labelled, folder, samples)
+        if quantize:
+            from export.quantised import with_own_threshold
+
+            labelled = with_own_threshold(model, labelled, samples.calibration, stored, say)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith(("lisae_tf", "export")):
             raise
@@ -114,6 +123,8 @@ def _stage(artefact, samples, kind, quantize, place, staging, say) -> tuple[Path
         ) from error
     record = write_record(model, labelled.record)
     parity = check_parity(model, labelled, samples, say)
+    if quantize:  # the run's figures are those of other scores
+        record = write_record(model, labelled.record | {"metrics": parity["measured"]})
     write_model_card(folder, record, parity)
     return folder, place / str(version), model.relative_to(folder).as_posix(), parity
 

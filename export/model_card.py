@@ -56,7 +56,7 @@ def write_model_card(folder: Path, record: Record, parity: dict | None) -> None:
 
 def model_card(record: Record, parity: dict | None) -> str:
     """Markdown with a YAML header, as model hubs read it."""
-    data, threshold = record["data"], record["threshold"]
+    data = record["data"]
     metrics = {key: value for key, value in record["metrics"].items() if value is not None}
     rows = "\n".join(
         f"| {title} | {metrics[key]:.4f} |" for key, title in _TITLES.items() if key in metrics
@@ -88,17 +88,15 @@ Finds pictures that are not like the normal ones it was trained on; variant
 
 ## Threshold
 
-{threshold["alpha"]:.6g}, chosen from the scores of {threshold["n_calibration"]} held-out normal
-pictures: a new normal picture scores above it with probability at most
-{threshold["guaranteed_fpr"]:.4g} (asked for: {threshold["requested_fpr"]:g}). It is a default: give
-another with each call, or store one with `calibrate --model`, which needs normal pictures only.
+{_threshold(record)} It is a default: give another with each call, or store
+one with `calibrate --model`, which needs normal pictures only.
 
 ## Data and protocol
 
 Dataset {data["dataset"]}; normal: {normal}; negatives: {data["negatives"]}; protocol:
 {data["protocol"]}. Neither the training nor the threshold has seen a test picture.
 
-## Metrics of the run
+## Metrics of {"this file" if record.get("quantization") else "the run"}
 
 On {counts} anomalies of the test part (seed {record["seed"]}, settings `{record["config_hash"]}`):
 
@@ -118,6 +116,25 @@ score low when they are easy to paint, such as plain ones. Measure on your own a
 rely on it, and calibrate the threshold anew when the source changes. Not for decisions about
 people.
 """
+
+
+def _threshold(record: Record) -> str:
+    """What the threshold rests on, and what it promises."""
+    threshold = artefacts.threshold_of(record)
+    alpha = f"{threshold.alpha:.6g}"
+    if threshold.by_hand and record.get("quantization"):
+        return (
+            f"{alpha}, that of the trained model, whose scores are others. The pictures that it "
+            "was chosen\non were not there, if there were any: no false-alarm rate is promised."
+        )
+    if threshold.by_hand:
+        return f"{alpha}, set by hand: no false-alarm rate is promised."
+    scores = "this file's scores" if record.get("quantization") else "the scores"
+    return (
+        f"{alpha}, chosen from {scores} of {threshold.n_calibration} held-out normal\n"
+        "pictures: a new normal picture scores above it with probability at most\n"
+        f"{threshold.guaranteed_fpr:.4g} (asked for: {threshold.requested_fpr:g})."
+    )
 
 
 def _more(record: Record) -> str:

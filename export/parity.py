@@ -12,10 +12,11 @@ from export.artefact import Artefact
 from export.bounds import ABSOLUTE, BOUNDS, Bounds, usual_score
 from export.samples import Samples
 from lisae_tf.errors import LisaeError
-from lisae_tf.evaluation import auroc
+from lisae_tf.evaluation import Scored, auroc, evaluate
 from lisae_tf.exported import artefacts
 from lisae_tf.exported.runtimes import Model, open_model
 from lisae_tf.files import write_json
+from lisae_tf.runs import MEASURED
 
 BATCHES = (1, 2, 7, 64)  # as far as the runtime is given so many large pictures at once
 # So many batches of a size; more of the same say nothing new.
@@ -161,7 +162,10 @@ def _on_real(
         failures.append(f"{distinct[1]} distinct scores instead of {distinct[0]}")
     if agreement < bounds.agreement and np.sum(~equal) > one:
         failures.append(f"{100 * (1 - agreement):.1f} % of the decisions differ")
+    tested = samples.is_test
+    measured = evaluate(Scored(found["score"][tested], samples.is_anomaly[tested]), model.threshold)
     return {
+        "measured": {key: measured.get(key) for key in MEASURED},
         "auroc": {
             "reference": pair[0],
             "exported": pair[1],

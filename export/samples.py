@@ -11,6 +11,7 @@ from lisae_tf.detectors.base import Detector
 MAX_REAL = 1000  # of normal pictures, and of anomalies
 MAX_REPRESENTATIVE = 200  # likewise
 MADE_UP = 64
+TEST_ANOMALIES = "test anomalies"
 # Of so many pixels together, at most: large pictures say as much in smaller numbers.
 REPRESENTATIVE_PIXELS, MADE_UP_PIXELS = 2**22, 2**20
 
@@ -24,7 +25,7 @@ class Samples:
         is_anomaly: bool (N,), which of `real` count as anomalies.
         anomalies: what these are.
         representative: training pictures, normal and negative, for choosing int8 ranges.
-        calibration: normal pictures that the run's threshold was chosen on.
+        calibration: the run's calibration pictures, as far as they are still there.
     """
 
     real: np.ndarray
@@ -32,6 +33,11 @@ class Samples:
     anomalies: str
     representative: np.ndarray
     calibration: np.ndarray
+
+    @property
+    def is_test(self) -> np.ndarray:
+        """Which of `real` are of the run's test: without test anomalies the normal ones alone."""
+        return ~self.is_anomaly | (self.anomalies == TEST_ANOMALIES)
 
     @property
     def kinds(self) -> dict[str, np.ndarray]:
@@ -74,7 +80,7 @@ def load_samples(detector: Detector, run: Path, data_dir: Path | None) -> Sample
     opened = reopen(run, detector.config, data_dir, skip_bad=True)
     training, test = opened.training(), opened.test()
     normal = _evenly(test.pixels[~test.is_anomaly], MAX_REAL)
-    anomalies, what = _evenly(test.pixels[test.is_anomaly], MAX_REAL), "test anomalies"
+    anomalies, what = _evenly(test.pixels[test.is_anomaly], MAX_REAL), TEST_ANOMALIES
     count = _affordable(MAX_REPRESENTATIVE, REPRESENTATIVE_PIXELS, detector.shape)
     made_up = noise((count, *detector.shape), seed=1)
     negatives = made_up if training.negative is None else training.negative.fit
@@ -89,5 +95,5 @@ def load_samples(detector: Detector, run: Path, data_dir: Path | None) -> Sample
         np.arange(len(normal) + len(anomalies)) >= len(normal),
         what,
         np.concatenate(representative),
-        _evenly(training.normal.calibration, count),
+        training.normal.calibration,
     )

@@ -8,14 +8,12 @@ from the rest by little, and rounding in the first layers is as large as what ma
 import tempfile
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import flatbuffers
 import numpy as np
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
-from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 
 from export.artefact import Artefact
@@ -50,28 +48,9 @@ def write(artefact: Artefact, folder: Path, samples: Samples) -> Path:
             data = _repacked(converter.convert(), [artefact.alpha, 1 / 255])
         else:
             data = converter.convert()
-    alpha = artefact.alpha
-    if quantization == "int8" and artefact.detector.config.features:
-        alpha = _moved_threshold(data, artefact, samples.calibration)
-        moved = replace(artefact.detector.threshold_, alpha=alpha)
-        artefact.record["threshold"] = moved.to_json()
     path = folder / "model.tflite"
-    path.write_bytes(tflite_file.replace(data, alpha, artefact.metadata))
+    path.write_bytes(tflite_file.replace(data, artefact.alpha, artefact.metadata))
     return path
-
-
-def _moved_threshold(data: bytes, artefact: Artefact, normal: np.ndarray) -> float:
-    """The threshold above which int8 finds what float finds.
-
-    Rounding in a frozen backbone adds about the same to the error of every place, which is much
-    where that of normal places is small; the threshold moves by as much as normal scores do.
-    """
-    with no_stderr():
-        run = Interpreter(model_content=data).get_signature_runner("serving_default")
-        images = normal * np.float32(1 / 255) if artefact.dtype == "float32" else normal
-        found = np.concatenate([run(image=image[None])["score"] for image in images])
-    moved = artefact.alpha + float(np.median(found - artefact.detector.score(normal)))
-    return float(np.float32(moved))
 
 
 def _converter(artefact: Artefact, scratch: str) -> tf.lite.TFLiteConverter:

@@ -4,6 +4,7 @@ Scikit-learn's signs, where large is normal, are made of the detectors' scores h
 else.
 """
 
+import inspect
 import warnings
 from collections.abc import Mapping
 from typing import Any, Self
@@ -14,7 +15,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from lisae_tf.config import FOLDER, Config, dataset_settings, merge, resolve
-from lisae_tf.data.parts import TrainingData, split_side
+from lisae_tf.data.parts import Parts, TrainingData, side_indices
+from lisae_tf.data.pictures import content_hashes
 from lisae_tf.data.protocols import DEFAULT_FLAWS, DEFAULT_SYNTHETIC, synthetic_generators
 from lisae_tf.detectors import make_detector
 from lisae_tf.detectors.base import Detector
@@ -32,6 +34,16 @@ _ROWS = {
     "feature_extraction": {"batch_size": 32, "warmup_steps": 100, "collapse_fraction": 0.0},
     "latent_shaping": {"batch_size": 32, "gamma": 1.0},
     "network": {"filters": [64, 32]},
+}
+
+
+# Parameters that stand for a setting.
+_SETTINGS = {
+    "latent": ("network", "latent"),
+    "gamma": ("latent_shaping", "gamma"),
+    "beta": ("latent_shaping", "beta"),
+    "epochs": ("feature_extraction", "epochs"),
+    "shaping_epochs": ("latent_shaping", "epochs"),
 }
 
 
@@ -102,6 +114,10 @@ class LISAEDetector(OutlierMixin, BaseEstimator):
 
         Raises:
             ValueError: arrays or settings that cannot be used (`LisaeError`).
+
+        Warns:
+            UserWarning: the held-out normals support a higher false-positive rate only than the one
+                asked for, settings that the variant never reads, or labels that are ignored.
         """
         X = self._validate(X, reset=True)
         is_negative = self._negatives_of(y, len(X))
@@ -119,17 +135,13 @@ class LISAEDetector(OutlierMixin, BaseEstimator):
             seed = check_random_state(seed).randint(2**31 - 1)
         seed = int(seed)
         config = self._config(X, seed)
-        self._standardise = None
-        if X.ndim == 2:
-            self._standardise = Standardiser.of(X)
-            X, given = self._standardise(X), self._standardise(given)
         detector = make_detector(config)
-        if config.features and X.ndim == 4 and detector.needs_negatives:
-            detector.fit_parts(self._with_made(X, given, config))
-        else:
-            if detector.needs_negatives and not len(given):
-                given = self._synthetic(X, seed)
-            detector.fit(X, given if detector.needs_negatives else None)
+        for path in self._unread(config, detector.needs_negatives and X.ndim == 4):
+            message = f"{path} is set, but {config.variant} does not read it"
+            warnings.warn(message, UserWarning, stacklevel=2)
+        detector.fit_parts(self._divided(X, given, config, detector.needs_negatives))
+        if shortfall := detector.threshold_.shortfall("sample"):
+            warnings.warn(shortfall, UserWarning, stacklevel=2)
         self.detector_ = detector
         self.offset_ = -detector.threshold_.alpha
         return self
@@ -195,12 +207,56 @@ class LISAEDetector(OutlierMixin, BaseEstimator):
         settings = merge(merge(settings, given), self.settings or {})
         return resolve(settings, "LISAEDetector")
 
-    def _synthetic(self, normal: np.ndarray, seed: int) -> np.ndarray:
-        if normal.ndim == 2:
-            return synthetic_rows(normal, seed)
-        from lisae_tf.data.synthetic import made_of
+    def _unread(self, config: Config, makes_pictures: bool) -> list[str]:
+        """What was set and is never read."""
+        chosen: dict[str, Any] = dict(self.settings or {})
+        defaults = inspect.signature(type(self)).parameters
+        for name, (section, setting) in _SETTINGS.items():
+            if getattr(self, name) != defaults[name].default:
+                chosen = merge(chosen, {section: {setting: getattr(self, name)}})
+        made = [] if self.synthetic is None or makes_pictures else ["synthetic"]
+        return config.unread(chosen) + made
 
-        return made_of(self._generators(DEFAULT_SYNTHETIC), normal, seed)
+    def _divided(
+        self, normal: np.ndarray, given: np.ndarray, config: Config, needed: bool
+    ) -> TrainingData:
+        """Both sides in parts. Nothing is learned or made of a part for another one.
+
+        Also sets the standardisation of rows, from those that are trained on.
+        """
+        parts, self._standardise = self._parts(normal, config, stream=0), None
+        if normal.ndim == 2:
+            self._standardise = Standardiser.of(parts.fit)
+            sides = (parts.fit, parts.stopping, parts.calibration)
+            parts, given = Parts(*map(self._standardise, sides)), self._standardise(given)
+            if not len(given):
+                given = synthetic_rows(parts.fit, config.seed)
+        if not needed:
+            return TrainingData(parts, None)
+        if given.shape[1:] != normal.shape[1:]:
+            raise LisaeError("normal and negative pictures must have the same height and channels")
+        real = self._parts(given, config, stream=1) if len(given) else None
+        if config.features:
+            return self._with_made(parts, real, config)
+        return TrainingData(parts, real or self._synthetic(parts, config.seed))
+
+    @staticmethod
+    def _parts(samples: np.ndarray, config: Config, stream: int) -> Parts:
+        """One side in parts; copies of a sample stay together, and count once for the threshold."""
+        _, first, copies = np.unique(
+            content_hashes(samples), return_index=True, return_inverse=True
+        )
+        groups = first[copies]
+        fit, stopping, calibration = side_indices(
+            len(samples), config.data, seed=config.seed, stream=stream, groups=groups
+        )
+        once = calibration[groups[calibration] == calibration]
+        return Parts(samples[fit], samples[stopping], samples[once])
+
+    def _synthetic(self, normal: Parts, seed: int) -> Parts:
+        from lisae_tf.data.synthetic import synthetic_negatives
+
+        return synthetic_negatives(self._generators(DEFAULT_SYNTHETIC), normal, seed)
 
     def _generators(self, usual: str) -> tuple[str, ...]:
         chosen = usual if self.synthetic is None else self.synthetic
@@ -209,19 +265,15 @@ class LISAEDetector(OutlierMixin, BaseEstimator):
             raise LisaeError(f"synthetic must be 'synth:GENERATOR+...', not '{chosen}'")
         return names
 
-    def _with_made(self, normal: np.ndarray, given: np.ndarray, config: Config) -> TrainingData:
-        """Both sides in parts, and negatives that know where they were changed."""
+    def _with_made(self, normal: Parts, real: Parts | None, config: Config) -> TrainingData:
+        """With negatives that know where they were changed."""
         from lisae_tf.data.synthetic import made_with_masks
 
-        parts, _ = split_side(normal, config.data, seed=config.seed, stream=0)
         names = self._generators(DEFAULT_FLAWS)
-        made, masks = made_with_masks(names, parts, config.seed, config.features.made)
-        if not len(given):
-            return TrainingData(parts, made, negative_masks=masks)
-        if given.shape[1:] != normal.shape[1:]:
-            raise LisaeError("normal and negative pictures must have the same height and channels")
-        real, _ = split_side(given, config.data, seed=config.seed, stream=1)
-        return TrainingData(parts, real, made=made, made_masks=masks)
+        made, masks = made_with_masks(names, normal, config.seed, config.features.made)
+        if real is None:
+            return TrainingData(normal, made, negative_masks=masks)
+        return TrainingData(normal, real, made=made, made_masks=masks)
 
     def anomaly_scores(self, X) -> np.ndarray:
         """The detector's own scores: large is anomalous. (N, ...) -> float64 (N,)."""

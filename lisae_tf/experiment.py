@@ -32,7 +32,7 @@ from lisae_tf.files import write_json
 from lisae_tf.phase import TrainingOptions
 from lisae_tf.runs import CHECKPOINT, HISTORY, METRICS, SCORES
 from lisae_tf.sharing import SharedPhase1
-from lisae_tf.thresholds import choose_threshold, smallest_fpr
+from lisae_tf.thresholds import choose_threshold
 
 FEATURES_KEPT = 2**28  # bytes of pictures' features, which several steps of a run ask for
 
@@ -228,11 +228,8 @@ def run(
         fpr = config.calibration.false_positive_rate
         detector.set_threshold(choose_threshold(calibration_scores, fpr, nearest=True))
     notes = [*loaded.since, *data.notes, *test.notes, *detector.notes]
-    if smallest_fpr(len(calibration_scores)) > fpr:
-        notes.append(
-            f"{len(calibration_scores)} calibration pictures support a false-positive rate of "
-            f"{detector.threshold_.guaranteed_fpr:.3f} at the lowest, not {fpr:g}"
-        )
+    if shortfall := detector.threshold_.shortfall():
+        notes.append(shortfall)
     with watch.stage("evaluation"):
         phase1, after = score_test(detector, test)
         measured = measure(detector, data, phase1, after, test.kinds)

@@ -16,7 +16,7 @@ class Standardiser:
 
     @classmethod
     def of(cls, normal: np.ndarray) -> "Standardiser":
-        """From normal rows, float (N, m)."""
+        """From the normal rows that are trained on, float (N, m)."""
         std = normal.std(axis=0, dtype=np.float64)
         return cls(normal.mean(axis=0, dtype=np.float64), np.where(std > 0, std, 1.0))
 

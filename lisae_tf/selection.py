@@ -7,7 +7,7 @@ kind, a foreign set.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,8 @@ class LeftOut:
     data: TrainingData
     pixels: np.ndarray  # uint8 (N, H, W, C)
     kind: str  # in words
+    # Of the held-out normals and of `pixels`: what is measured on.
+    rows: slice = field(default_factory=lambda: slice(None))
 
 
 def _kinds(source: Dataset, classes: Sequence[int]) -> list[list[int]]:
@@ -196,7 +198,8 @@ def measure(detector: Detector, left: LeftOut) -> HeldOut:
     Most of a kind may be told apart by any model; its hardest pictures still tell models apart,
     and are nearest to anomalies that nobody has seen.
     """
-    normal, kind = (detector.score(pixels) for pixels in (left.data.normal.stopping, left.pixels))
+    sides = (left.data.normal.stopping, left.pixels)
+    normal, kind = (detector.score(pixels[left.rows]) for pixels in sides)
 
     def against(scores: np.ndarray) -> float:
         truth = np.repeat([0, 1], [len(normal), len(scores)])

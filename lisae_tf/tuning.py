@@ -2,8 +2,11 @@
 
 A trial trains without one kind of negatives, for each of two kinds in turn; its value is the mean
 AUROC of held-out normals against the hardest pictures of that kind (`selection.measure`). First
-every latent size is tried with γ and β as given, then γ and β with the size chosen. What is given
-is changed only for a gain above its standard error. Test pictures are never read.
+every latent size is tried with γ and β as given, then γ and β with the size chosen. The best of
+many trials looks better than it is, so it is trained again beside the settings given, from other
+seeds, and both are measured on the half of the held-out pictures that no trial was measured on:
+what is given is changed only where the gain is clear there (`is_clear`). Test pictures are never
+read.
 """
 
 import math
@@ -13,7 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import optuna
+from scipy import stats
 
 from lisae_tf import selection
 from lisae_tf.config import Config, merge, resolve
@@ -31,6 +36,10 @@ RANGES = {GAMMA: (0.01, 1.0), GAMMA_TIMES: (1.0, 100.0), BETA: (0.1, 10.0)}
 LATENT = "network.latent"
 STATES = optuna.trial.TrialState
 AUROC, HARDEST = "auroc", "hardest"  # attributes of a trial
+GAINS = "gains of trial {}"  # attribute of a study: against each kind in each round
+ROUNDS, FEWEST_ROUNDS = 5, 3  # of a comparison with the settings given
+SEARCHED = slice(0, None, 2)  # rows of the held-out pictures that trials are measured on
+LEVEL = 0.05  # share of tunings, at most, that change settings for others that are no better
 
 
 class Search:
@@ -95,7 +104,7 @@ class Search:
         return value if path == LATENT or value == self.given[path] else float(f"{value:.3g}")
 
     def best(self, study: optuna.Study) -> optuna.trial.FrozenTrial:
-        """The trial of the settings chosen: another than the given one must be clearly better."""
+        """The best trial, if another than the given one by more than its standard error."""
         finished = done(study)
         sized = self._size(finished)
         return _better(sized, [t for t in finished if t.params[LATENT] == sized.params[LATENT]])
@@ -115,7 +124,8 @@ def _better(
 ) -> optuna.trial.FrozenTrial:
     """The best of `others` where its gain exceeds its standard error, else the given trial.
 
-    One-standard-error rule (Breiman et al. 1984, section 3.4.3), on differences paired by kind.
+    One-standard-error rule (Breiman et al. 1984, section 3.4.3), on differences paired by kind:
+    what to go on with in the search. After many trials it proves nothing; see `is_clear`.
     """
     best = max(others, key=lambda trial: trial.value)
     if given is None:
@@ -124,6 +134,21 @@ def _better(
     gains = [after - before for after, before in pairs]
     error = statistics.stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
     return best if statistics.fmean(gains) > error else given
+
+
+def is_clear(gains: np.ndarray) -> bool:
+    """Whether a setting is better against every kind by more than chance allows.
+
+    A paired t-test over the rounds for each kind, one-sided at `LEVEL`. All must succeed, so the
+    whole claim is false with probability `LEVEL` at most (intersection-union test, Berger 1982),
+    however many trials the setting was chosen from: rounds have seeds and pictures of their own.
+
+    Args:
+        gains: float (kinds, rounds).
+    """
+    count = gains.shape[1]
+    error = gains.std(axis=1, ddof=1) / math.sqrt(count)
+    return bool(np.all(gains.mean(axis=1) > stats.t.ppf(1 - LEVEL, count - 1) * error))
 
 
 def apply(config: Config, chosen: dict[str, float | int]) -> Config:
@@ -185,22 +210,19 @@ def tune(
         LisaeError: every trial failed.
     """
     study, search = open_study(folder), Search(config)
-    # Phase 1 depends on the latent size, and with LinSep's term on the negatives.
-    shared: dict[tuple[int, int], SharedPhase1] = {}
-    apart = LOSSES.get(config.variant) == LINSEP
+    shared = _Shared()
 
     def objective(trial: optuna.Trial) -> float:
         chosen = search.suggest(trial)
         found = []
         for place, each in enumerate(left):
             own = apply(each.config, chosen)
-            kept = shared.setdefault((own.network.latent, place * apart), SharedPhase1())
             try:
-                detector = selection.fit(replace(each, config=own), kept)
+                detector = selection.fit(replace(each, config=own), shared.of(own, place))
             except LisaeError as error:
                 say(f"trial {trial.number + 1}: failed: {error}")
                 raise optuna.TrialPruned from error
-            found.append(selection.measure(detector, each))
+            found.append(selection.measure(detector, replace(each, rows=SEARCHED)))
         value, said = record(trial, found)
         say(f"trial {trial.number + 1}: {said} with {named(chosen)}")
         return value
@@ -215,9 +237,82 @@ def tune(
         raise LisaeError(
             "every trial failed, for the reasons above; change the settings with --set"
         )
-    best = search.best(study)
+    best = _confirmed(study, search, left, say)
     write_text(folder / BEST, apply(config, search.settings(best)).to_yaml())
     return study, best
+
+
+class _Shared:
+    """Phase 1 for each training; it depends on seed and latent size, with LinSep on negatives."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[int, int, int], SharedPhase1] = {}
+
+    def of(self, config: Config, kind: int) -> SharedPhase1:
+        """That of one training without one kind."""
+        apart = kind if LOSSES.get(config.variant) == LINSEP else 0
+        return self._kept.setdefault((config.seed, config.network.latent, apart), SharedPhase1())
+
+
+def _confirmed(
+    study: optuna.Study,
+    search: Search,
+    left: Sequence[selection.LeftOut],
+    say: Callable[[str], None],
+) -> optuna.trial.FrozenTrial:
+    """The best trial where it is clearly better than the settings given, else their trial."""
+    best = search.best(study)
+    given = next((t for t in done(study) if t.params == search.given), None)
+    if given is None or best.number == given.number:
+        return best
+    fewest = min(min(len(each.data.normal.stopping), len(each.pixels)) for each in left)
+    rounds = min(ROUNDS, fewest // 2)  # with a picture at least that no trial was measured on
+    if rounds < FEWEST_ROUNDS:
+        say(f"{fewest} held-out pictures cannot prove any setting better: those given stay")
+        return given
+    name = GAINS.format(best.number + 1)
+    if name not in study.user_attrs:
+        try:
+            gains = _gains(search.settings(best), search.given, left, rounds)
+            study.set_user_attr(name, gains.tolist())
+        except LisaeError as error:
+            say(f"trial {best.number + 1} failed when trained again, so it is not taken: {error}")
+            return given
+    gains = np.array(study.user_attrs[name])
+    clear = is_clear(gains)
+    told = ", ".join(f"{mean:+.4f}" for mean in gains.mean(axis=1))
+    say(
+        f"trial {best.number + 1} beside the settings given, on {gains.shape[1]} new seeds and "
+        f"pictures that no trial has seen: {told}; "
+        + ("clearly better" if clear else "not clearly better, so the settings given stay")
+    )
+    return best if clear else given
+
+
+def _gains(
+    chosen: Mapping[str, float | int],
+    given: Mapping[str, float | int],
+    left: Sequence[selection.LeftOut],
+    rounds: int,
+) -> np.ndarray:
+    """What one setting gains over another, paired: float (kinds, rounds).
+
+    A round has a seed of its own and its share of the pictures that trials were not measured on.
+
+    Raises:
+        LisaeError: a training failed.
+    """
+    gains, shared = np.zeros((len(left), rounds)), _Shared()
+    for kind, turn in np.ndindex(*gains.shape):
+        rows = slice(2 * turn + 1, None, 2 * rounds)
+        found = []
+        for settings in (chosen, given):
+            own = apply(left[kind].config, settings)
+            own = own.model_copy(update={"seed": (own.seed + 1 + turn) % 2**31})
+            each = replace(left[kind], config=own, rows=rows)
+            found.append(selection.measure(selection.fit(each, shared.of(own, kind)), each).hardest)
+        gains[kind, turn] = found[0] - found[1]
+    return gains
 
 
 def record(trial: optuna.Trial, found: Sequence[selection.HeldOut]) -> tuple[float, str]:

@@ -15,12 +15,18 @@ from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.estimator_checks import check_estimator
 from training_fixtures import TINY, surface
 
+from lisae_tf.data.parts import side_indices
 from lisae_tf.detectors import DETECTORS, load_detector
 from lisae_tf.detectors.graph import AutoencoderDetector
 from lisae_tf.errors import LisaeError
 from lisae_tf.estimator import LISAEDetector
 from lisae_tf.feature_rows import Standardiser, synthetic_rows
 
+# Of many settings for few samples; they have tests of their own.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.* is set, but .* does not read it:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*calibration samples? supports?:UserWarning"),
+]
 QUICK = {"epochs": 2, "shaping_epochs": 2}
 SMALL = {
     **QUICK,
@@ -43,6 +49,8 @@ def checked(estimator):
     with warnings.catch_warnings():
         # Scikit-learn's checks pass class labels as y, which outlier detectors ignore.
         warnings.filterwarnings("ignore", "y holds labels", UserWarning)
+        # And few samples.
+        warnings.filterwarnings("ignore", ".*calibration samples? supports?", UserWarning)
         found = check_estimator(estimator, on_fail=None, on_skip=None)
     by_status = {"passed": {}, "skipped": {}, "failed": {}}
     for each in found:
@@ -206,7 +214,7 @@ def test_rows_are_explained_by_their_reconstruction():
     estimator = LISAEDetector("ae", **QUICK).fit(ring(200))
     detector = estimator.detector_
     assert isinstance(detector, AutoencoderDetector)
-    rows = Standardiser.of(ring(200))(ring(20, seed=1))
+    rows = estimator._standardise(ring(20, seed=1))
     errors = np.mean(np.square(detector.reconstruct(rows) - rows), axis=1)
     np.testing.assert_allclose(detector.score(rows), errors, rtol=1e-5)
 
@@ -275,3 +283,70 @@ def test_synthetic_rows_keep_ranges_and_lose_what_binds_features():
     product = found[drawn][:, 0] * found[drawn][:, 1]
     assert abs(np.corrcoef(product, found[drawn][:, 2])[0, 1]) < 0.1
     assert np.corrcoef(normal[:, 0] * normal[:, 1], normal[:, 2])[0, 1] > 0.95
+
+
+@pytest.mark.parametrize("variant", ["kde", "linear-lis"])
+def test_calibration_rows_change_nothing_but_the_threshold(variant):
+    normal = ring(200)
+    row = np.arange(len(normal))
+    *_, held_out = side_indices(len(row), LISAEDetector()._config(normal, 0).data, seed=0, stream=0)
+    odd = normal.copy()
+    odd[held_out] = 1000.0 + np.arange(len(held_out))[:, None]
+    fitted, spoilt = (LISAEDetector(variant, **QUICK).fit(each) for each in (normal, odd))
+    for name, array in fitted.detector_.arrays().items():
+        np.testing.assert_array_equal(array, spoilt.detector_.arrays()[name], err_msg=name)
+    np.testing.assert_array_equal(fitted._standardise.mean, spoilt._standardise.mean)
+    np.testing.assert_array_equal(fitted._standardise.std, spoilt._standardise.std)
+    assert spoilt.detector_.threshold_.alpha > fitted.detector_.threshold_.alpha
+
+
+def test_no_negative_that_is_trained_on_is_made_of_a_calibration_picture():
+    normal = surface("gravel", 60)[:, :8, :8]
+    *_, held_out = side_indices(60, LISAEDetector()._config(normal, 0).data, seed=0, stream=0)
+    odd = normal.copy()
+    odd[held_out] = np.arange(len(held_out), dtype=np.uint8)[:, None, None, None]
+    estimator = LISAEDetector(synthetic="synth:flip")
+    config = estimator._config(normal, 0)
+    parts, spoilt = (estimator._divided(each, each[:0], config, True) for each in (normal, odd))
+    for side, other in ((parts.normal, spoilt.normal), (parts.negative, spoilt.negative)):
+        np.testing.assert_array_equal(side.fit, other.fit)
+        np.testing.assert_array_equal(side.stopping, other.stopping)
+        assert not np.array_equal(side.calibration, other.calibration)
+
+
+def test_copies_of_a_sample_stay_together():
+    rows = np.repeat(ring(50), 4, axis=0)
+    estimator = LISAEDetector("kde")
+    data = estimator._divided(rows, rows[:0], estimator._config(rows, 0), False)
+    parts = [data.normal.fit, data.normal.stopping, data.normal.calibration]
+    seen = [{row.tobytes() for row in part} for part in parts]
+    assert sum(map(len, seen)) == len(set.union(*seen)) == 50
+    # For the threshold a copy counts once.
+    assert [len(part) / len(rows) for part, rows in zip(parts, seen, strict=True)] == [4, 4, 1]
+
+
+def test_a_rate_that_too_few_samples_support_is_told():
+    promised = r"1 calibration sample supports a false-positive rate of 0\.500 .*, not 0\.01"
+    with pytest.warns(UserWarning, match=promised):
+        found = LISAEDetector("kde", false_positive_rate=0.01).fit(surface("gravel", 8))
+    assert found.detector_.threshold_.guaranteed_fpr == 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "unread"),
+    [
+        ({"gamma": 5.0}, ["latent_shaping.gamma"]),
+        ({"epochs": 3, "latent": 2}, ["network.latent", "feature_extraction.epochs"]),
+        ({"settings": {"oc_svm": {"nu": 0.1}}}, ["oc_svm.nu"]),
+        ({"synthetic": "synth:flip"}, ["synthetic"]),
+        ({"settings": {"kde": {"max_pictures": 100}}}, []),
+    ],
+)
+def test_a_setting_that_is_never_read_is_told(options, unread):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        LISAEDetector("kde", **options).fit(ring(200))
+    assert [str(each.message) for each in told] == [
+        f"{path} is set, but kde does not read it" for path in unread
+    ]
+    assert {each.filename for each in told} <= {__file__}

@@ -18,8 +18,9 @@ def failures(quantization, moved: dict[int, float]) -> list[str]:
     found = scores.copy()
     for row, score in moved.items():
         found[row] = score
-    samples = SimpleNamespace(real=scores, is_anomaly=np.arange(14) >= 4, anomalies="test")
-    model = SimpleNamespace(run=lambda _: {"score": found, "is_anomaly": found > 1})
+    truth = np.arange(14) >= 4
+    samples = SimpleNamespace(real=scores, is_anomaly=truth, anomalies="test", is_test=truth | True)
+    model = SimpleNamespace(run=lambda _: {"score": found, "is_anomaly": found > 1}, threshold=1.0)
     detector = SimpleNamespace(score=lambda pictures: scores)
     gathered = []
     artefact = SimpleNamespace(detector=detector, alpha=1.0)

@@ -12,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 from lisae_tf.errors import LisaeError
 from lisae_tf.estimator import LISAEDetector
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*calibration samples? supports?:UserWarning")
 SMALL = {"features": {"places": 2000, "made": 20}, "data": {"calibration_fraction": 0.2}}
 
 

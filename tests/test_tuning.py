@@ -30,7 +30,8 @@ def study(monkeypatch):
     tried = []
 
     def fit(left, shared):
-        tried.append((left.config, left.kind, shared))
+        if left.config.seed == config.seed:  # else trained again, beside the settings given
+            tried.append((left.config, left.kind, shared))
         return left.config
 
     def measure(config, left):
@@ -106,6 +107,60 @@ def test_what_is_given_is_changed_for_a_clear_gain_alone(study, tmp_path, monkey
         chosen.network.latent
     }
     assert best.params[tuning.LATENT] == chosen.network.latent
+
+
+def is_noise(study, monkeypatch):
+    """No setting is better than another: figures differ by seed and by pictures alone."""
+
+    def measure(config, left):
+        key = repr((config.network.latent, config.latent_shaping, config.seed, left.rows))
+        random = np.random.default_rng(list(key.encode()))
+        return selection.HeldOut(0.5, 0.5 + 0.1 * random.random() + 0.001 * (left.kind == "a kind"))
+
+    monkeypatch.setattr(selection, "measure", measure)
+
+
+def test_the_best_of_many_trials_is_not_taken_for_luck(study, tmp_path, monkeypatch):
+    is_noise(study, monkeypatch)
+    said = []
+    found, best = study.tune(tmp_path, 12, say=said.append)
+    assert tuning.Search(study.config).best(found).number != best.number == 0
+    assert resolve(read_settings(tmp_path / tuning.BEST)) == study.config
+    assert said[-1].endswith("not clearly better, so the settings given stay")
+    # The comparison is kept with the study.
+    monkeypatch.setattr(tuning, "_gains", lambda *_: pytest.fail("it was made again"))
+    assert study.tune(tmp_path, 12)[1].number == 0
+
+
+@pytest.mark.parametrize("kinds", [1, 2])
+@pytest.mark.parametrize("pictures", [0.0, 1.0])
+def test_of_settings_that_are_no_better_few_are_taken(kinds, pictures):
+    """Many tunings of pure noise, of the seed alone or of what suits some pictures by chance."""
+    random = np.random.default_rng(0)
+    tunings, trials, rounds = 1000, 30, tuning.ROUNDS
+    claimed = 0
+    for _ in range(tunings):
+        # Of every setting: what suits each of the shares of pictures, of which one is searched on.
+        suits = pictures * random.normal(size=(trials + 1, kinds, 1 + rounds))
+        values = (suits[..., 0] + random.normal(size=(trials + 1, kinds))).mean(axis=1)
+        chosen = 1 + np.argmax(values[1:])
+        again = suits[[chosen, 0], :, 1:] + random.normal(size=(2, kinds, rounds))
+        claimed += tuning.is_clear(again[0] - again[1])
+    assert claimed / tunings <= tuning.LEVEL + 3 * np.sqrt(tuning.LEVEL / tunings)
+
+
+def test_a_few_pictures_prove_nothing(study, tmp_path):
+    few = [replace(each, pixels=each.pixels[:5]) for each in study.kinds]
+    said = []
+    study.tune(tmp_path, SIZES, kinds=few, say=said.append)
+    assert said[-1] == "5 held-out pictures cannot prove any setting better: those given stay"
+    assert resolve(read_settings(tmp_path / tuning.BEST)) == study.config
+
+
+def test_a_gain_counts_where_it_is_one_against_every_kind():
+    gains = np.random.default_rng(0).normal(0.02, 0.005, (2, tuning.ROUNDS))
+    assert tuning.is_clear(gains)
+    assert not tuning.is_clear(gains * [[1], [-1]])
 
 
 def test_settings_outside_what_is_tried_are_tried_as_given(study, tmp_path):
@@ -226,8 +281,10 @@ def test_negatives_are_needed():
     assert "negative" in result.output
 
 
-def test_on_the_embedded_photographs(tmp_path):
+@pytest.mark.parametrize("rounds", [0, pytest.param(tuning.ROUNDS, marks=pytest.mark.slow)])
+def test_on_the_embedded_photographs(tmp_path, monkeypatch, rounds):
     """The whole command, with real trainings of one epoch."""
+    monkeypatch.setattr(tuning, "ROUNDS", rounds)
     quick = ("feature_extraction.epochs=1", "latent_shaping.epochs=1",
              "feature_extraction.collapse_fraction=0", "network.filters=[4,8]")  # fmt: skip
     settings = [part for each in quick for part in ("--set", each)]

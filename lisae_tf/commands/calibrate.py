@@ -70,23 +70,33 @@ def _new_scores(detector, folder: Path, normal_dir: Path):
     shared.tell_others([normal_dir])
     kept = manifest.read(folder)
     known = kept.digests(manifest.FITTED) if kept else set()
-    seen = [
-        str(path)
-        for path, digest in zip(found, manifest.digests(found) if known else (), strict=False)
-        if digest in known
-    ]
-    if seen:
-        raise LisaeError(
-            f"the run was trained on {len(seen)} of the {len(found)} pictures of {normal_dir} "
-            f"({picture_files.few(seen)}): a threshold from them would be too low; give normal "
-            "pictures that it has not seen, or leave --normal-dir out"
-        )
+    digests = manifest.digests(found) if known else []
+    _refuse_seen(
+        [digest in known for digest in digests],
+        found,
+        normal_dir,
+        "run",
+        ", or leave --normal-dir out",
+    )
     decoded = pictures.decode_all(
         found, detector.shape[:2], detector.shape[2], depth=detector.depth
     )
     shared.tell_depth(decoded, detector.depth)
     pixels = _once(decoded.pixels)
     return np.asarray(detector.score(pixels))
+
+
+def _refuse_seen(seen, found, normal_dir: Path, what: str, otherwise: str = "") -> None:
+    """Refuses pictures that a run or model was trained on; `seen` is bool for each, or empty."""
+    from lisae_tf.data import picture_files
+
+    named = [str(path) for path, was in zip(found, seen, strict=False) if was]
+    if named:
+        raise LisaeError(
+            f"the {what} was trained on {len(named)} of the {len(found)} pictures of {normal_dir} "
+            f"({picture_files.few(named)}): a threshold from them would be too low; give normal "
+            f"pictures that it has not seen{otherwise}"
+        )
 
 
 def _once(pixels):
@@ -156,8 +166,8 @@ def calibrate_model(path: Path, fpr: float, normal_dir: Path, out: Path | None) 
     """The same for an exported model, which is written anew; needs no run."""
     from export.model_card import write_model_card
     from export.serving_files import MODELS, write_serving_files
-    from lisae_tf.data import picture_files, pictures
-    from lisae_tf.exported import artefacts
+    from lisae_tf.data import manifest, picture_files, pictures
+    from lisae_tf.exported import artefacts, seen
     from lisae_tf.exported.recalibration import next_place, recalibrate
     from lisae_tf.exported.runtimes import open_model
     from lisae_tf.thresholds import choose_threshold
@@ -165,9 +175,10 @@ def calibrate_model(path: Path, fpr: float, normal_dir: Path, out: Path | None) 
     model = open_model(path)
     place = next_place(model, out)
     shared.tell_others([normal_dir])
-    decoded = pictures.decode_all(
-        picture_files.find(normal_dir), model.shape[:2], model.shape[2], depth=model.depth
-    )
+    found = picture_files.find(normal_dir)
+    if listed := model.record.get("trained_on"):
+        _refuse_seen(seen.which(listed, manifest.digests(found)), found, normal_dir, "model")
+    decoded = pictures.decode_all(found, model.shape[:2], model.shape[2], depth=model.depth)
     shared.tell_depth(decoded, model.depth)
     normal = _once(decoded.pixels)
     threshold = choose_threshold(model.score(normal), fpr)

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lisae_tf.errors import LisaeError
+from lisae_tf.exported import seen
 from lisae_tf.files import refuse_special, sha256, write_json
 from lisae_tf.thresholds import Threshold
 
@@ -20,7 +21,7 @@ DTYPES = ("uint8", "float32")
 SIGNATURES = ("serving_default", "with_threshold", "error_map")  # the last where there is one
 _FOLDER_RECORD = "lisae.json"
 CARD, PARITY = "README.md", "parity.json"  # for people; no loader reads them
-_MAX_RECORD = 2**20
+_MAX_RECORD = 2**21  # bytes, of which a list of many pictures is half
 _MAX_MODEL = 2**31 - 1
 # First bytes of each kind of file: where, and what.
 _MAGIC = {"onnx": (0, b"\x08"), "tflite": (4, b"TFL3"), SAVED_MODEL: (0, b"\x08\x01")}
@@ -177,6 +178,7 @@ def _parsed(path: Path) -> Record:
             and all(isinstance(text, str) for text in record["metadata"].values())
             and _is_map(record.get("error_map"))
             and _is_depth(record.get("depth"))
+            and _is_list(record.get("trained_on"))
         )
     except FileNotFoundError as error:
         raise LisaeError(
@@ -203,6 +205,11 @@ def _is_depth(stored: Any) -> bool:
     return stored is None or (type(stored) is int and 8 <= stored <= 16)
 
 
+def _is_list(stored: Any) -> bool:
+    """Whether a list of pictures trained on is one; of named data and earlier versions is none."""
+    return stored is None or seen.unpack(stored) is not None
+
+
 def _is_plain(name: str) -> bool:
     """Whether a stored file name stays inside the artefact."""
     path = PurePosixPath(name)
@@ -215,5 +222,7 @@ def metadata_of(record: Record) -> dict[str, str]:
     return record["metadata"] | {
         "version": str(record["version"]),
         "threshold": repr(threshold.alpha),
-        "threshold_false_positive_rate": repr(threshold.guaranteed_fpr),
+        "threshold_false_positive_rate": (
+            "not promised" if threshold.by_hand else repr(threshold.guaranteed_fpr)
+        ),
     }
