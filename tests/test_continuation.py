@@ -13,7 +13,7 @@ from training_fixtures import surface
 from lisae_tf.arrays import load_arrays
 from lisae_tf.config import ONE_CLASS, resolve
 from lisae_tf.data.folder_test import load_folder_test
-from lisae_tf.data.folders import load_folder_training
+from lisae_tf.data.folder_training import load_folder_training
 from lisae_tf.detectors import DETECTORS, load_detector, make_detector
 
 SMALL = (

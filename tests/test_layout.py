@@ -11,7 +11,7 @@ from PIL import Image
 from lisae_tf.config import resolve
 from lisae_tf.data import masks, pictures
 from lisae_tf.data.folder_test import load_folder_test
-from lisae_tf.data.folders import load_folder_training
+from lisae_tf.data.folder_training import load_folder_training
 from lisae_tf.data.layout import PictureSet, kind_of, mvtec_settings, subject
 from lisae_tf.data.layout import test_sets as sets_of
 from lisae_tf.data.parts import mirrored

@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
+from lisae_tf.data.levels import FULL_DEPTH
 from lisae_tf.data.picture_files import few
-from lisae_tf.data.pictures import FULL_DEPTH, Decoded, content_hashes
+from lisae_tf.data.pictures import Decoded, content_hashes
 from lisae_tf.data.stored import Pictures, batches
 
 # Two pictures are near copies if their grey thumbnails differ by less than this, in levels of

@@ -11,16 +11,11 @@ from pathlib import Path
 from lisae_tf.config import Config
 from lisae_tf.data import checks, masks, picture_files, pictures
 from lisae_tf.data.folder_test import read_test_masks
-from lisae_tf.data.folders import (
-    MIN_NEGATIVE,
-    MIN_NORMAL,
-    NEGATIVE_STREAM,
-    divided,
-    normal_stream,
-    read_negative_masks,
-    settle_folder_channels,
-)
+from lisae_tf.data.folder_training import read_negative_masks
+from lisae_tf.data.folders import MIN_NEGATIVE, MIN_NORMAL, settle_folder_channels
 from lisae_tf.data.layout import PictureSet, kind_of, test_sets
+from lisae_tf.data.levels import FULL_DEPTH
+from lisae_tf.data.opened_folders import NEGATIVE_STREAM, divided, normal_stream
 from lisae_tf.data.tiling import tiling_of
 from lisae_tf.errors import LisaeError
 
@@ -85,7 +80,7 @@ def treatment(
         if stretch > STRETCHED:
             done.append(f"stretched {stretch:.2f} times")
     if header.deep:
-        used = f"{depth} of " if depth and depth < pictures.FULL_DEPTH else ""
+        used = f"{depth} of " if depth and depth < FULL_DEPTH else ""
         done.append(f"{used}16 bits to 8")
     if header.cut:
         done.append("upper 8 of 16 bits")

@@ -13,9 +13,11 @@ from lisae_tf.data import manifest
 from lisae_tf.data.datasets import Dataset, Images, open_dataset
 from lisae_tf.data.drawings import background_is_bright, draw
 from lisae_tf.data.folder_test import read_test_masks, test_of
-from lisae_tf.data.folders import FOLDER_SIZE, Folders
+from lisae_tf.data.folder_training import training_of
+from lisae_tf.data.folders import FOLDER_SIZE
 from lisae_tf.data.manifest import Manifest
 from lisae_tf.data.masks import Masks
+from lisae_tf.data.opened_folders import Folders
 from lisae_tf.data.parts import Parts, TestData, TrainingData, mirrored, split_side
 from lisae_tf.data.protocols import (
     GENERATED,
@@ -168,7 +170,7 @@ class TaskData:
             LisaeError: missing data, unreadable pictures, too few of them, forbidden negatives.
         """
         if self._folders:
-            data = self._folders.training()
+            data = training_of(self._folders)
         else:
             data = _load_named_training(self._config, self._data_dir)
         return mirrored(data) if self._config.data.mirror else data
