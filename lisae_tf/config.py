@@ -138,6 +138,10 @@ class Config(Section):
             raise ValueError(
                 "folders of pictures and a named dataset exclude each other; give one of them"
             )
+        if self.dataset != FOLDER and self.data.group_by is not None:
+            raise ValueError(
+                "--group-by (data.group_by) goes by the names of files in --normal-dir"
+            )
         if self.test_dir and self.anomaly_dir:
             raise ValueError(
                 "--test-dir holds the anomalies already; leave it or --anomaly-dir out"

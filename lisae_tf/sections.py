@@ -3,9 +3,10 @@
 How they are read, merged and checked is in `config`.
 """
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Natural = Annotated[int, Field(ge=1)]
@@ -34,6 +35,14 @@ def _is_float32(value: object) -> bool:
     return value == "float32"
 
 
+def _compiles(pattern: str | None) -> str | None:
+    try:
+        re.compile(pattern or "")
+    except re.error as error:
+        raise ValueError(f"must be a regular expression ({error})") from error
+    return pattern
+
+
 class Section(BaseModel):
     """Settings that belong together; unknown names and wrong types are refused."""
 
@@ -52,6 +61,8 @@ class Data(Section):
     depth: Annotated[int | None, Field(ge=8, le=16, exclude_if=is_none)] = None
     tile: Annotated[Side | None, Field(exclude_if=is_none)] = None
     stride: Annotated[Natural | None, Field(exclude_if=is_none)] = None  # `tile` unless given
+    # A regular expression over the paths of files: what its first group matches stays in one part.
+    group_by: Annotated[str | None, Field(exclude_if=is_none), AfterValidator(_compiles)] = None
     stopping_fraction: Fraction = 0.1
     calibration_fraction: Fraction = 0.1
     test_fraction: Fraction = 0.1

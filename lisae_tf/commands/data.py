@@ -23,6 +23,7 @@ def command() -> None:
 @shared.mask_dir
 @shared.mvtec
 @shared.features
+@shared.group_by
 @shared.tiles
 @shared.config_file
 @shared.assigned

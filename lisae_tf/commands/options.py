@@ -47,6 +47,11 @@ features = click.option(
     "--features", metavar="NAME",
     help="Pretrained network whose features are scored (own folders: efficientnet_lite0), or none.",
 )  # fmt: skip
+group_by = click.option(
+    "--group-by", metavar="REGEX",
+    help="Own folders: pictures whose paths give the same first group of this expression stay in "
+    "one part (frames of a video, views of a part), as '^(.*)_view'.",
+)  # fmt: skip
 config_file = click.option(
     "--config", "config_file", type=click.Path(path_type=Path), help="YAML file of settings."
 )
@@ -196,6 +201,8 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     if "features" in given:
         name = given.pop("features")
         given["features"] = None if name == "none" else {"backbone": name}
+    if "group_by" in given:
+        given["data"] = (given.get("data") or {}) | {"group_by": given.pop("group_by")}
     if isinstance(given.get("normal_dir"), tuple):
         folders = list(given["normal_dir"])
         given["normal_dir"] = folders[0] if len(folders) == 1 else folders

@@ -28,6 +28,7 @@ from lisae_tf.quiet import start_tensorflow
 )
 @click.option("--variant", help="Detector, as in lis, linsep, ae or kde; a wrong name lists all.")
 @shared.features
+@shared.group_by
 @shared.tiles
 @shared.config_file
 @shared.assigned

@@ -18,6 +18,7 @@ from lisae_tf.quiet import start_tensorflow
 @click.option("--negatives", help="As for train.")
 @click.option("--variant", help="Detector, as in lis or linsep.")
 @shared.features
+@shared.group_by
 @shared.config_file
 @shared.assigned
 @click.option("--seed", type=int, help="Seed of everything random.")

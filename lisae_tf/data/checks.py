@@ -8,16 +8,20 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
-from sklearn.neighbors import NearestNeighbors
+from scipy.sparse.csgraph import connected_components
+from sklearn.neighbors import NearestNeighbors, radius_neighbors_graph
 
 from lisae_tf.data.levels import FULL_DEPTH
 from lisae_tf.data.picture_files import few
 from lisae_tf.data.pictures import Decoded, content_hashes
 from lisae_tf.data.stored import Pictures, batches
 
-# Two pictures are near copies if their grey thumbnails differ by less than this, in levels of
-# 255 (root mean square): another JPEG quality or size does not reach it, another subject does.
-NEAR_LEVELS = 2.0
+# Two pictures are near copies if their grey thumbnails, brought to one brightness, differ by less
+# than this, in levels of 255 (root mean square): another JPEG quality, size or exposure does not
+# reach it, another part under the same camera hardly ever does. (Hashes of differences cannot tell
+# parts under one camera apart.)
+NEAR_LEVELS = 1.5
+BRIGHTER = 1.2  # how many times a near copy may be brighter, where nothing else differs
 THUMBNAIL = 16
 CONSTANT_LEVELS = 2  # a picture whose values span no more is constant
 
@@ -63,20 +67,53 @@ def _constant_ones(pixels: np.ndarray) -> np.ndarray:
     return found
 
 
+def _evened(small: np.ndarray, level: float) -> list[np.ndarray]:
+    """Thumbnails without their brightness, taken away and divided out; it is a value of its own.
+
+    Near copies are less than `NEAR_LEVELS * THUMBNAIL` apart in one of the two: a sum over 16 x 16
+    pixels, not a mean.
+    """
+    mean = np.maximum(small.mean(axis=1, keepdims=True), 1)
+    brightness = np.log(mean) * (NEAR_LEVELS * THUMBNAIL / np.log(BRIGHTER))
+    return [np.hstack([shape, brightness]) for shape in (small - mean, small * (level / mean))]
+
+
 def _near(queries: np.ndarray, known: np.ndarray, *, same_set: bool) -> list[tuple[int, int]]:
     """(index of a query, index of its nearest known picture) where they are near copies."""
     wanted = 2 if same_set else 1
     if len(queries) == 0 or len(known) < wanted:
         return []
-    search = NearestNeighbors(n_neighbors=wanted, algorithm="brute").fit(known)
-    distances, nearest = search.kneighbors(queries)
-    limit = NEAR_LEVELS * THUMBNAIL  # a sum over 16 x 16 pixels, not a mean
-    found = []
-    for index, row in enumerate(zip(nearest, distances, strict=True)):
-        others = [pair for pair in zip(*row, strict=True) if not same_set or pair[0] != index]
-        if others and others[0][1] < limit:
-            found.append((index, int(others[0][0])))
-    return found
+    level, best = float(known.mean()), {}
+    views = zip(_evened(queries, level), _evened(known, level), strict=True)
+    for sought, given in views:
+        search = NearestNeighbors(n_neighbors=wanted, algorithm="brute").fit(given)
+        distances, nearest = search.kneighbors(sought)
+        for index, row in enumerate(zip(nearest, distances, strict=True)):
+            others = [pair for pair in zip(*row, strict=True) if not same_set or pair[0] != index]
+            if others and others[0][1] < best.get(index, (0, NEAR_LEVELS * THUMBNAIL))[1]:
+                best[index] = int(others[0][0]), others[0][1]
+    return [(index, other) for index, (other, _) in sorted(best.items())]
+
+
+def near_groups(pixels: Pictures) -> np.ndarray:
+    """A number for each picture, int (N,): the same for those that near copies join.
+
+    A constant picture stands alone.
+    """
+    numbers = np.arange(len(pixels))
+    kept = np.flatnonzero(~_is_constant(pixels))
+    if len(kept) < 2:
+        return numbers
+    small = thumbnails(pixels[kept])
+    joined = [
+        radius_neighbors_graph(view, NEAR_LEVELS * THUMBNAIL)
+        for view in _evened(small, float(small.mean()))
+    ]
+    _, group = connected_components(joined[0] + joined[1], directed=False)
+    first = {}
+    for row, number in zip(kept, group, strict=True):
+        numbers[row] = first.setdefault(number, row)
+    return numbers
 
 
 def check_set(pictures: Decoded) -> SetChecks:

@@ -202,7 +202,11 @@ def check(config: Config, *, skip_bad: bool = False) -> DataReport:
             )
         elif needs.stream is not None:
             try:
-                divided(decoded[name], config, needs.stream, with_test=needs.with_test)
+                parts = divided(
+                    decoded[name], needs.folder.root, config, needs.stream, name,
+                    with_test=needs.with_test,
+                )  # fmt: skip
+                warnings += parts.notes
             except LisaeError as error:
                 errors.append(f"{name}: {error}")
         warnings += picture_files.remark(report.others, name)

@@ -28,7 +28,7 @@ def test_of(opened: Folders) -> TestData:
     normals = opened.normals
     known = [(side.found, "normal") for side in normals]
     if opened.negative and opened.tests:
-        known.append((opened.negative[0], "negative"))
+        known.append((opened.negative.found, "negative"))
     held_out = [(side.found.pixels[side.test], side.found.names, side.test) for side in normals]
     pixels = [rows for rows, _, _ in held_out]
     labels = [names[row] for _, names, rows in held_out for row in rows]

@@ -86,7 +86,9 @@ def training_of(opened: Folders) -> TrainingData:
     config, normals = opened.config, opened.normals
     notes = _remarks_on_others(config.normal_dirs, "normal")
     notes += [
-        remark for side in normals for remark in remarks(side.found, "normal", config.data.depth)
+        remark
+        for side in normals
+        for remark in (*remarks(side.found, "normal", config.data.depth), *side.notes)
     ]
     for k, side in enumerate(normals):
         for earlier in normals[:k]:
@@ -96,13 +98,13 @@ def training_of(opened: Folders) -> TrainingData:
     )
     sides: dict[str, Parts | None] = {"negative": None}
     if opened.negative:
-        negative, chosen = opened.negative
+        negative = opened.negative.found
         notes += _remarks_on_others([config.negative_dir], "negative")
         notes += remarks(negative, "negative", config.data.depth)
         for side in normals:
             notes += refuse_overlap(side.found, "normal", negative, "negative")
-        sides, more = _negatives(config, negative, chosen[:3], normal_parts)
-        notes += more
+        sides, more = _negatives(config, negative, opened.negative.indices[:3], normal_parts)
+        notes += [*opened.negative.notes, *more]
     elif config.negatives in GENERATED:
         shape = normal_parts.fit.shape[1:]
         pixels = match_polarity(draw(config.negatives, shape, config.seed), normal_parts.fit)

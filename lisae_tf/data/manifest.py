@@ -38,6 +38,7 @@ class Entry:
         height: of the file's picture, upright, in pixels.
         width: likewise.
         mode: Pillow's name for its pixels.
+        group: its name, "" of a picture that stands alone or was kept by an earlier version.
     """
 
     role: str
@@ -49,6 +50,7 @@ class Entry:
     height: int
     width: int
     mode: str
+    group: str = ""
 
 
 @dataclass(frozen=True)

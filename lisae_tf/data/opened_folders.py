@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from lisae_tf.config import Config
 from lisae_tf.data import checks, pictures
 from lisae_tf.data.folders import MIN_NEGATIVE, MIN_NORMAL, read_set, refuse_few
+from lisae_tf.data.groups import Groups, group, remarks
 from lisae_tf.data.layout import PictureSet, kind_of, normal_test_set, test_sets
 from lisae_tf.data.manifest import (
     ANOMALY,
@@ -30,6 +32,8 @@ from lisae_tf.data.manifest import (
 from lisae_tf.data.parts import side_indices
 from lisae_tf.errors import LisaeError
 
+_Part = TypeVar("_Part", str, int)
+PARTS = (FIT, STOPPING, CALIBRATION, TEST)
 NEGATIVE_STREAM = 1  # of the random numbers that divide the pictures
 
 
@@ -38,37 +42,87 @@ def normal_stream(number: int) -> int:
     return number + (number >= NEGATIVE_STREAM)
 
 
-def divided(
-    found: pictures.Decoded, config: Config, stream: int, *, with_test: bool = False
-) -> list[np.ndarray]:
-    """Indices of four parts of a folder, the test's last; copies of one picture stay together.
-
-    Raises:
-        LisaeError: too few pictures that are not copies.
-    """
-    indices = side_indices(
-        len(found.pixels), config.data, seed=config.seed, stream=stream, groups=_copies(found),
-        with_test=with_test,
-    )  # fmt: skip
-    return indices if with_test else [*indices, np.empty(0, np.int64)]
-
-
-def _copies(found: pictures.Decoded) -> np.ndarray:
-    """A number for each picture, the same for copies."""
-    return np.unique(pictures.content_hashes(found.pixels), return_inverse=True)[1]
-
-
 @dataclass(frozen=True)
-class NormalFolder:
-    """One folder of normal pictures and which of them are held out for what."""
+class Divided:
+    """The pictures of one folder, and which of them are held out for what.
+
+    Attributes:
+        found: the pictures.
+        indices: of the fit, stopping and calibration parts, and of the test's.
+        groups: of each picture; "" of one that stands alone.
+        notes: what the user should know of groups.
+    """
 
     found: pictures.Decoded
-    indices: list[np.ndarray]  # of the fit, stopping and calibration parts, and of the test's
+    indices: list[np.ndarray]
+    groups: list[str]
+    notes: list[str]
 
     @property
     def test(self) -> np.ndarray:
         """Indices of what is held out for the test; none where its normal pictures are given."""
         return self.indices[3]
+
+
+def divided(
+    found: pictures.Decoded,
+    root: Path,
+    config: Config,
+    stream: int,
+    what: str,
+    *,
+    with_test: bool = False,
+    earlier: Sequence[Divided] = (),
+) -> Divided:
+    """Four parts of a folder, the test's last; pictures of one group stay together.
+
+    Args:
+        found: its pictures.
+        root: the folder.
+        config: settings.
+        stream: of the random numbers that decide.
+        what: the set that the pictures are of.
+        with_test: whether some are held out for the test.
+        earlier: folders that are divided already; what goes with pictures of theirs follows them.
+
+    Raises:
+        LisaeError: too few pictures that are not copies, or names that settings cannot group.
+    """
+    paths = [_below(name, root) for name in found.names]
+    groups = group(found, paths, config.data.group_by, what)
+    indices = side_indices(
+        len(found.pixels), config.data, seed=config.seed, stream=stream, groups=groups.numbers,
+        with_test=with_test,
+    )  # fmt: skip
+    if not with_test:
+        indices = [*indices, np.empty(0, np.int64)]
+    if earlier:
+        indices = _following(found, indices, groups, earlier)
+    return Divided(found, indices, groups.names, groups.notes)
+
+
+def _following(
+    found: pictures.Decoded,
+    indices: Sequence[np.ndarray],
+    groups: Groups,
+    earlier: Sequence[Divided],
+) -> list[np.ndarray]:
+    """The same parts, but for groups of which an earlier folder holds a picture, or a near copy."""
+    part_of = _by_row(indices, range(len(indices)), len(found.names))
+    row_of = {name: row for row, name in enumerate(found.names)}
+    for each in reversed(earlier):
+        theirs = _by_row(each.indices, range(len(each.indices)), len(each.found.names))
+        leading = {}
+        if groups.by_name:
+            by_group = dict(zip(each.groups, theirs, strict=True))
+            named = zip(groups.numbers, groups.names, strict=True)
+            leading = {number: by_group[name] for number, name in named if name in by_group}
+        elif groups.near:
+            by_name = dict(zip(each.found.names, theirs, strict=True))
+            near = checks.leaks(each.found, found)
+            leading = {groups.numbers[row_of[pair.other]]: by_name[pair.one] for pair in near}
+        part_of = [leading.get(k, old) for k, old in zip(groups.numbers, part_of, strict=True)]
+    return [np.flatnonzero(np.array(part_of) == part) for part in range(len(indices))]
 
 
 @dataclass(frozen=True)
@@ -85,6 +139,13 @@ class Side:
         """The rows that each part was given by the run."""
         given = np.array([entry.part for entry in self.entries])
         return [np.flatnonzero(given == part) for part in parts]
+
+    def divided(self, by_name: bool) -> Divided:
+        """As the run did."""
+        groups = [entry.group for entry in self.entries]
+        return Divided(
+            self.found, self.rows_of(*PARTS), groups, remarks(groups, self.role, by_name)
+        )
 
 
 class Folders:
@@ -140,35 +201,36 @@ class Folders:
         return [self._open(PictureSet(Path(each)), NORMAL, number) for number, each in folders]
 
     @cached_property
-    def normals(self) -> list[NormalFolder]:
+    def normals(self) -> list[Divided]:
         """Each folder of normal pictures with parts of its own.
 
         A folder is divided alike whatever folders follow it: what was held out stays held out when
         more pictures become normal. Nothing is held out for a test whose normal pictures are given.
         """
         with_test = normal_test_set(self.config.test_dir) is None
-        normals = []
+        normals: list[Divided] = []
         for number, side in enumerate(self._normal_sides):
-            refuse_few(len(side.found.pixels), MIN_NORMAL, "normal", str(side.root))
+            refuse_few(len(side.found.pixels), MIN_NORMAL, NORMAL, str(side.root))
             if side.entries is None:
-                indices = divided(
-                    side.found, self.config, normal_stream(number), with_test=with_test
-                )
+                parts = divided(
+                    side.found, side.root, self.config, normal_stream(number), NORMAL,
+                    with_test=with_test, earlier=normals,
+                )  # fmt: skip
             else:
-                indices = side.rows_of(FIT, STOPPING, CALIBRATION, TEST)
-            normals.append(NormalFolder(side.found, indices))
+                parts = side.divided(self.config.data.group_by is not None)
+            normals.append(parts)
         return normals
 
     @cached_property
-    def negative(self) -> tuple[pictures.Decoded, list[np.ndarray]] | None:
-        """The folder of negatives and the indices of its parts."""
+    def negative(self) -> Divided | None:
+        """The folder of negatives with its parts."""
         if not self.config.negative_dir:
             return None
         side = self._negative_side
-        refuse_few(len(side.found.pixels), MIN_NEGATIVE, "negative", self.config.negative_dir)
+        refuse_few(len(side.found.pixels), MIN_NEGATIVE, NEGATIVE, self.config.negative_dir)
         if side.entries is None:
-            return side.found, divided(side.found, self.config, NEGATIVE_STREAM)
-        return side.found, side.rows_of(FIT, STOPPING, CALIBRATION, TEST)
+            return divided(side.found, side.root, self.config, NEGATIVE_STREAM, NEGATIVE)
+        return side.divided(self.config.data.group_by is not None)
 
     @cached_property
     def _negative_side(self) -> Side:
@@ -211,18 +273,17 @@ class Folders:
     def manifest(self) -> Manifest:
         """The pictures of a run on these folders, a line each."""
         entries: list[Entry] = []
-        parts = (FIT, STOPPING, CALIBRATION, TEST)
-        for number, (side, normal) in enumerate(zip(self._normal_sides, self.normals, strict=True)):
-            entries += _entries(
-                side, number, _names_of(normal.indices, parts, len(side.found.names))
-            )
+        sides = zip(self._normal_sides, self.normals, strict=True)
+        opened = [(number, *each) for number, each in enumerate(sides)]
         if self.negative:
-            found, indices = self.negative
-            entries += _entries(self._negative_side, 0, _names_of(indices, parts, len(found.names)))
+            opened.append((0, self._negative_side, self.negative))
+        for number, side, own in opened:
+            part_of = _by_row(own.indices, PARTS, len(side.found.names))
+            entries += _entries(side, number, part_of, own.groups)
         for side in self.tests.values():
             unused = {pair.other for pair in self.known_tests} if side.role == NORMAL_TEST else ()
             part_of = [UNUSED if name in unused else TEST for name in side.found.names]
-            entries += _entries(side, 0, part_of)
+            entries += _entries(side, 0, part_of, [""] * len(part_of))
         return Manifest(entries)
 
 
@@ -230,16 +291,16 @@ def _below(name: str, root: Path) -> str:
     return Path(name).relative_to(root).as_posix()
 
 
-def _names_of(indices: Sequence[np.ndarray], parts: Sequence[str], count: int) -> list[str]:
+def _by_row(indices: Sequence[np.ndarray], parts: Sequence[_Part], count: int) -> list[_Part]:
     """The part of each of `count` rows, from the rows of each part."""
-    named = [""] * count
+    named = [parts[0]] * count
     for part, rows in zip(parts, indices, strict=True):
         for row in rows:
             named[row] = part
     return named
 
 
-def _entries(side: Side, number: int, parts: Sequence[str]) -> list[Entry]:
+def _entries(side: Side, number: int, parts: Sequence[str], groups: Sequence[str]) -> list[Entry]:
     """A line for each picture of a folder."""
     found = side.found
     with_kinds = side.role in (NEGATIVE, ANOMALY)
@@ -247,9 +308,9 @@ def _entries(side: Side, number: int, parts: Sequence[str]) -> list[Entry]:
         Entry(
             side.role, number, _below(name, side.root), digest, part,
             kind_of(Path(name), side.root) if with_kinds else "",
-            header.height, header.width, header.mode,
+            header.height, header.width, header.mode, name_of_group,
         )
-        for name, digest, part, header in zip(
-            found.names, digests(found.names), parts, found.headers, strict=True
+        for name, digest, part, header, name_of_group in zip(
+            found.names, digests(found.names), parts, found.headers, groups, strict=True
         )
     ]  # fmt: skip
