@@ -109,7 +109,8 @@ def _write(folder: Path, detector, stored: dict, threshold, scores) -> None:
 
     from lisae_tf import run_figures, runs
     from lisae_tf.arrays import save_arrays
-    from lisae_tf.evaluation import Scored, by_kind, chance_of_alarms, evaluate
+    from lisae_tf.data import manifest
+    from lisae_tf.evaluation import Scored, by_folder, by_kind, chance_of_alarms, evaluate
     from lisae_tf.files import write_json
 
     old, test = detector.threshold_, Scored(stored["test"], stored["is_anomaly"])
@@ -123,6 +124,10 @@ def _write(folder: Path, detector, stored: dict, threshold, scores) -> None:
         "n_calibration": threshold.n_calibration,
         "chance_of_false_alarms": chance_of_alarms(threshold, alarms, len(test.normal)),
     }
+    if kept := manifest.read(folder):
+        counts = dict(zip(detector.config.normal_dirs, kept.tested_normals(), strict=False))
+        if found := by_folder(test, counts, threshold):
+            metrics["by_folder"] = found
     if "kind" in stored:
         metrics["by_kind"] = by_kind(test, stored["kind"], threshold.alpha)
     runs.keep_earlier(folder, old, stored["calibration"])

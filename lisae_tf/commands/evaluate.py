@@ -25,6 +25,7 @@ def command(run: str | None, data_dir: Path | None, mask_dir: str | None, skip_b
     from lisae_tf.config import merge, resolve
     from lisae_tf.data import tasks
     from lisae_tf.detectors import load_detector
+    from lisae_tf.evaluation import folder_remarks
     from lisae_tf.features.places import remembering
     from lisae_tf.files import write_json
 
@@ -41,9 +42,11 @@ def command(run: str | None, data_dir: Path | None, mask_dir: str | None, skip_b
     record = experiment.describe(config, data_dir)
     with remembering(experiment.FEATURES_KEPT):
         before, after = experiment.score_test(detector, test)
-        record |= experiment.measure(detector, data, before, after, test.kinds)
+        record |= experiment.measure(detector, data, before, after, test)
         if masks is not None:
             figures, why_not = experiment.localise(detector, test, masks)
+    for line in folder_remarks(record.get("by_folder", {}), record["threshold_requested_fpr"]):
+        click.echo(f"note: {line}", err=True)
     if masks is not None:
         if mask_dir is not None and why_not:
             raise LisaeError(f"{why_not[0]}; leave --mask-dir out")

@@ -208,6 +208,11 @@ def closing_lines(metrics: dict, folder: Path, *, features: bool = False) -> lis
                 f"held-out negatives against held-out normals: AUROC "
                 f"{metrics['auroc_negatives']:.3f} (no measure of anomalies)"
             )
+    for folder_name, found in metrics.get("by_folder", {}).items():
+        lines.append(
+            f"{folder_name}: {100 * found['false_positive_rate']:.1f} % of {found['n']} normal "
+            "test pictures called anomalous"
+        )
     for name, found in (metrics.get("continued") or {}).items():
         if name == "run":
             continue
