@@ -43,6 +43,7 @@ def export_run(
     quantize: str | None = None,
     dtype: str = "uint8",
     data_dir: Path | None = None,
+    data_roots: Sequence[str] = (),
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Exported]:
     """Exports the detector of a completed run; all formats pass the gate or none is kept.
@@ -58,6 +59,7 @@ def export_run(
         quantize: None, "fp16" or "int8"; TFLite only.
         dtype: of the graph's input, "uint8" (0-255) or "float32" (0-1).
         data_dir: of TensorFlow Datasets, for the pictures of the gate.
+        data_roots: folders of the run's pictures that have moved, each "OLD=NEW".
         say: takes the lines of the gate's table.
 
     Raises:
@@ -73,7 +75,7 @@ def export_run(
         raise LisaeError("--quantize concerns TFLite alone; add --format tflite or all")
     detector = load_detector(run)
     artefact = make_artefact(detector, run, name=name, dtype=dtype)
-    samples = load_samples(detector, run, data_dir)
+    samples = load_samples(detector, run, data_dir, data_roots)
     make_folder(out)
     staging = Path(mkdtemp(prefix=".export-", dir=out))
     try:

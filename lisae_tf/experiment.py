@@ -21,6 +21,7 @@ from lisae_tf.data.manifest import Manifest
 from lisae_tf.data.masks import Masks
 from lisae_tf.data.parts import TestData, TrainingData
 from lisae_tf.data.protocols import make_task, synthetic_generators
+from lisae_tf.data.roots import here
 from lisae_tf.data.tasks import TaskData, load_masks
 from lisae_tf.detectors import make_detector
 from lisae_tf.detectors.base import Detector
@@ -118,6 +119,7 @@ class Stopwatch:
 def describe(config: Config, data_dir: Path | None) -> dict[str, object]:
     """Dataset, normal classes and negatives in words, for the record."""
     if config.dataset == FOLDER:
+        config = here(config)
         normal, negatives = config.normal_dirs, config.negatives
         if config.negative_dir:
             made = f"+{negatives}" if synthetic_generators(negatives) else ""
@@ -154,7 +156,7 @@ def measure(
 ) -> dict[str, object]:
     """Everything in `metrics.json` that depends on scores."""
     folders = by_folder(
-        after, dict(zip(detector.config.normal_dirs, test.normal_counts, strict=False)),
+        after, dict(zip(here(detector.config).normal_dirs, test.normal_counts, strict=False)),
         detector.threshold_,
     )  # fmt: skip
     held_out = None

@@ -127,8 +127,8 @@ def test_it_begins_with_the_old_weights(continued, monkeypatch):
     base, _ = continued
     monkeypatch.chdir(base)
     old, new = load_detector(Path("old")), load_detector(Path("new"))
-    assert new.config.normal_dirs == ["gravel", "brick"]
-    assert new.config.negative_dir == "coins"
+    assert new.config.normal_dirs == [str(base / "gravel"), str(base / "brick")]
+    assert new.config.negative_dir == str(base / "coins")
     fresh = make_detector(new.config)
     data = load_folder_training(new.config, skip_bad=False)
     from lisae_tf.phase import TrainingOptions

@@ -17,18 +17,18 @@ FIELDS = ("path", "score", "threshold", "is_anomaly")
 
 
 @click.command("score")
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True, type=shared.path)
 @shared.run
 @shared.model
 @click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv")
-@click.option("--out", type=click.Path(path_type=Path), help="File; standard output by default.")
+@click.option("--out", type=shared.path, help="File; standard output by default.")
 @click.option(
-    "--maps", type=click.Path(path_type=Path),
+    "--maps", type=shared.path,
     help="Also write a PNG of each picture with its errors in red into this folder.",
 )  # fmt: skip
 @click.option("--skip-bad", is_flag=True, help="Leave unreadable pictures out.")
 @click.option(
-    "--parts", type=click.Path(path_type=Path),
+    "--parts", type=shared.path,
     help="Write Parquet files of --part-size pictures into this folder; again goes on.",
 )  # fmt: skip
 @click.option(
@@ -37,7 +37,7 @@ FIELDS = ("path", "score", "threshold", "is_anomaly")
 )  # fmt: skip
 @shared.engine
 def command(
-    paths: tuple[Path, ...], run: str | None, model: Path | None, form: str, out: Path | None,
+    paths: tuple[Path, ...], run: Path | None, model: Path | None, form: str, out: Path | None,
     maps: Path | None, skip_bad: bool, parts: Path | None, part_size: int, engine: str,
     address: str | None,
 ):  # fmt: skip
@@ -90,13 +90,13 @@ def command(
             write_rows(rows, stream, form, fields)
 
 
-def _refuse_both(run: str | None, model: Path | None) -> None:
+def _refuse_both(run: Path | None, model: Path | None) -> None:
     if run is not None and model is not None:
         raise LisaeError("--run and --model exclude each other; give one of them")
 
 
 def _score_in_parts(
-    paths: tuple[Path, ...], run: str | None, model: Path | None, folder: Path, part_size: int,
+    paths: tuple[Path, ...], run: Path | None, model: Path | None, folder: Path, part_size: int,
     skip_bad: bool, engine: str, address: str | None,
 ) -> None:  # fmt: skip
     """Scores what is missing in the folder; unreadable pictures have a row with the reason."""

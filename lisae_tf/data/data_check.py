@@ -16,6 +16,7 @@ from lisae_tf.data.folders import MIN_NEGATIVE, MIN_NORMAL, settle_folder_channe
 from lisae_tf.data.layout import PictureSet, kind_of, test_sets
 from lisae_tf.data.levels import FULL_DEPTH
 from lisae_tf.data.opened_folders import NEGATIVE_STREAM, divided, normal_stream
+from lisae_tf.data.roots import here
 from lisae_tf.data.tiling import tiling_of
 from lisae_tf.errors import LisaeError
 
@@ -181,7 +182,7 @@ def check(config: Config, *, skip_bad: bool = False) -> DataReport:
     Raises:
         LisaeError: a folder is missing, holds no picture or is not laid out as it must be.
     """
-    config = settle_folder_channels(config)
+    config = here(settle_folder_channels(config))
     size, channels = tuple(config.data.size), config.data.channels
     decoded, sets, errors, warnings = {}, {}, [], []
     for name, needs in _folders(config).items():

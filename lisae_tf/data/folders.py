@@ -11,6 +11,7 @@ import numpy as np
 from lisae_tf.config import FOLDER, Config
 from lisae_tf.data import checks, masks, picture_files, pictures
 from lisae_tf.data.layout import PictureSet, refuse_empty_kinds, test_sets
+from lisae_tf.data.roots import folders_of, here
 from lisae_tf.errors import LisaeError
 
 FOLDER_SIZE = (64, 64)
@@ -61,17 +62,14 @@ def settle_folder_channels(config: Config, *, settled: bool = False) -> Config:
     """
     if config.dataset != FOLDER:
         return config
-    others = (
-        config.negative_dir, config.anomaly_dir, config.test_dir, config.mask_dir,
-        config.negative_mask_dir,
-    )  # fmt: skip
-    picture_files.refuse_missing(map(Path, (*config.normal_dirs, *filter(None, others))))
-    test_sets(config.test_dir, config.anomaly_dir)
-    if config.negative_dir:
-        refuse_empty_kinds(Path(config.negative_dir))
+    near = here(config)
+    picture_files.refuse_missing(map(Path, folders_of(near)))
+    test_sets(near.test_dir, near.anomaly_dir)
+    if near.negative_dir:
+        refuse_empty_kinds(Path(near.negative_dir))
     if config.data.channels and config.data.size and (config.data.depth or settled):
         return config
-    files = (path for d in config.normal_dirs for path in picture_files.find(Path(d)))
+    files = (path for d in near.normal_dirs for path in picture_files.find(Path(d)))
     found = {}
     for path in files:
         with contextlib.suppress(pictures.BadPicture):  # decoding names it

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lisae_tf.config import FOLDER, Config
-from lisae_tf.data import manifest
+from lisae_tf.data import manifest, roots
 from lisae_tf.data.datasets import Dataset, Images, open_dataset
 from lisae_tf.data.drawings import background_is_bright, draw
 from lisae_tf.data.folder_test import read_test_masks, test_of
@@ -154,6 +154,7 @@ class TaskData:
         skip_bad: bool = False,
         kept: Manifest | None = None,
     ):
+        config = roots.here(config)
         self._config, self._data_dir = config, data_dir
         own = config.dataset == FOLDER
         self._folders = Folders(config, skip_bad=skip_bad, kept=kept) if own else None
@@ -195,7 +196,11 @@ class TaskData:
 
 
 def reopen(
-    run: Path, config: Config, data_dir: Path | None = None, *, skip_bad: bool = False
+    run: Path,
+    config: Config,
+    data_dir: Path | None = None,
+    *,
+    skip_bad: bool = False,
 ) -> TaskData:
     """The data of a completed run, each picture in the part that it had.
 
@@ -206,8 +211,9 @@ def reopen(
         skip_bad: whether unreadable pictures of folders are left out.
 
     Raises:
-        LisaeError: its list of pictures is damaged.
+        LisaeError: its list of pictures is damaged, or a folder is gone.
     """
+    roots.refuse_missing(roots.here(config), run)
     kept = manifest.read(run)
     opened = TaskData(config, data_dir, skip_bad=skip_bad, kept=kept)
     if kept is None and config.dataset == FOLDER:
@@ -257,4 +263,4 @@ def load_masks(config: Config, test: TestData) -> Masks | None:
         LisaeError: masks that do not belong to the anomalies.
     """
     anomalies = [test.labels[row] for row in np.flatnonzero(test.is_anomaly)]
-    return read_test_masks(config, anomalies)
+    return read_test_masks(roots.here(config), anomalies)
