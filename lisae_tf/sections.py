@@ -12,7 +12,9 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Natural = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=0.5)]
 Filters = Annotated[list[Natural], Field(min_length=2, max_length=2)]
-Side = Annotated[int, Field(ge=8, le=1024)]
+WHOLE = 1024  # pixels of a side of what a network sees at once
+Side = Annotated[int, Field(ge=8, le=WHOLE)]
+LongSide = Annotated[int, Field(ge=8, le=16 * WHOLE)]  # of pictures that are cut into tiles
 
 
 Precision = Literal["float32", "mixed_bfloat16"]
@@ -53,7 +55,7 @@ class Data(Section):
     """How pictures reach the network and how the training part is held out."""
 
     mirror: bool = False  # train on each picture mirrored left to right as well
-    size: Annotated[list[Side], Field(min_length=2, max_length=2)] | None = None
+    size: Annotated[list[LongSide], Field(min_length=2, max_length=2)] | None = None
     channels: Literal[1, 3] | None = None
     # Bits in use of pictures with 16, by the normal ones: 12 of many cameras. 16 unless set. Left
     # out of the record unless set, as are tiles: results from before there were such settings stay
@@ -66,6 +68,15 @@ class Data(Section):
     stopping_fraction: Fraction = 0.1
     calibration_fraction: Fraction = 0.1
     test_fraction: Fraction = 0.1
+
+    @model_validator(mode="after")
+    def _long_sides_are_cut(self) -> "Data":
+        if self.size and max(self.size) > WHOLE and self.tile is None:
+            raise ValueError(
+                f"data.size may have {WHOLE:,} pixels a side at most, unless pictures are cut into "
+                "tiles; give --tile as well"
+            )
+        return self
 
 
 class Network(Section):

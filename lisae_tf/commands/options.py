@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lisae_tf.data.protocols import DEFAULT_FLAWS, DEFAULT_SYNTHETIC
+from lisae_tf.data.protocols import DEFAULT_FLAWS, DEFAULT_SYNTHETIC, base_name
 from lisae_tf.errors import LisaeError
 
 if TYPE_CHECKING:  # slow to import
@@ -265,7 +265,7 @@ def settle(
     elif named == config.FOLDER:
         base = _own_folders(chosen)
     else:
-        base = config.dataset_settings(str(named))
+        base = config.dataset_settings(base_name(str(named)))
     if base is None:
         base = {}
         notes.append(

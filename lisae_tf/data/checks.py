@@ -3,7 +3,8 @@
 Knows no folders and no settings; pictures are compared as training will see them.
 """
 
-from collections import defaultdict
+import math
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from scipy.sparse.csgraph import connected_components
 from sklearn.neighbors import NearestNeighbors, radius_neighbors_graph
 
-from lisae_tf.data.levels import FULL_DEPTH
+from lisae_tf.data.levels import FULL_DEPTH, Header
 from lisae_tf.data.picture_files import few
 from lisae_tf.data.pictures import Decoded, content_hashes
 from lisae_tf.data.stored import Pictures, batches
@@ -23,6 +24,8 @@ from lisae_tf.data.stored import Pictures, batches
 NEAR_LEVELS = 1.5
 BRIGHTER = 1.2  # how many times a near copy may be brighter, where nothing else differs
 THUMBNAIL = 16
+SHRUNK = 4  # pictures that get smaller than this many times, in each direction, are named
+STRETCHED = 1.5  # likewise, scaled more unequally than this
 CONSTANT_LEVELS = 2  # a picture whose values span no more is constant
 
 
@@ -187,6 +190,44 @@ def depth_remarks(what: str, found: Decoded, depth: int | None) -> list[str]:
             f"read; if the lower ones matter, save grey without alpha or 8 bits: {few(cut)}"
         )
     return said
+
+
+def size_remarks(
+    what: str, found: Decoded, size: tuple[int, int], stretched: float = STRETCHED
+) -> list[str]:
+    """One sentence on each way in which the size that pictures get changes them much.
+
+    Args:
+        what: the set.
+        found: its pictures.
+        size: (height, width) that they get.
+        stretched: how unequally scaled sides are named.
+    """
+    said, (height, width) = [], size
+    shapes = Counter((header.height, header.width) for header in found.headers)
+    for (own_height, own_width), _ in shapes.most_common(1):
+        shrunk = math.sqrt(own_height / height * own_width / width)
+        if shrunk > SHRUNK:
+            said.append(
+                f"{what} pictures of {own_width}x{own_height} become {width}x{height} (width x "
+                f"height): flaws of less than about {shrunk:.0f} pixels vanish; if yours are that "
+                "small, cut pictures into tiles (--tile, --input-size)"
+            )
+    stretches = [stretch(header, size) for header in found.headers]
+    much = [each for each in stretches if each > stretched]
+    if much:
+        change = "pictures change their" if len(much) > 1 else "picture changes its"
+        said.append(
+            f"{len(much)} {what} {change} proportions, up to {max(much):.1f} times; a data.size "
+            "like theirs keeps them"
+        )
+    return said
+
+
+def stretch(header: Header, size: tuple[int, int]) -> float:
+    """How many times more a picture is scaled in one direction than in the other: 1 and more."""
+    ratio = (size[0] / header.height) / (size[1] / header.width)
+    return max(ratio, 1 / ratio)
 
 
 def known_remarks(pairs: list[Pair]) -> list[str]:

@@ -74,8 +74,7 @@ def treatment(
     height, width = size
     done = ["turned upright (EXIF)"] if header.turned else []
     if (header.height, header.width) != size:
-        ratio = (height / header.height) / (width / header.width)
-        stretch = max(ratio, 1 / ratio)
+        stretch = checks.stretch(header, size)
         larger = " (enlarged)" if height > header.height or width > header.width else ""
         done.append(f"resized to {width}x{height}{larger}")
         if stretch > STRETCHED:
@@ -212,13 +211,8 @@ def check(config: Config, *, skip_bad: bool = False) -> DataReport:
                 errors.append(f"{name}: {error}")
         warnings += picture_files.remark(report.others, name)
         warnings += checks.depth_remarks(name, decoded[name], config.data.depth)
+        warnings += checks.size_remarks(name, decoded[name], size, STRETCHED)
         warnings += checks.set_remarks(name, found)
-        stretched = sum(report.kinds[k] for k, t in report.treatment.items() if "stretched" in t)
-        if stretched:
-            change = "pictures change their" if stretched > 1 else "picture changes its"
-            warnings.append(
-                f"{stretched} {name} {change} proportions; a data.size like theirs keeps them"
-            )
     _check_masks(config, decoded, errors, warnings)
     leaks = []
     for one, other in combinations(decoded, 2):

@@ -111,9 +111,10 @@ def refuse_overlap(
 
 
 def remarks(found: pictures.Decoded, what: str, depth: int | None) -> list[str]:
-    """What the user should know of a set: files left out, lost bits, constant ones and copies."""
+    """What the user should know of a set: files left out, what is lost, constant ones, copies."""
     said = [f"left out: {reason}" for reason in found.bad.values()]
     said += checks.depth_remarks(what, found, depth)
+    said += checks.size_remarks(what, found, found.pixels.shape[1:3])
     return said + checks.set_remarks(what, checks.check_set(found))
 
 

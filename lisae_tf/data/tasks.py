@@ -23,6 +23,7 @@ from lisae_tf.data.protocols import (
     GENERATED,
     Negatives,
     Task,
+    base_name,
     make_negatives,
     make_task,
     synthetic_generators,
@@ -102,7 +103,7 @@ def _negatives(
         sized = config.data.model_copy(update={"size": [height, width], "channels": channels})
         sized_config = config.model_copy(update={"data": sized})
         parts, grouped = _held_out_of_dataset(source, classes, sized_config, stream=1)
-        if negatives.source == "svhn_cropped" and not grouped:
+        if base_name(negatives.source) == "svhn_cropped" and not grouped:
             notes.append("SVHN ids name no photograph here: negatives are held out at random")
     if _other_polarity(negatives.source, parts.fit, normal):
         parts = Parts(255 - parts.fit, 255 - parts.stopping, 255 - parts.calibration)
@@ -114,7 +115,8 @@ def _negatives(
 
 
 def _other_polarity(source: str, drawn: np.ndarray, normal: np.ndarray) -> bool:
-    return source in _DRAWN and background_is_bright(drawn) != background_is_bright(normal)
+    drawn_set = base_name(source) in _DRAWN
+    return drawn_set and background_is_bright(drawn) != background_is_bright(normal)
 
 
 def read_like(
@@ -235,12 +237,12 @@ def _load_named_training(config: Config, data_dir: Path | None) -> TrainingData:
     dataset, task, negatives = open_task(config, data_dir)
     normal, grouped = _held_out_of_dataset(dataset, task.normal, config, stream=0)
     notes = []
-    if config.dataset == "svhn_cropped" and not grouped:
+    if base_name(config.dataset) == "svhn_cropped" and not grouped:
         notes.append("SVHN ids name no photograph here: normals are held out at random")
     if negatives is None:
         return TrainingData(normal, None, notes=tuple(notes))
     negative, more = _negatives(negatives, normal, config, data_dir)
-    augmented = negatives.source in _AUGMENTED
+    augmented = base_name(negatives.source) in _AUGMENTED
     return TrainingData(normal, negative, augmented, (*notes, *more))
 
 
