@@ -7,7 +7,6 @@ import difflib
 import hashlib
 import json
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -361,9 +360,8 @@ def is_record(settings: Mapping[str, Any]) -> bool:
 
 
 def config_folder() -> Path:
-    """Where the dataset configurations lie: beside the package, or where pip put them."""
-    checkout = Path(__file__).resolve().parents[1] / "configs"
-    return checkout if checkout.is_dir() else Path(sys.prefix) / "share" / "lisae_tf" / "configs"
+    """Where the dataset configurations lie: in the package, however it was installed."""
+    return Path(__file__).resolve().parent / "configs"
 
 
 def dataset_settings(dataset: str) -> dict[str, Any] | None:
