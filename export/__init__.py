@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 
-from lisae_tf.errors import LisaeError
+from lisae_tf.errors import LisaeError, install
 from lisae_tf.exported.artefacts import numbered, write_record
 from lisae_tf.files import make_folder
 
@@ -111,8 +111,7 @@ def _stage(artefact, samples, kind, quantize, place, staging, say) -> tuple[Path
         if (error.name or "").startswith(("lisae_tf", "export")):
             raise
         raise LisaeError(
-            f"exporting to {kind} needs the package '{error.name}'; install it with "
-            "pip install 'lisae-tf[export]'"
+            f"exporting to {kind} needs the package '{error.name}'; {install('export')}"
         ) from error
     record = write_record(model, labelled.record)
     parity = check_parity(model, labelled, samples, say)

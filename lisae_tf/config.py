@@ -135,7 +135,8 @@ class Config(Section):
         )  # fmt: skip
         if self.dataset != FOLDER and any(folders):
             raise ValueError(
-                "folders of pictures and a named dataset exclude each other; give one of them"
+                "folders of pictures go with --normal-dir, the folder of normal ones; they and a "
+                "named dataset exclude each other"
             )
         if self.dataset != FOLDER and self.data.group_by is not None:
             raise ValueError(

@@ -17,7 +17,11 @@ FIELDS = ("path", "score", "threshold", "is_anomaly")
 
 
 @click.command("score")
-@click.argument("paths", nargs=-1, required=True, type=shared.path)
+@click.argument("paths", nargs=-1, type=shared.path)
+@click.option(
+    "--list", "listed", type=shared.path,
+    help="File that lists pictures: a path a line, or a CSV with a column path.",
+)  # fmt: skip
 @shared.run
 @shared.model
 @click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv")
@@ -37,7 +41,8 @@ FIELDS = ("path", "score", "threshold", "is_anomaly")
 )  # fmt: skip
 @shared.engine
 def command(
-    paths: tuple[Path, ...], run: Path | None, model: Path | None, form: str, out: Path | None,
+    paths: tuple[Path, ...], listed: Path | None, run: Path | None, model: Path | None, form: str,
+    out: Path | None,
     maps: Path | None, skip_bad: bool, parts: Path | None, part_size: int, engine: str,
     address: str | None,
 ):  # fmt: skip
@@ -45,8 +50,13 @@ def command(
 
     With --model, an ONNX or TFLite file needs no TensorFlow.
     """
+    from lisae_tf.data import lists
     from lisae_tf.files import replacing
 
+    if listed is not None:
+        paths += tuple(lists.read(listed))
+    if not paths:
+        raise LisaeError("there is nothing to score; name files or folders, or --list FILE")
     shared.refuse_address(engine, address)
     shared.tell_others(paths)
     if parts is not None:
@@ -81,7 +91,8 @@ def command(
             # What is still buffered cannot be written either.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise LisaeError(
-                f"cannot write the scores: {error.strerror}; free some space and score again"
+                f"cannot write the scores: {error.strerror}; make that possible, or name a file "
+                "with --out, and score again"
             ) from error
     else:
         # As on standard output, a file name need not be UTF-8.
