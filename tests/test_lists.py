@@ -45,7 +45,7 @@ def test_a_list_is_scored(workplace, cli):
         (
             "l.txt",
             "lot/gone.png\nlot/000.png\nelse.png\n",
-            "2 of the 3 files in l.txt do not exist",
+            "2 of the 3 files in l.txt",
         ),
         ("l.txt", "\n", "l.txt lists no file"),
         ("l.csv", "a,b\n1,2\n", "l.csv has no column of paths"),
