@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
+from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
-from sklearn.neighbors import NearestNeighbors, radius_neighbors_graph
+from sklearn.metrics.pairwise import euclidean_distances
+from sklearn.neighbors import NearestNeighbors
 
 from lisae_tf.data.levels import FULL_DEPTH, Header
 from lisae_tf.data.picture_files import few
@@ -24,6 +26,7 @@ from lisae_tf.data.stored import Pictures, batches
 NEAR_LEVELS = 1.5
 BRIGHTER = 1.2  # how many times a near copy may be brighter, where nothing else differs
 THUMBNAIL = 16
+BLOCK = 500  # pictures that are compared with all others at a time
 SHRUNK = 4  # pictures that get smaller than this many times, in each direction, are named
 STRETCHED = 1.5  # likewise, scaled more unequally than this
 CONSTANT_LEVELS = 2  # a picture whose values span no more is constant
@@ -108,11 +111,17 @@ def near_groups(pixels: Pictures) -> np.ndarray:
     if len(kept) < 2:
         return numbers
     small = thumbnails(pixels[kept])
-    joined = [
-        radius_neighbors_graph(view, NEAR_LEVELS * THUMBNAIL)
-        for view in _evened(small, float(small.mean()))
-    ]
-    _, group = connected_components(joined[0] + joined[1], directed=False)
+    views, group = _evened(small, float(small.mean())), np.arange(len(kept))
+    for start in range(0, len(kept), BLOCK):  # pictures that are all alike have very many pairs
+        rows = slice(start, start + BLOCK)
+        near = [euclidean_distances(view[rows], view) < NEAR_LEVELS * THUMBNAIL for view in views]
+        ones, others = np.nonzero(np.logical_or(*near))
+        firsts = np.unique(group, return_index=True)[1][group]
+        ends = np.hstack([ones + start, np.arange(len(kept))]), np.hstack([others, firsts])
+        edges = coo_matrix((np.ones(len(ends[0]), bool), ends), shape=(len(kept), len(kept)))
+        count, group = connected_components(edges, directed=False)
+        if count == 1:
+            break
     first = {}
     for row, number in zip(kept, group, strict=True):
         numbers[row] = first.setdefault(number, row)
