@@ -16,6 +16,7 @@ from PIL import Image
 
 from lisae_tf import __version__
 from lisae_tf.cli import main
+from lisae_tf.config import read_settings, resolve
 from lisae_tf.data import picture_files
 from lisae_tf.files import make_folder, read_json, write_json
 
@@ -64,9 +65,11 @@ def copied(base, place, run):
     shutil.copytree(base, place, dirs_exist_ok=True)
     settings, sidecar = Path(place) / run / "config.yaml", Path(place) / run / "detector.json"
     settings.write_text(settings.read_text().replace(f"{base}/", f"{place}/"))
-    record = read_json(sidecar)
+    record, metrics = read_json(sidecar), read_json(sidecar.with_name("metrics.json"))
     record["sha256"]["config.yaml"] = hashlib.sha256(settings.read_bytes()).hexdigest()
+    metrics["config_hash"] = resolve(read_settings(settings)).digest()
     write_json(sidecar, record)
+    write_json(sidecar.with_name("metrics.json"), metrics)
     return place
 
 

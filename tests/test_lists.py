@@ -61,4 +61,4 @@ def test_what_a_list_lacks_is_named(workplace, cli, picture_folder, name, text, 
 
 
 def test_nothing_to_score_is_said(workplace, cli):
-    assert_one_sentence(cli("score"), "name files or folders, or --list FILE")
+    assert "name files or folders, or --list FILE" in cli("score").stderr

@@ -56,7 +56,7 @@ def command(
     if listed is not None:
         paths += tuple(lists.read(listed))
     if not paths:
-        raise LisaeError("there is nothing to score; name files or folders, or --list FILE")
+        raise click.UsageError("there is nothing to score; name files or folders, or --list FILE")
     shared.refuse_address(engine, address)
     shared.tell_others(paths)
     if parts is not None:
