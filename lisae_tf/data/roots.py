@@ -87,6 +87,6 @@ def refuse_missing(config: Config, run: Path) -> None:
     for folder in folders_of(config):
         if not os.path.isdir(folder):
             raise LisaeError(
-                f"{folder}, a folder of the run {run}, does not exist; put it back, or say where "
+                f"the folder {folder} of the run {run} does not exist; put it back, or say where "
                 f"it lies with --data-root {folder}=NEW"
             )
