@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 
-from lisae_tf.errors import LisaeError
+from lisae_tf.errors import LisaeError, install
 from lisae_tf.exported.artefacts import numbered, write_record
 from lisae_tf.files import make_folder
 
@@ -43,6 +43,7 @@ def export_run(
     quantize: str | None = None,
     dtype: str = "uint8",
     data_dir: Path | None = None,
+    data_roots: Sequence[str] = (),
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Exported]:
     """Exports the detector of a completed run; all formats pass the gate or none is kept.
@@ -58,6 +59,7 @@ def export_run(
         quantize: None, "fp16" or "int8"; TFLite only.
         dtype: of the graph's input, "uint8" (0-255) or "float32" (0-1).
         data_dir: of TensorFlow Datasets, for the pictures of the gate.
+        data_roots: folders of the run's pictures that have moved, each "OLD=NEW".
         say: takes the lines of the gate's table.
 
     Raises:
@@ -74,7 +76,7 @@ def export_run(
         raise LisaeError("--quantize concerns TFLite alone; add --format tflite or all")
     detector = load_detector(run)
     artefact = make_artefact(detector, run, name=name, dtype=dtype)
-    samples = load_samples(detector, run, data_dir)
+    samples = load_samples(detector, run, data_dir, data_roots)
     stored = runs.read_scores(run)["calibration"] if quantize else None
     make_folder(out)
     staging = Path(mkdtemp(prefix=".export-", dir=out))
@@ -118,8 +120,7 @@ def _stage(
         if (error.name or "").startswith(("lisae_tf", "export")):
             raise
         raise LisaeError(
-            f"exporting to {kind} needs the package '{error.name}'; install it with "
-            "pip install 'lisae-tf[export]'"
+            f"exporting to {kind} needs the package '{error.name}'; {install('export')}"
         ) from error
     record = write_record(model, labelled.record)
     parity = check_parity(model, labelled, samples, say)

@@ -7,7 +7,8 @@ one level in each pass. EXIF orientation is not applied, nor is a single transpa
 
 import tensorflow as tf
 
-from lisae_tf.data.pictures import FULL_DEPTH, MAX_PIXELS
+from lisae_tf.data.levels import FULL_DEPTH
+from lisae_tf.data.pictures import MAX_PIXELS
 
 _GREY, _GREY_ALPHA, _RGBA = 0, 4, 6  # kinds of PNG
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"

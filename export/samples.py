@@ -1,10 +1,12 @@
 """Which pictures an export is calibrated and checked on: the run's own data, and made-up ones."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from lisae_tf.data.roots import moved
 from lisae_tf.data.tasks import reopen
 from lisae_tf.detectors.base import Detector
 
@@ -69,7 +71,9 @@ def _evenly(pictures: np.ndarray, count: int) -> np.ndarray:
     return np.asarray(pictures[np.linspace(0, len(pictures) - 1, count).astype(int)])
 
 
-def load_samples(detector: Detector, run: Path, data_dir: Path | None) -> Samples:
+def load_samples(
+    detector: Detector, run: Path, data_dir: Path | None, data_roots: Sequence[str] = ()
+) -> Samples:
     """The pictures for one run.
 
     Without test anomalies, held-out negatives take their place; without those, noise.
@@ -77,7 +81,7 @@ def load_samples(detector: Detector, run: Path, data_dir: Path | None) -> Sample
     Raises:
         LisaeError: the run's data is missing.
     """
-    opened = reopen(run, detector.config, data_dir, skip_bad=True)
+    opened = reopen(run, moved(detector.config, data_roots), data_dir, skip_bad=True)
     training, test = opened.training(), opened.test()
     normal = _evenly(test.pixels[~test.is_anomaly], MAX_REAL)
     anomalies, what = _evenly(test.pixels[test.is_anomaly], MAX_REAL), TEST_ANOMALIES

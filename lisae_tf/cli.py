@@ -11,7 +11,7 @@ import sys
 import click
 
 from lisae_tf import __version__
-from lisae_tf.errors import LisaeError
+from lisae_tf.errors import LisaeError, install
 
 COMMANDS = (
     "data",
@@ -49,8 +49,7 @@ class _LazyGroup(click.Group):
                 raise
             extra = {"serve": "serving", "tune": "tune"}.get(ctx.invoked_subcommand, "train")
             raise click.ClickException(
-                f"this command needs the package '{error.name}'; install it with "
-                f"pip install 'lisae-tf[{extra}]'"
+                f"this command needs the package '{error.name}'; {install(extra)}"
             ) from error
         except BrokenPipeError:
             # The reader of our output (head, say) has gone; that is no error of ours.

@@ -7,7 +7,6 @@ import difflib
 import hashlib
 import json
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -136,7 +135,12 @@ class Config(Section):
         )  # fmt: skip
         if self.dataset != FOLDER and any(folders):
             raise ValueError(
-                "folders of pictures and a named dataset exclude each other; give one of them"
+                "folders of pictures go with --normal-dir, the folder of normal ones; they and a "
+                "named dataset exclude each other"
+            )
+        if self.dataset != FOLDER and self.data.group_by is not None:
+            raise ValueError(
+                "--group-by (data.group_by) goes by the names of files in --normal-dir"
             )
         if self.test_dir and self.anomaly_dir:
             raise ValueError(
@@ -357,9 +361,8 @@ def is_record(settings: Mapping[str, Any]) -> bool:
 
 
 def config_folder() -> Path:
-    """Where the dataset configurations lie: beside the package, or where pip put them."""
-    checkout = Path(__file__).resolve().parents[1] / "configs"
-    return checkout if checkout.is_dir() else Path(sys.prefix) / "share" / "lisae_tf" / "configs"
+    """Where the dataset configurations lie: in the package, however it was installed."""
+    return Path(__file__).resolve().parent / "configs"
 
 
 def dataset_settings(dataset: str) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lisae_tf.config import FOLDER, Config, read_settings, resolve
-from lisae_tf.data import manifest
+from lisae_tf.data import manifest, roots
 from lisae_tf.data.manifest import Manifest
 from lisae_tf.data.parts import TestData
 from lisae_tf.errors import LisaeError
@@ -26,8 +26,9 @@ if TYPE_CHECKING:  # reading a run's settings needs no TensorFlow
 _KEPT = ("variant", "seed", "data", "network", "test_dir")
 
 
-def _settings(run: Path) -> Config:
-    return resolve(read_settings(run / CONFIG), str(run / CONFIG))
+def _settings(run: Path, data_roots: Sequence[str] = ()) -> Config:
+    settings = resolve(read_settings(run / CONFIG), str(run / CONFIG))
+    return roots.moved(roots.absolute(settings), data_roots)
 
 
 def normal_dirs(run: Path, added: Sequence[str]) -> tuple[str, ...]:
@@ -45,7 +46,7 @@ def normal_dirs(run: Path, added: Sequence[str]) -> tuple[str, ...]:
         raise LisaeError("--continue needs the new normal pictures; name them with --normal-dir")
     known = {Path(folder).resolve() for folder in old.normal_dirs}
     for folder in added:
-        if Path(folder).resolve() in known:
+        if Path(folder).expanduser().resolve() in known:
             raise LisaeError(f"{folder} is normal in {run} already; name new pictures")
     return (*old.normal_dirs, *added)
 
@@ -94,13 +95,18 @@ class Before:
         return found
 
 
-def kept(run: Path, config: Config) -> Manifest | None:
+def kept(run: Path, config: Config, data_roots: Sequence[str] = ()) -> Manifest | None:
     """The pictures of a run that keep their parts when it is continued with these settings.
+
+    Args:
+        run: its folder.
+        config: settings, with whole paths.
+        data_roots: folders that have moved since, see `roots.moved`.
 
     Raises:
         LisaeError: its list of pictures is damaged.
     """
-    old, found = _settings(run), manifest.read(run)
+    old, found = _settings(run, data_roots), manifest.read(run)
     if found is None:
         return None
     folders = [(manifest.NORMAL, number) for number in range(len(old.normal_dirs))]
@@ -111,8 +117,8 @@ def kept(run: Path, config: Config) -> Manifest | None:
     return found.only(folders)
 
 
-def load(run: Path, config: Config) -> Before:
-    """The run to continue with these settings.
+def load(run: Path, config: Config, data_roots: Sequence[str] = ()) -> Before:
+    """The run to continue with these settings; the rest as in `kept`.
 
     Raises:
         LisaeError: settings that its weights or held-out parts rest on have changed, or a detector
@@ -121,7 +127,7 @@ def load(run: Path, config: Config) -> Before:
     from lisae_tf.detectors import load_detector
 
     detector = load_detector(run)
-    old = detector.config
+    old = _settings(run, data_roots)
     for name in _KEPT:
         if getattr(old, name) != getattr(config, name):
             raise LisaeError(

@@ -3,7 +3,7 @@
 Nothing that trains or chooses imports it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,6 +97,51 @@ def by_kind(
     for name, row in found.items():
         row["detection_rate"] = float(np.mean(scored.anomaly[named == name] > alpha))
     return found
+
+
+def by_folder(
+    scored: Scored, counts: Mapping[str, int], threshold: Threshold
+) -> dict[str, dict[str, float | int]]:
+    """False alarms in each folder of normal pictures.
+
+    Args:
+        scored: test scores and truth; normal pictures folder by folder.
+        counts: of each folder's normal pictures, in this order.
+        threshold: α, and what it rests on.
+
+    Returns:
+        By folder `n`, `alarms`, `false_positive_rate` and `chance_of_false_alarms`; {} where the
+        pictures are of one folder alone.
+    """
+    counts = {folder: n for folder, n in counts.items() if n}
+    if len(counts) < 2 or sum(counts.values()) != len(scored.normal):
+        return {}
+    called = np.split(scored.normal > threshold.alpha, np.cumsum(list(counts.values()))[:-1])
+    return {
+        folder: {
+            "n": len(own),
+            "alarms": int(own.sum()),
+            "false_positive_rate": float(own.mean()),
+            "chance_of_false_alarms": chance_of_alarms(threshold, int(own.sum()), len(own)),
+        }
+        for folder, own in zip(counts, called, strict=True)
+    }
+
+
+def folder_remarks(found: Mapping[str, Mapping[str, float | int]], asked: float) -> list[str]:
+    """One sentence on each folder with more false alarms than chance allows.
+
+    Args:
+        found: see `by_folder`.
+        asked: the false-positive rate that the threshold was chosen for.
+    """
+    return [
+        f"{row['alarms']} of the {row['n']} normal test pictures of {folder} are called anomalous, "
+        f"more than chance allows where {100 * asked:g} % are asked for: they are unlike the other "
+        "normal pictures; give more of them, or train them a model of their own"
+        for folder, row in found.items()
+        if row["chance_of_false_alarms"] < UNLIKELY
+    ]
 
 
 def fpr_at_tpr(scored: Scored, tpr: float = 0.95) -> float:

@@ -4,7 +4,7 @@ The only place where training and evaluation meet; nothing learned here flows ba
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +21,21 @@ from lisae_tf.data.manifest import Manifest
 from lisae_tf.data.masks import Masks
 from lisae_tf.data.parts import TestData, TrainingData
 from lisae_tf.data.protocols import make_task, synthetic_generators
+from lisae_tf.data.roots import here
 from lisae_tf.data.tasks import TaskData, load_masks
 from lisae_tf.detectors import make_detector
 from lisae_tf.detectors.base import Detector
 from lisae_tf.distribution import is_chief
 from lisae_tf.error_maps import resized
-from lisae_tf.evaluation import Scored, auroc, by_kind, chance_of_alarms, evaluate
+from lisae_tf.evaluation import (
+    Scored,
+    auroc,
+    by_folder,
+    by_kind,
+    chance_of_alarms,
+    evaluate,
+    folder_remarks,
+)
 from lisae_tf.features.places import remembering
 from lisae_tf.files import write_json
 from lisae_tf.phase import TrainingOptions
@@ -110,6 +119,7 @@ class Stopwatch:
 def describe(config: Config, data_dir: Path | None) -> dict[str, object]:
     """Dataset, normal classes and negatives in words, for the record."""
     if config.dataset == FOLDER:
+        config = here(config)
         normal, negatives = config.normal_dirs, config.negatives
         if config.negative_dir:
             made = f"+{negatives}" if synthetic_generators(negatives) else ""
@@ -142,9 +152,13 @@ def measure(
     data: TrainingData,
     before: Scored | None,
     after: Scored,
-    kinds: Sequence[str] = (),
+    test: TestData,
 ) -> dict[str, object]:
-    """Everything in `metrics.json` that depends on scores; `kinds` as in `TestData`."""
+    """Everything in `metrics.json` that depends on scores."""
+    folders = by_folder(
+        after, dict(zip(here(detector.config).normal_dirs, test.normal_counts, strict=False)),
+        detector.threshold_,
+    )  # fmt: skip
     held_out = None
     if data.negative is not None:
         # How far held-out negatives stand off: no measure of anomalies.
@@ -159,7 +173,8 @@ def measure(
             len(after.normal),
         ),
         "threshold": detector.threshold_.alpha,
-        "by_kind": by_kind(after, kinds, detector.threshold_.alpha),
+        "by_kind": by_kind(after, test.kinds, detector.threshold_.alpha),
+        **({"by_folder": folders} if folders else {}),
         "threshold_guaranteed_fpr": detector.threshold_.guaranteed_fpr,
         "threshold_requested_fpr": detector.threshold_.requested_fpr,
         "n_calibration": detector.threshold_.n_calibration,
@@ -232,7 +247,8 @@ def run(
         notes.append(shortfall)
     with watch.stage("evaluation"):
         phase1, after = score_test(detector, test)
-        measured = measure(detector, data, phase1, after, test.kinds)
+        measured = measure(detector, data, phase1, after, test)
+        notes += folder_remarks(measured.get("by_folder", {}), fpr)
         metrics = describe(config, loaded.data_dir) | measured
         if loaded.masks:
             figures, why_not = localise(detector, test, loaded.masks)

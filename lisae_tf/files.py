@@ -4,6 +4,7 @@ Runs without TensorFlow.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -17,9 +18,18 @@ from lisae_tf.errors import LisaeError
 
 def _cannot_write(path: Path, error: OSError) -> LisaeError:
     return LisaeError(
-        f"cannot write {path}: {error.strerror or error}. Free some space or name another "
-        "folder with --out; what was there before is untouched"
+        f"cannot write {path}: {error.strerror or error}. {_way_out(error)}name another folder "
+        "with --out; what was there before is untouched"
     )
+
+
+def _way_out(error: OSError) -> str:
+    """The beginning of a sentence on what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "Free some space or "
+    if error.errno == errno.ENOENT:
+        return "Make its folder or "
+    return "Make that possible or "
 
 
 def make_folder(path: Path) -> Path:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from lisae_tf.errors import LisaeError
+from lisae_tf.errors import LisaeError, install
 
 AHEAD = 2  # tasks in flight for each core
 RETRIES = 3  # after a worker died
@@ -23,9 +23,7 @@ def _import_ray():
     try:
         import ray
     except ModuleNotFoundError as error:
-        raise LisaeError(
-            "--engine ray needs the package 'ray'; install it with pip install 'lisae-tf[ray]'"
-        ) from error
+        raise LisaeError(f"--engine ray needs the package 'ray'; {install('ray')}") from error
     return ray
 
 

@@ -5,7 +5,7 @@ All is embedded. Reads what the run wrote, and the test pictures where they are 
 
 import base64
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -20,6 +20,7 @@ from scipy import stats
 from lisae_tf import runs
 from lisae_tf.config import FOLDER, Config
 from lisae_tf.data.parts import TestData
+from lisae_tf.data.roots import moved
 from lisae_tf.data.tasks import reopen
 from lisae_tf.detectors import load_detector
 from lisae_tf.detectors.base import Detector
@@ -181,12 +182,13 @@ def _test_pictures(
     return test, None
 
 
-def render(folder: Path, data_dir: Path | None = None) -> str:
+def render(folder: Path, data_dir: Path | None = None, data_roots: Sequence[str] = ()) -> str:
     """The report of a completed run as one HTML text.
 
     Args:
         folder: of the run.
         data_dir: folder of TensorFlow Datasets, for runs on named data.
+        data_roots: folders of the run's pictures that have moved, each "OLD=NEW".
 
     Raises:
         LisaeError: the run is incomplete or damaged.
@@ -196,7 +198,8 @@ def render(folder: Path, data_dir: Path | None = None) -> str:
     _, scored = stored_scores(folder)
     alpha = detector.threshold_.alpha
     alarms = int(np.sum(scored.normal > alpha))
-    test, reason = _test_pictures(folder, detector.config, data_dir, scored)
+    config = moved(detector.config, data_roots)
+    test, reason = _test_pictures(folder, config, data_dir, scored)
     groups = {}
     if test is not None:
         groups = {
@@ -233,6 +236,8 @@ def render(folder: Path, data_dir: Path | None = None) -> str:
     )
 
 
-def write(folder: Path, out: Path, data_dir: Path | None = None) -> None:
+def write(
+    folder: Path, out: Path, data_dir: Path | None = None, data_roots: Sequence[str] = ()
+) -> None:
     """Writes the report, whole or not at all."""
-    write_text(out, render(folder, data_dir))
+    write_text(out, render(folder, data_dir, data_roots))

@@ -126,7 +126,7 @@ def read_earlier(folder: Path) -> tuple[Threshold, np.ndarray]:
         raise LisaeError(f"{path} is damaged ({error}); calibrate with --fpr instead") from error
 
 
-def find_run(given: str | None) -> Path:
+def find_run(given: Path | str | None) -> Path:
     """The run folder that was given, or the last completed one.
 
     Raises:

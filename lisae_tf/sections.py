@@ -3,15 +3,18 @@
 How they are read, merged and checked is in `config`.
 """
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Natural = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=0.5)]
 Filters = Annotated[list[Natural], Field(min_length=2, max_length=2)]
-Side = Annotated[int, Field(ge=8, le=1024)]
+WHOLE = 1024  # pixels of a side of what a network sees at once
+Side = Annotated[int, Field(ge=8, le=WHOLE)]
+LongSide = Annotated[int, Field(ge=8, le=16 * WHOLE)]  # of pictures that are cut into tiles
 
 
 Precision = Literal["float32", "mixed_bfloat16"]
@@ -34,6 +37,14 @@ def _is_float32(value: object) -> bool:
     return value == "float32"
 
 
+def _compiles(pattern: str | None) -> str | None:
+    try:
+        re.compile(pattern or "")
+    except re.error as error:
+        raise ValueError(f"must be a regular expression ({error})") from error
+    return pattern
+
+
 class Section(BaseModel):
     """Settings that belong together; unknown names and wrong types are refused."""
 
@@ -44,7 +55,7 @@ class Data(Section):
     """How pictures reach the network and how the training part is held out."""
 
     mirror: bool = False  # train on each picture mirrored left to right as well
-    size: Annotated[list[Side], Field(min_length=2, max_length=2)] | None = None
+    size: Annotated[list[LongSide], Field(min_length=2, max_length=2)] | None = None
     channels: Literal[1, 3] | None = None
     # Bits in use of pictures with 16, by the normal ones: 12 of many cameras. 16 unless set. Left
     # out of the record unless set, as are tiles: results from before there were such settings stay
@@ -52,9 +63,20 @@ class Data(Section):
     depth: Annotated[int | None, Field(ge=8, le=16, exclude_if=is_none)] = None
     tile: Annotated[Side | None, Field(exclude_if=is_none)] = None
     stride: Annotated[Natural | None, Field(exclude_if=is_none)] = None  # `tile` unless given
+    # A regular expression over the paths of files: what its first group matches stays in one part.
+    group_by: Annotated[str | None, Field(exclude_if=is_none), AfterValidator(_compiles)] = None
     stopping_fraction: Fraction = 0.1
     calibration_fraction: Fraction = 0.1
     test_fraction: Fraction = 0.1
+
+    @model_validator(mode="after")
+    def _long_sides_are_cut(self) -> "Data":
+        if self.size and max(self.size) > WHOLE and self.tile is None:
+            raise ValueError(
+                f"data.size may have {WHOLE:,} pixels a side at most, unless pictures are cut into "
+                "tiles; give --tile as well"
+            )
+        return self
 
 
 class Network(Section):

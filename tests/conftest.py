@@ -16,8 +16,9 @@ from PIL import Image
 
 from lisae_tf import __version__
 from lisae_tf.cli import main
+from lisae_tf.config import read_settings, resolve
 from lisae_tf.data import picture_files
-from lisae_tf.files import make_folder, write_json
+from lisae_tf.files import make_folder, read_json, write_json
 
 # Processes that test side by side share the cores; set before TensorFlow is imported.
 if WORKERS := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
@@ -57,6 +58,19 @@ def contents(folder):
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(Path(folder).rglob("*")) if path.is_file()
     }  # fmt: skip
+
+
+def copied(base, place, run):
+    """A copy of a working folder, whose run names the pictures of the copy as its own."""
+    shutil.copytree(base, place, dirs_exist_ok=True)
+    settings, sidecar = Path(place) / run / "config.yaml", Path(place) / run / "detector.json"
+    settings.write_text(settings.read_text().replace(f"{base}/", f"{place}/"))
+    record, metrics = read_json(sidecar), read_json(sidecar.with_name("metrics.json"))
+    record["sha256"]["config.yaml"] = hashlib.sha256(settings.read_bytes()).hexdigest()
+    metrics["config_hash"] = resolve(read_settings(settings)).digest()
+    write_json(sidecar, record)
+    write_json(sidecar.with_name("metrics.json"), metrics)
+    return place
 
 
 def assert_one_sentence(result, *words):
@@ -160,7 +174,7 @@ def trained(tmp_path_factory, picture_folder, cli) -> Path:
 @pytest.fixture
 def workplace(trained, tmp_path, monkeypatch) -> Path:
     """A copy of `trained` to spoil, as the working folder."""
-    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    copied(trained, tmp_path, "runs/normal-lis-seed0")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -63,7 +63,7 @@ def test_a_backbone_is_frozen_ends_at_its_last_tap_and_takes_any_size():
     [
         ((64, 64, 3), ["block_99"], "features.taps: .* has no layer 'block_99' that gives a map"),
         ((64, 64, 3), ["block_4", "nothing"], "has no layer 'nothing' that gives a map; name some"),
-        ((16, 64, 3), None, "pictures of 16x64 .* too small for the tap 'block_10'"),
+        ((16, 64, 3), None, "pictures of 64x16 .* too small for the tap 'block_10'"),
     ],
 )
 def test_what_cannot_be_tapped_is_one_sentence(shape, taps, words):

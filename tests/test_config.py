@@ -1,3 +1,7 @@
+import os
+import shutil
+import subprocess
+import sys
 import typing
 from pathlib import Path
 
@@ -399,3 +403,20 @@ def test_a_setting_that_the_variant_never_reads_is_said(variant, item, said):
     _, notes = settle(OWN | {"variant": variant, "features": "none"}, None, [item])
     path = item.partition("=")[0]
     assert (f"{path} is set, but {variant} does not read it" in notes) == said
+
+
+def test_configurations_are_the_packages_own_wherever_it_lies(tmp_path):
+    """As installed into a folder where another package has a folder `configs`."""
+    shutil.copytree(
+        Path(configuration.__file__).parent, tmp_path / "lisae_tf",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )  # fmt: skip
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "mnist.yaml").write_text("seed: 7\n")
+    code = "from lisae_tf import config; print(config.__file__, config.dataset_settings('mnist'))"
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    assert found.startswith(str(tmp_path))
+    assert str(configuration.dataset_settings("mnist")) in found and "'seed': 7" not in found

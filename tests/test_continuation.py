@@ -13,7 +13,7 @@ from training_fixtures import surface
 from lisae_tf.arrays import load_arrays
 from lisae_tf.config import ONE_CLASS, resolve
 from lisae_tf.data.folder_test import load_folder_test
-from lisae_tf.data.folders import load_folder_training
+from lisae_tf.data.folder_training import load_folder_training
 from lisae_tf.detectors import DETECTORS, load_detector, make_detector
 
 SMALL = (
@@ -127,8 +127,8 @@ def test_it_begins_with_the_old_weights(continued, monkeypatch):
     base, _ = continued
     monkeypatch.chdir(base)
     old, new = load_detector(Path("old")), load_detector(Path("new"))
-    assert new.config.normal_dirs == ["gravel", "brick"]
-    assert new.config.negative_dir == "coins"
+    assert new.config.normal_dirs == [str(base / "gravel"), str(base / "brick")]
+    assert new.config.negative_dir == str(base / "coins")
     fresh = make_detector(new.config)
     data = load_folder_training(new.config, skip_bad=False)
     from lisae_tf.phase import TrainingOptions

@@ -4,13 +4,12 @@ import contextlib
 import csv
 import io
 import json
-import shutil
 from pathlib import Path
 
 import feature_fixtures
 import numpy as np
 import pytest
-from conftest import assert_one_sentence
+from conftest import assert_one_sentence, copied
 from PIL import Image
 
 from lisae_tf.data.pictures import decode
@@ -28,7 +27,7 @@ def trained(tmp_path_factory, cli):
 
 @pytest.fixture
 def workplace(trained, tmp_path, monkeypatch):
-    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    copied(trained, tmp_path, "run")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

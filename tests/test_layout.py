@@ -11,7 +11,7 @@ from PIL import Image
 from lisae_tf.config import resolve
 from lisae_tf.data import masks, pictures
 from lisae_tf.data.folder_test import load_folder_test
-from lisae_tf.data.folders import load_folder_training
+from lisae_tf.data.folder_training import load_folder_training
 from lisae_tf.data.layout import PictureSet, kind_of, mvtec_settings, subject
 from lisae_tf.data.layout import test_sets as sets_of
 from lisae_tf.data.parts import mirrored
@@ -345,7 +345,7 @@ def test_tuning_keeps_the_test_out_and_in_the_settings(mvtec, cli):
     sides = ("--mvtec", "part", "--negative-dir", "part/other")
     result = cli("tune", *sides, *QUICK, "--trials", 1, "--out", "study")
     assert result.exit_code == 0, result.output
-    assert "test_dir: part/test" in Path("study/best.yaml").read_text()
+    assert f"test_dir: {Path.cwd()}/part/test" in Path("study/best.yaml").read_text()
 
 
 # Masks

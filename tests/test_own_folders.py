@@ -281,4 +281,4 @@ def test_pictures_too_small_for_a_tap_are_refused_before_a_run_begins(
     monkeypatch.chdir(tmp_path)
     picture_folder(tmp_path / "normal", 30)
     result = cli("train", "--normal-dir", "normal", *QUICK[2:], "--out", "run", "--quiet")
-    assert_one_sentence(result, "pictures of 12x12 (height x width) are too small for the tap")
+    assert_one_sentence(result, "pictures of 12x12 (width x height) are too small for the tap")

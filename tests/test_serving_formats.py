@@ -20,7 +20,7 @@ from lisae_tf.serving import rest_client
 assert not {"tensorflow", "keras", "grpc", "tensorflow_serving"} & sys.modules.keys()
 mine = {name.removeprefix("lisae_tf.") for name in sys.modules if name.startswith("lisae_tf.")}
 mine = {name for name in mine if not name.startswith("serving")}
-pictures = {"data.pictures", "data.picture_files", "data.stored"}
+pictures = {"data.levels", "data.pictures", "data.picture_files", "data.stored"}
 assert mine <= {"errors", "files", "data", *pictures}, mine
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=toy.ROOT)

@@ -131,7 +131,7 @@ def _figures(quick, out, data_dir):
 @trained.out_option
 @click.option(
     "--text",
-    type=click.Path(path_type=Path),
+    type=shared.path,
     help="RESULTS.md, or within --out where that is given.",
 )
 def _report(quick, out, text):
@@ -152,7 +152,7 @@ def _report(quick, out, text):
 @trained.jobs_option
 @shared.engine
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=trained.RESULTS, show_default=True,
+    "--out", type=shared.path, default=trained.RESULTS, show_default=True,
     help="Folder of the result files.",
 )  # fmt: skip
 @shared.data_dir

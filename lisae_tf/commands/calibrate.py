@@ -14,16 +14,16 @@ from lisae_tf.quiet import start_tensorflow
 @click.option("--fpr", type=float, help="False-positive rate, as in 0.01.")
 @shared.model
 @click.option(
-    "--normal-dir", type=click.Path(path_type=Path),
+    "--normal-dir", type=shared.path,
     help="New normal pictures; by default the scores that the threshold rests on now.",
 )  # fmt: skip
 @click.option(
-    "--out", type=click.Path(path_type=Path),
+    "--out", type=shared.path,
     help="With --model: the new model; the next version by default.",
 )  # fmt: skip
 @click.option("--undo", is_flag=True, help="Back to the threshold before the last calibration.")
 def command(
-    run: str | None, model: Path | None, fpr: float | None, normal_dir: Path | None,
+    run: Path | None, model: Path | None, fpr: float | None, normal_dir: Path | None,
     out: Path | None, undo: bool,
 ):  # fmt: skip
     """Choose the threshold anew for a false-positive rate."""
@@ -119,7 +119,9 @@ def _write(folder: Path, detector, stored: dict, threshold, scores) -> None:
 
     from lisae_tf import run_figures, runs
     from lisae_tf.arrays import save_arrays
-    from lisae_tf.evaluation import Scored, by_kind, chance_of_alarms, evaluate
+    from lisae_tf.data import manifest
+    from lisae_tf.data.roots import here
+    from lisae_tf.evaluation import Scored, by_folder, by_kind, chance_of_alarms, evaluate
     from lisae_tf.files import write_json
 
     old, test = detector.threshold_, Scored(stored["test"], stored["is_anomaly"])
@@ -133,6 +135,10 @@ def _write(folder: Path, detector, stored: dict, threshold, scores) -> None:
         "n_calibration": threshold.n_calibration,
         "chance_of_false_alarms": chance_of_alarms(threshold, alarms, len(test.normal)),
     }
+    if kept := manifest.read(folder):
+        counts = dict(zip(here(detector.config).normal_dirs, kept.tested_normals(), strict=False))
+        if found := by_folder(test, counts, threshold):
+            metrics["by_folder"] = found
     if "kind" in stored:
         metrics["by_kind"] = by_kind(test, stored["kind"], threshold.alpha)
     runs.keep_earlier(folder, old, stored["calibration"])

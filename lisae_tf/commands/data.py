@@ -23,12 +23,13 @@ def command() -> None:
 @shared.mask_dir
 @shared.mvtec
 @shared.features
+@shared.group_by
 @shared.tiles
 @shared.config_file
 @shared.assigned
 @click.option("--skip-bad", is_flag=True, help="Check as for train --skip-bad.")
 @click.option(
-    "--json", "json_file", type=click.Path(path_type=Path),
+    "--json", "json_file", type=shared.path,
     help="Write everything found to this file; - prints it instead of the table.",
 )  # fmt: skip
 def check(tile, stride, input_size, config_file, assigned, skip_bad, json_file, **folders):

@@ -13,9 +13,13 @@ from lisae_tf.quiet import start_tensorflow
 @click.command("evaluate")
 @shared.run
 @shared.data_dir
+@shared.data_root
 @shared.mask_dir
 @click.option("--skip-bad", is_flag=True, help="Leave unreadable pictures out.")
-def command(run: str | None, data_dir: Path | None, mask_dir: str | None, skip_bad: bool):
+def command(
+    run: Path | None, data_dir: Path | None, data_roots: tuple[str, ...], mask_dir: str | None,
+    skip_bad: bool,
+):  # fmt: skip
     """Score the run's test pictures again and print the metrics as JSON.
 
     Pixel figures, with masks of --mask-dir or of the run, are kept in its metrics.json.
@@ -24,13 +28,15 @@ def command(run: str | None, data_dir: Path | None, mask_dir: str | None, skip_b
     from lisae_tf import experiment, runs
     from lisae_tf.config import merge, resolve
     from lisae_tf.data import tasks
+    from lisae_tf.data.roots import moved
     from lisae_tf.detectors import load_detector
+    from lisae_tf.evaluation import folder_remarks
     from lisae_tf.features.places import remembering
     from lisae_tf.files import write_json
 
     folder = runs.find_run(run)
     detector = load_detector(folder)
-    config = detector.config
+    config = moved(detector.config, data_roots)
     if mask_dir is not None:
         config = resolve(merge(config.model_dump(), {"mask_dir": mask_dir}), "--mask-dir")
     opened = tasks.reopen(folder, config, data_dir, skip_bad=skip_bad)
@@ -41,9 +47,11 @@ def command(run: str | None, data_dir: Path | None, mask_dir: str | None, skip_b
     record = experiment.describe(config, data_dir)
     with remembering(experiment.FEATURES_KEPT):
         before, after = experiment.score_test(detector, test)
-        record |= experiment.measure(detector, data, before, after, test.kinds)
+        record |= experiment.measure(detector, data, before, after, test)
         if masks is not None:
             figures, why_not = experiment.localise(detector, test, masks)
+    for line in folder_remarks(record.get("by_folder", {}), record["threshold_requested_fpr"]):
+        click.echo(f"note: {line}", err=True)
     if masks is not None:
         if mask_dir is not None and why_not:
             raise LisaeError(f"{why_not[0]}; leave --mask-dir out")

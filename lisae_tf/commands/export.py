@@ -21,19 +21,21 @@ from lisae_tf.quiet import start_tensorflow
 )  # fmt: skip
 @shared.run
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("models"), show_default=True,
+    "--out", type=shared.path, default=Path("models"), show_default=True,
     help="Folder of all exports.",
 )  # fmt: skip
 @click.option("--name", help="Name of the model; that of the run folder by default.")
 @shared.data_dir
-def command(form, quantize, dtype, run, out, name, data_dir):
+@shared.data_root
+def command(form, quantize, dtype, run, out, name, data_dir, data_roots):
     """Export a trained detector and prove that it scores as before."""
     start_tensorflow()
     from lisae_tf import runs
 
     exported = export_run(
         runs.find_run(run), list(FORMATS) if form == "all" else [form], out,
-        name=name, quantize=quantize, dtype=dtype, data_dir=data_dir, say=click.echo,
+        name=name, quantize=quantize, dtype=dtype, data_dir=data_dir, data_roots=data_roots,
+        say=click.echo,
     )  # fmt: skip
     for each in exported:
         click.echo(f"wrote {each.path}")

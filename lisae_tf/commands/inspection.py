@@ -25,7 +25,7 @@ def _seeds(text: str) -> list[int]:
 
 @click.command("inspection")
 @click.option(
-    "--data-dir", type=click.Path(path_type=Path), required=True,
+    "--data-dir", type=shared.path, required=True,
     help="Folder that holds a folder for each set, in MVTec's layout.",
 )  # fmt: skip
 @click.option("--sets", help="Comma list; all by default.")
@@ -36,7 +36,7 @@ def _seeds(text: str) -> list[int]:
     help="Sets at a time, a process each.",
 )  # fmt: skip
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True,
+    "--out", type=shared.path, default=RESULTS, show_default=True,
     help="Folder of the result files.",
 )  # fmt: skip
 def command(data_dir: Path, sets, rows, seeds, jobs, out: Path):

@@ -14,7 +14,7 @@ DRIFTED = 3  # exit code
 
 @click.command("monitor")
 @click.option(
-    "--scores", type=click.Path(path_type=Path), required=True,
+    "--scores", type=shared.path, required=True,
     help="New scores as score writes them: CSV, JSON lines, or the folder of --parts.",
 )  # fmt: skip
 @shared.run
@@ -28,7 +28,7 @@ DRIFTED = 3  # exit code
     help="Smallest difference of the distributions (Kolmogorov-Smirnov) that counts.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(scores: Path, run: str | None, last: int | None, significance, smallest, as_json):
+def command(scores: Path, run: Path | None, last: int | None, significance, smallest, as_json):
     """Compare new scores with the calibration scores of a run.
 
     Exit code 0: no drift; 3: drift, the threshold should be looked at; 1: something was wrong.

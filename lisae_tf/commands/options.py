@@ -1,12 +1,13 @@
 """Options that several commands share, and how options become settings."""
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from lisae_tf.data.protocols import DEFAULT_FLAWS, DEFAULT_SYNTHETIC
+from lisae_tf.data.protocols import DEFAULT_FLAWS, DEFAULT_SYNTHETIC, base_name
 from lisae_tf.errors import LisaeError
 
 if TYPE_CHECKING:  # slow to import
@@ -14,8 +15,18 @@ if TYPE_CHECKING:  # slow to import
 
     from lisae_tf.data.pictures import Decoded
 
+
+class PathType(click.Path):
+    """A path, with `~` for the home folder wherever the shell has left it: `--out=~/runs`."""
+
+    def convert(self, value, param, ctx):
+        """The path of what was typed."""
+        return Path(os.path.expanduser(super().convert(value, param, ctx)))
+
+
+path = PathType()
 data_dir = click.option(
-    "--data-dir", type=click.Path(path_type=Path), envvar="TFDS_DATA_DIR",
+    "--data-dir", type=path, envvar="TFDS_DATA_DIR",
     help="Folder of TensorFlow Datasets (or TFDS_DATA_DIR).",
 )  # fmt: skip
 normal_dir = click.option(
@@ -47,13 +58,22 @@ features = click.option(
     "--features", metavar="NAME",
     help="Pretrained network whose features are scored (own folders: efficientnet_lite0), or none.",
 )  # fmt: skip
-config_file = click.option(
-    "--config", "config_file", type=click.Path(path_type=Path), help="YAML file of settings."
-)
+data_root = click.option(
+    "--data-root", "data_roots", multiple=True, metavar="OLD=NEW",
+    help="Pictures of the run have moved: what lay in the folder OLD lies in NEW.",
+)  # fmt: skip
+group_by = click.option(
+    "--group-by", metavar="REGEX",
+    help="Own folders: pictures whose paths give the same first group of this expression stay in "
+    "one part (frames of a video, views of a part), as '^(.*)_view'.",
+)  # fmt: skip
+config_file = click.option("--config", "config_file", type=path, help="YAML file of settings.")
 assigned = click.option(
     "--set", "assigned", multiple=True, metavar="PATH=VALUE", help="Change one setting."
 )
-run = click.option("--run", metavar="RUN", help="Run folder; the last completed run by default.")
+run = click.option(
+    "--run", metavar="RUN", type=path, help="Run folder; the last completed run by default."
+)
 
 _TILES = (
     click.option("--tile", type=int, help="Cut pictures into square tiles of so many pixels."),
@@ -64,7 +84,7 @@ _TILES = (
 )
 
 model = click.option(
-    "--model", type=click.Path(path_type=Path),
+    "--model", type=path,
     help="An exported model instead: an .onnx or .tflite file, or the folder of a SavedModel.",
 )  # fmt: skip
 
@@ -142,6 +162,13 @@ def console() -> "Console":
     return Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
+def stored(config):
+    """Settings as a run keeps them: folders of pictures with whole paths."""
+    from lisae_tf.data.roots import absolute
+
+    return absolute(config)
+
+
 def listed(value: str | None) -> list[str] | None:
     """A comma list."""
     return None if value is None else [part.strip() for part in value.split(",") if part.strip()]
@@ -159,7 +186,7 @@ def _mvtec_settings(folder: str, given: dict[str, Any]) -> dict[str, str]:
         if name in given:
             option = f"--{name.replace('_', '-')}"
             raise LisaeError(f"--mvtec and {option} exclude each other; leave one of them out")
-    return mvtec_settings(Path(folder))
+    return mvtec_settings(Path(os.path.expanduser(folder)))
 
 
 def _own_folders(chosen: dict[str, Any]) -> dict[str, Any]:
@@ -196,6 +223,8 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     if "features" in given:
         name = given.pop("features")
         given["features"] = None if name == "none" else {"backbone": name}
+    if "group_by" in given:
+        given["data"] = (given.get("data") or {}) | {"group_by": given.pop("group_by")}
     if isinstance(given.get("normal_dir"), tuple):
         folders = list(given["normal_dir"])
         given["normal_dir"] = folders[0] if len(folders) == 1 else folders
@@ -236,7 +265,7 @@ def settle(
     elif named == config.FOLDER:
         base = _own_folders(chosen)
     else:
-        base = config.dataset_settings(str(named))
+        base = config.dataset_settings(base_name(str(named)))
     if base is None:
         base = {}
         notes.append(

@@ -11,10 +11,11 @@ from lisae_tf.quiet import start_tensorflow
 @click.command("report")
 @shared.run
 @shared.data_dir
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="HTML file; report.html in the run by default."
-)
-def command(run: str | None, data_dir: Path | None, out: Path | None):
+@shared.data_root
+@click.option("--out", type=shared.path, help="HTML file; report.html in the run by default.")
+def command(
+    run: Path | None, data_dir: Path | None, data_roots: tuple[str, ...], out: Path | None
+):  # fmt: skip
     """Write one HTML file: metrics, figures, telling pictures, error maps, how to serve it."""
     start_tensorflow()
     from lisae_tf import run_report, runs
@@ -23,5 +24,5 @@ def command(run: str | None, data_dir: Path | None, out: Path | None):
     folder = runs.find_run(run)
     place = out or folder / "report.html"
     make_folder(place.parent)
-    run_report.write(folder, place, data_dir)
+    run_report.write(folder, place, data_dir, data_roots)
     click.echo(f"wrote {place}")

@@ -17,18 +17,22 @@ FIELDS = ("path", "score", "threshold", "is_anomaly")
 
 
 @click.command("score")
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, type=shared.path)
+@click.option(
+    "--list", "listed", type=shared.path,
+    help="File that lists pictures: a path a line, or a CSV with a column path.",
+)  # fmt: skip
 @shared.run
 @shared.model
 @click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv")
-@click.option("--out", type=click.Path(path_type=Path), help="File; standard output by default.")
+@click.option("--out", type=shared.path, help="File; standard output by default.")
 @click.option(
-    "--maps", type=click.Path(path_type=Path),
+    "--maps", type=shared.path,
     help="Also write a PNG of each picture with its errors in red into this folder.",
 )  # fmt: skip
 @click.option("--skip-bad", is_flag=True, help="Leave unreadable pictures out.")
 @click.option(
-    "--parts", type=click.Path(path_type=Path),
+    "--parts", type=shared.path,
     help="Write Parquet files of --part-size pictures into this folder; again goes on.",
 )  # fmt: skip
 @click.option(
@@ -37,7 +41,8 @@ FIELDS = ("path", "score", "threshold", "is_anomaly")
 )  # fmt: skip
 @shared.engine
 def command(
-    paths: tuple[Path, ...], run: str | None, model: Path | None, form: str, out: Path | None,
+    paths: tuple[Path, ...], listed: Path | None, run: Path | None, model: Path | None, form: str,
+    out: Path | None,
     maps: Path | None, skip_bad: bool, parts: Path | None, part_size: int, engine: str,
     address: str | None,
 ):  # fmt: skip
@@ -45,8 +50,13 @@ def command(
 
     With --model, an ONNX or TFLite file needs no TensorFlow.
     """
+    from lisae_tf.data import lists
     from lisae_tf.files import replacing
 
+    if listed is not None:
+        paths += tuple(lists.read(listed))
+    if not paths:
+        raise click.UsageError("there is nothing to score; name files or folders, or --list FILE")
     shared.refuse_address(engine, address)
     shared.tell_others(paths)
     if parts is not None:
@@ -81,7 +91,8 @@ def command(
             # What is still buffered cannot be written either.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise LisaeError(
-                f"cannot write the scores: {error.strerror}; free some space and score again"
+                f"cannot write the scores: {error.strerror}; make that possible, or name a file "
+                "with --out, and score again"
             ) from error
     else:
         # As on standard output, a file name need not be UTF-8.
@@ -90,13 +101,13 @@ def command(
             write_rows(rows, stream, form, fields)
 
 
-def _refuse_both(run: str | None, model: Path | None) -> None:
+def _refuse_both(run: Path | None, model: Path | None) -> None:
     if run is not None and model is not None:
         raise LisaeError("--run and --model exclude each other; give one of them")
 
 
 def _score_in_parts(
-    paths: tuple[Path, ...], run: str | None, model: Path | None, folder: Path, part_size: int,
+    paths: tuple[Path, ...], run: Path | None, model: Path | None, folder: Path, part_size: int,
     skip_bad: bool, engine: str, address: str | None,
 ) -> None:  # fmt: skip
     """Scores what is missing in the folder; unreadable pictures have a row with the reason."""

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import click
 
+from lisae_tf.commands import options as shared
 from lisae_tf.quiet import start_tensorflow
 
 
 @click.command("serve")
 @click.option(
-    "--model", required=True, type=click.Path(path_type=Path),
+    "--model", required=True, type=shared.path,
     help="Folder of a SavedModel export, with integer version folders in it.",
 )  # fmt: skip
 @click.option("--name", help="The model's name in paths; the folder's name by default.")

@@ -19,7 +19,7 @@ PAPER = ("table1", "table2", "table3", "appendix-a")
 TABLES = (*PAPER, "synthetic")
 
 out_option = click.option(
-    "--out", type=click.Path(path_type=Path),
+    "--out", type=shared.path,
     help=f"Folder of the result files; {RESULTS}, or {QUICK_RESULTS} with --quick.",
 )  # fmt: skip
 quick_option = click.option("--quick", is_flag=True, help="One task a column and tiny trainings.")

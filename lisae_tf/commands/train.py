@@ -28,19 +28,21 @@ from lisae_tf.quiet import start_tensorflow
 )
 @click.option("--variant", help="Detector, as in lis, linsep, ae or kde; a wrong name lists all.")
 @shared.features
+@shared.group_by
 @shared.tiles
 @shared.config_file
 @shared.assigned
 @click.option("--seed", type=int, help="Seed of everything random.")
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder; runs/... by default.")
+@click.option("--out", type=shared.path, help="Run folder; runs/... by default.")
 @click.option(
-    "--continue", "continued", metavar="RUN", type=click.Path(path_type=Path),
+    "--continue", "continued", metavar="RUN", type=shared.path,
     help="Train this run on: the pictures of --normal-dir become normal as well.",
 )  # fmt: skip
 @click.option(
     "--distribute", type=click.Choice(["mirrored", "workers"]),
     help="Over all GPUs of this machine, or over the workers that TF_CONFIG names.",
 )  # fmt: skip
+@shared.data_root
 @click.option("--resume", is_flag=True, help="Continue an interrupted run in the same folder.")
 @click.option("--skip-bad", is_flag=True, help="Leave unreadable pictures out.")
 @click.option("--quiet", is_flag=True, help="Print the last lines only.")
@@ -48,7 +50,7 @@ from lisae_tf.quiet import start_tensorflow
 @shared.data_dir
 def command(
     tile, stride, input_size, config_file, assigned, out, continued, resume, skip_bad, quiet,
-    tensorboard, distribute, data_dir, normal_class, anomaly_class, **named,
+    tensorboard, distribute, data_dir, data_roots, normal_class, anomaly_class, **named,
 ):  # fmt: skip
     """Train a detector, choose its threshold and test it.
 
@@ -59,33 +61,29 @@ def command(
         "anomaly_class": shared.listed(anomaly_class),
     }
     named["data"] = shared.tile_settings(tile, stride, input_size)
-    if continued:
-        if config_file:
-            raise LisaeError("--continue takes the settings of its run; leave --config out")
-        from lisae_tf import continuation
-
-        named["normal_dir"] = continuation.normal_dirs(continued, named["normal_dir"])
-        config_file = continued / "config.yaml"
-    config, notes = shared.settle(named, config_file, assigned)
+    if data_roots and not (continued or resume):
+        raise LisaeError("--data-root belongs to --continue or --resume; name the folders as now")
+    config, notes = _settings(named, config_file, assigned, continued, data_roots)
 
     console = shared.console()
     say = (lambda line: None) if quiet else console.print
     for note in notes:
         say(f"note: {note}")
     start_tensorflow()
-    from lisae_tf import distribution, experiment, runs
+    from lisae_tf import continuation, distribution, experiment, runs
     from lisae_tf.data import folders
 
     strategy = _strategy(distribute, config, out)
     chief = strategy is None or distribution.is_chief(strategy)
     quiet |= not chief
     config = folders.settle_folder_channels(config, settled=bool(continued))
-    before = continuation.load(continued, config) if continued else None
+    before = continuation.load(continued, config, data_roots) if continued else None
     folder = out or runs.default_folder(run_name(config), resume=resume)
     if chief:  # before pictures are read, which may take minutes
-        runs.check_free(folder, config.to_yaml(), resume=resume)
+        claimed = _claimed(config, folder, data_roots if resume else ())
+        runs.check_free(folder, claimed, resume=resume)
     say(config.to_yaml(read=True).rstrip())
-    kept = _kept(folder if resume else None, continued, config)
+    kept = _kept(folder if resume else None, continued, config, data_roots)
     loaded = experiment.load(config, data_dir, skip_bad=skip_bad, kept=kept)
     if resume and loaded.since:
         raise LisaeError(
@@ -93,7 +91,7 @@ def command(
             "them back, or train anew in another --out"
         )
     if chief:
-        runs.claim(folder, config.to_yaml(), resume=resume)
+        runs.claim(folder, claimed, resume=resume)
     callbacks = _callbacks(console, folder, quiet, tensorboard)
     try:
         if chief and loaded.manifest:
@@ -116,14 +114,43 @@ def command(
         console.print(line)
 
 
-def _kept(resumed: Path | None, continued: Path | None, config):
+def _settings(named: dict, config_file: Path | None, assigned, continued: Path | None, data_roots):
+    """The resolved settings, on those of the continued run, and remarks on them."""
+    if continued:
+        if config_file:
+            raise LisaeError("--continue takes the settings of its run; leave --config out")
+        from lisae_tf import continuation
+
+        named["normal_dir"] = continuation.normal_dirs(continued, named["normal_dir"])
+        config_file = continued / "config.yaml"
+    config, notes = shared.settle(named, config_file, assigned)
+    config = shared.stored(config)
+    if continued:
+        from lisae_tf.data.roots import moved
+
+        config = moved(config, data_roots)
+    return config, notes
+
+
+def _claimed(config, folder: Path, data_roots: tuple[str, ...]) -> str:
+    """The settings as an interrupted run has them, whose folders may have moved since."""
+    from lisae_tf.data.roots import moved_back
+    from lisae_tf.runs import CONFIG
+
+    settings, stored = config.to_yaml(), folder / CONFIG
+    if not data_roots or not stored.is_file() or stored.read_text(encoding="utf-8") == settings:
+        return settings
+    return moved_back(config, data_roots).to_yaml()
+
+
+def _kept(resumed: Path | None, continued: Path | None, config, data_roots):
     """The pictures that keep the parts they have: of an interrupted run, or of a continued one."""
     from lisae_tf import continuation
     from lisae_tf.data import manifest
 
     if resumed and (found := manifest.read(resumed)):
         return found
-    return continuation.kept(continued, config) if continued else None
+    return continuation.kept(continued, config, data_roots) if continued else None
 
 
 def _strategy(kind: str | None, config, out: Path | None):
@@ -207,6 +234,11 @@ def closing_lines(metrics: dict, folder: Path, *, features: bool = False) -> lis
                 f"held-out negatives against held-out normals: AUROC "
                 f"{metrics['auroc_negatives']:.3f} (no measure of anomalies)"
             )
+    for folder_name, found in metrics.get("by_folder", {}).items():
+        lines.append(
+            f"{folder_name}: {100 * found['false_positive_rate']:.1f} % of {found['n']} normal "
+            "test pictures called anomalous"
+        )
     for name, found in (metrics.get("continued") or {}).items():
         if name == "run":
             continue

@@ -1,7 +1,5 @@
 """`tune`: choose γ, β and the latent size on held-out training data, without anomalies."""
 
-from pathlib import Path
-
 import click
 
 from lisae_tf.commands import options as shared
@@ -18,11 +16,12 @@ from lisae_tf.quiet import start_tensorflow
 @click.option("--negatives", help="As for train.")
 @click.option("--variant", help="Detector, as in lis or linsep.")
 @shared.features
+@shared.group_by
 @shared.config_file
 @shared.assigned
 @click.option("--seed", type=int, help="Seed of everything random.")
 @click.option("--trials", type=click.IntRange(min=1), default=30, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), help="Folder; runs/tune-... by default.")
+@click.option("--out", type=shared.path, help="Folder; runs/tune-... by default.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted study in the same folder.")
 @click.option("--skip-bad", is_flag=True, help="Leave unreadable pictures out.")
 @shared.data_dir
@@ -38,6 +37,7 @@ def command(
     """
     named["normal_class"] = shared.listed(normal_class)
     config, notes = shared.settle(named, config_file, assigned)
+    config = shared.stored(config)
     console = shared.console()
     start_tensorflow()
     from lisae_tf import runs, selection, tuning

@@ -11,16 +11,12 @@ from pathlib import Path
 from lisae_tf.config import Config
 from lisae_tf.data import checks, masks, picture_files, pictures
 from lisae_tf.data.folder_test import read_test_masks
-from lisae_tf.data.folders import (
-    MIN_NEGATIVE,
-    MIN_NORMAL,
-    NEGATIVE_STREAM,
-    divided,
-    normal_stream,
-    read_negative_masks,
-    settle_folder_channels,
-)
+from lisae_tf.data.folder_training import read_negative_masks
+from lisae_tf.data.folders import MIN_NEGATIVE, MIN_NORMAL, settle_folder_channels
 from lisae_tf.data.layout import PictureSet, kind_of, test_sets
+from lisae_tf.data.levels import FULL_DEPTH
+from lisae_tf.data.opened_folders import NEGATIVE_STREAM, divided, normal_stream
+from lisae_tf.data.roots import here
 from lisae_tf.data.tiling import tiling_of
 from lisae_tf.errors import LisaeError
 
@@ -78,14 +74,13 @@ def treatment(
     height, width = size
     done = ["turned upright (EXIF)"] if header.turned else []
     if (header.height, header.width) != size:
-        ratio = (height / header.height) / (width / header.width)
-        stretch = max(ratio, 1 / ratio)
+        stretch = checks.stretch(header, size)
         larger = " (enlarged)" if height > header.height or width > header.width else ""
         done.append(f"resized to {width}x{height}{larger}")
         if stretch > STRETCHED:
             done.append(f"stretched {stretch:.2f} times")
     if header.deep:
-        used = f"{depth} of " if depth and depth < pictures.FULL_DEPTH else ""
+        used = f"{depth} of " if depth and depth < FULL_DEPTH else ""
         done.append(f"{used}16 bits to 8")
     if header.cut:
         done.append("upper 8 of 16 bits")
@@ -186,7 +181,7 @@ def check(config: Config, *, skip_bad: bool = False) -> DataReport:
     Raises:
         LisaeError: a folder is missing, holds no picture or is not laid out as it must be.
     """
-    config = settle_folder_channels(config)
+    config = here(settle_folder_channels(config))
     size, channels = tuple(config.data.size), config.data.channels
     decoded, sets, errors, warnings = {}, {}, [], []
     for name, needs in _folders(config).items():
@@ -207,18 +202,17 @@ def check(config: Config, *, skip_bad: bool = False) -> DataReport:
             )
         elif needs.stream is not None:
             try:
-                divided(decoded[name], config, needs.stream, with_test=needs.with_test)
+                parts = divided(
+                    decoded[name], needs.folder.root, config, needs.stream, name,
+                    with_test=needs.with_test,
+                )  # fmt: skip
+                warnings += parts.notes
             except LisaeError as error:
                 errors.append(f"{name}: {error}")
         warnings += picture_files.remark(report.others, name)
         warnings += checks.depth_remarks(name, decoded[name], config.data.depth)
+        warnings += checks.size_remarks(name, decoded[name], size, STRETCHED)
         warnings += checks.set_remarks(name, found)
-        stretched = sum(report.kinds[k] for k, t in report.treatment.items() if "stretched" in t)
-        if stretched:
-            change = "pictures change their" if stretched > 1 else "picture changes its"
-            warnings.append(
-                f"{stretched} {name} {change} proportions; a data.size like theirs keeps them"
-            )
     _check_masks(config, decoded, errors, warnings)
     leaks = []
     for one, other in combinations(decoded, 2):

@@ -15,6 +15,7 @@ import numpy as np
 
 from lisae_tf.data import pictures, surfaces
 from lisae_tf.data.decoded import DecodedPictures
+from lisae_tf.data.protocols import base_name
 from lisae_tf.errors import LisaeError
 
 DATA_DIR_VARIABLE = "TFDS_DATA_DIR"
@@ -99,7 +100,7 @@ def _tfds_builder(name: str, data_dir: str | None):
             "such as mnist, or your own folders with --normal-dir and --negative-dir"
         ) from error
     # TFDS also takes "MNIST"; one set under two names would escape the check of the negatives.
-    if re.split("[/:]", name)[0] != builder.name:
+    if base_name(name) != builder.name:
         raise LisaeError(f"there is no dataset called '{name}'; write '{builder.name}'")
     if not builder.data_path.exists():
         place = data_dir or "the default TensorFlow Datasets folder"
@@ -135,7 +136,7 @@ def _tfds_part(name: str, data_dir: str | None, part: str):
             f"the dataset '{name}' has no split '{part}'; it has {', '.join(builder.info.splits)}"
         )
     stored = builder.as_dataset(split=part, decoders={"image": tfds.decode.SkipDecoding()})
-    group_of = _GROUPS.get(name)
+    group_of = _GROUPS.get(base_name(name))
     encoded, labels, groups = [], [], []
     for batch in stored.batch(1000).as_numpy_iterator():
         encoded += list(batch["image"])

@@ -6,9 +6,10 @@ import numpy as np
 
 from lisae_tf.config import Config
 from lisae_tf.data import checks, masks, picture_files
-from lisae_tf.data.folders import Folders, refuse_few, refuse_overlap, remarks, size_of
+from lisae_tf.data.folders import refuse_few, refuse_overlap, remarks, size_of
 from lisae_tf.data.layout import kind_of
 from lisae_tf.data.manifest import ANOMALY, NORMAL_TEST
+from lisae_tf.data.opened_folders import Folders
 from lisae_tf.data.parts import TestData
 from lisae_tf.data.stored import concatenated
 
@@ -27,7 +28,7 @@ def test_of(opened: Folders) -> TestData:
     normals = opened.normals
     known = [(side.found, "normal") for side in normals]
     if opened.negative and opened.tests:
-        known.append((opened.negative[0], "negative"))
+        known.append((opened.negative.found, "negative"))
     held_out = [(side.found.pixels[side.test], side.found.names, side.test) for side in normals]
     pixels = [rows for rows, _, _ in held_out]
     labels = [names[row] for _, names, rows in held_out for row in rows]

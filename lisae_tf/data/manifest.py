@@ -6,7 +6,7 @@ TensorFlow.
 """
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -38,6 +38,7 @@ class Entry:
         height: of the file's picture, upright, in pixels.
         width: likewise.
         mode: Pillow's name for its pixels.
+        group: its name, "" of a picture that stands alone or was kept by an earlier version.
     """
 
     role: str
@@ -49,6 +50,7 @@ class Entry:
     height: int
     width: int
     mode: str
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,14 @@ class Manifest:
     def digests(self, parts: Sequence[str]) -> set[str]:
         """Those of all pictures in some parts, whatever their folder."""
         return {each.sha256 for each in self.entries if each.part in parts}
+
+    def tested_normals(self) -> list[int]:
+        """How many pictures of each folder of normal ones were held out for the test."""
+        found = Counter(each.number for each in self.entries if each.role == NORMAL)
+        tested = Counter(
+            each.number for each in self.entries if (each.role, each.part) == (NORMAL, TEST)
+        )
+        return [tested[number] for number in sorted(found)]
 
     def only(self, folders: Iterable[tuple[str, int]]) -> "Manifest":
         """The pictures of some folders alone, each given as role and number."""

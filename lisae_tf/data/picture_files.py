@@ -12,7 +12,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # Pillow's names
 NAMES = "PNG, JPEG, BMP, TIFF or WebP"
 NAMED = 3  # of the files left out, in a sentence
-_NO_PICTURE = f"the folder {{}} holds no {NAMES} picture"
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
+_TABLES = (".csv", ".txt", ".json", ".jsonl", ".parquet", ".tfrecord", ".npy")
 
 
 def walk(folder: Path) -> Iterator[Path]:
@@ -97,8 +98,29 @@ def find(folder: Path) -> list[Path]:
         raise LisaeError(f"the folder {folder} does not exist; check the path")
     found = list(walk(folder))
     if not found:
-        raise LisaeError(_NO_PICTURE.format(folder))
+        raise no_picture(folder)
     return found
+
+
+def no_picture(folder: Path) -> LisaeError:
+    """What a folder holds instead of pictures, and what to do."""
+    said = f"the folder {folder} holds no {NAMES} picture"
+    held = list(islice(others(folder), 1000))
+    suffixes = {path.suffix.lower() for path in held}
+    if not held:
+        return LisaeError(f"{said}; put some in or name another")
+    for kinds, what in (
+        (_ARCHIVES, "but an archive ({}): unpack it, and name the folder that comes of it"),
+        (
+            _TABLES,
+            "but a list or a table ({}): name the folder of the pictures themselves, or score "
+            "--list FILE",
+        ),
+    ):
+        if found := [path.name for path in held if path.suffix.lower() in kinds]:
+            return LisaeError(f"{said}, {what.format(few(found, 1))}")
+    kinds = ", ".join(sorted(suffix or "no ending" for suffix in suffixes))
+    return LisaeError(f"{said}, but other files ({kinds}): save them as PNG, or name another")
 
 
 def files_of(paths: Iterable[Path]) -> Iterator[Path]:
@@ -121,4 +143,4 @@ def refuse_missing(paths: Iterable[Path]) -> None:
             raise LisaeError(f"{path} does not exist; check the path")
         refuse_special(path)
         if path.is_dir() and next(walk(path), None) is None:
-            raise LisaeError(_NO_PICTURE.format(path))
+            raise no_picture(path)

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from lisae_tf.errors import LisaeError
+from lisae_tf.errors import LisaeError, install
 from lisae_tf.wire import LENGTH, fields
 
 COLUMN = "image"
@@ -28,9 +28,7 @@ def parquet():
     try:
         from pyarrow import parquet as module
     except ModuleNotFoundError as error:
-        raise LisaeError(
-            "Parquet needs the package 'pyarrow'; install it with pip install 'lisae-tf[ray]'"
-        ) from error
+        raise LisaeError(f"Parquet needs the package 'pyarrow'; {install('ray')}") from error
     return module
 
 
@@ -147,8 +145,7 @@ def _ends(path: Path) -> Iterator[int]:
         import google_crc32c  # noqa: F401
     except ModuleNotFoundError as error:
         raise LisaeError(
-            "TFRecord files need the package 'google-crc32c'; install it with "
-            "pip install 'lisae-tf[ray]'"
+            f"TFRecord files need the package 'google-crc32c'; {install('ray')}"
         ) from error
     size = path.stat().st_size
     with open(path, "rb") as stream:

@@ -23,18 +23,25 @@ from PIL import ExifTags, Image
 from PIL.Image import Transpose
 
 from lisae_tf.data import stored
+from lisae_tf.data.levels import (
+    WHITE,
+    BadPicture,
+    Header,
+    eight_bits,
+    mode_of,
+    plain,
+    refuse_misread,
+    sixteen_bits,
+)
 from lisae_tf.data.picture_files import FORMATS, NAMES, files_of, refuse_missing
 from lisae_tf.errors import LisaeError
 from lisae_tf.files import refuse_special
 
 MAX_PIXELS = 64_000_000
 _MANY = ("PNG", "TIFF", "WEBP")  # formats whose files may hold several pictures
-FULL_DEPTH = 16
-WHITE = 255  # what transparent pixels show
-_GREY_MODES = ("1", "L", "I", "F")
 # Modes of PNG and JPEG that a graph of TensorFlow reads as Pillow does.
 _PORTABLE_MODES = ("1", "L", "P", "RGB", "I;16", "RGB;16")
-_Tag = ExifTags.Base
+_ORIENTATION = ExifTags.Base.Orientation
 # By EXIF orientation. Pillow's own exif_transpose fails on odd values in unrelated tags.
 _TURNS = {
     2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM,
@@ -45,60 +52,6 @@ _TURNS = {
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 # What is wrong with a file is said once, by the error that follows.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
-
-
-class BadPicture(LisaeError):
-    """One file that is no readable picture; the message names it."""
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a file says of its picture."""
-
-    height: int
-    width: int
-    mode: str  # Pillow's name for it, with A and ;16 where that leaves them out
-    turned: bool = False  # upright by EXIF, with the sides as they are then
-    top: int | None = None  # the highest value of 16-bit grey, once decoded
-
-    @property
-    def grey(self) -> bool:
-        """Whether it decodes to grey unless RGB is asked for."""
-        return self.mode.partition(";")[0].removesuffix("A") in _GREY_MODES
-
-    @property
-    def deep(self) -> bool:
-        """Whether it is 16-bit grey, of which all bits are read."""
-        return self.mode.startswith("I")
-
-    @property
-    def clear(self) -> bool:
-        """Whether some of it may be transparent."""
-        return self.mode.partition(";")[0].endswith("A")
-
-    @property
-    def cut(self) -> bool:
-        """Whether Pillow reads only the upper 8 of 16 bits: all 16-bit kinds but plain grey."""
-        return self.mode.endswith(";16") and not self.deep
-
-
-def _mode(picture: Image.Image) -> str:
-    """Pillow's name for the mode, and what it does not say: transparency and 16 bits in colour.
-
-    Known from the header; loading forgets how the bytes lie in the file.
-    """
-    mode, raw = picture.mode, ""
-    if picture.tile:
-        arguments = picture.tile[0][3]
-        raw = arguments if isinstance(arguments, str) else str((arguments or ("",))[0])
-    if mode.startswith("I"):
-        base, semicolon, bits = mode.partition(";")
-        return base + "A" * ("transparency" in picture.info) + semicolon + bits
-    if "transparency" in picture.info and not mode.endswith("A"):
-        mode += "A"
-    if raw.partition(";")[2].startswith("16"):
-        mode = ("LA" if raw.startswith("LA") else mode) + ";16"
-    return mode
 
 
 @contextlib.contextmanager
@@ -133,62 +86,14 @@ def _open(source: Path | bytes, name: str) -> Iterator[Image.Image]:
 
 
 def _upright(picture: Image.Image) -> tuple[Image.Image, Header]:
-    mode = _mode(picture)  # before the tags of a PNG, which come with its pixels
-    turn = _TURNS.get(picture.getexif().get(_Tag.Orientation))
+    mode = mode_of(picture)  # before the tags of a PNG, which come with its pixels
+    turn = _TURNS.get(picture.getexif().get(_ORIENTATION))
     picture.load()
     # Pillow itself turns a TIFF when it loads it.
     upright = picture
     if turn is not None and picture.format != "TIFF":
         upright = picture.transpose(turn)
     return upright, Header(upright.height, upright.width, mode, turn is not None)
-
-
-def _refuse_misread(picture: Image.Image, name: str) -> None:
-    """Refuses the kinds of TIFF that Pillow reads otherwise than they are meant."""
-    if picture.format != "TIFF":
-        return
-    bits = picture.tag_v2.get(_Tag.BitsPerSample, (1,))[0]
-    if picture.mode in ("I", "F") and bits > 16:
-        raise BadPicture(f"{name} holds {bits}-bit numbers; save it with 8 or 16 bits")
-    if picture.mode.startswith("I") and not picture.tag_v2.get(_Tag.PhotometricInterpretation):
-        raise BadPicture(f"{name} has white as 0 in 16 bits; save it with black as 0")
-    planes = picture.tag_v2.get(_Tag.PlanarConfiguration, 1)
-    if bits > 8 and planes != 1 and not picture.mode.startswith("I"):
-        raise BadPicture(f"{name} has its colours in planes of {bits} bits; save it interleaved")
-
-
-def _laid_over(picture: Image.Image, found: Header, background: int) -> Image.Image:
-    """A picture with transparency over one level: mode L or RGB."""
-    clear, grey = picture.info.get("transparency"), found.grey
-    if found.cut and clear is not None:  # a colour in 16 bits, of which 8 are left
-        picture.info["transparency"] = tuple(level >> 8 for level in clear)
-    rgba = np.asarray(picture.convert("RGBA"))
-    alpha = rgba[..., 3:].astype(np.uint16)
-    colour = rgba[..., :1] if grey else rgba[..., :3]
-    laid = (colour * alpha + (background * (255 - alpha) + 127)) // 255
-    laid = laid.astype(np.uint8)
-    return Image.fromarray(laid[..., 0] if grey else laid)
-
-
-def _sixteen_bits(picture: Image.Image, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """16-bit grey: the values, uint16 (H, W), and which are transparent, bool (H, W)."""
-    values = np.asarray(picture)
-    if values.min() < 0 or values.max() > 65535:
-        raise BadPicture(f"{name} holds values outside 0-65535; save it without a sign")
-    values = values.astype(np.uint16)
-    return values, values == picture.info.get("transparency", -1)
-
-
-def _eight_bits(values: np.ndarray, depth: int | None) -> np.ndarray:
-    """The upper 8 of `depth` bits, uint8; what has more bits is white."""
-    return (values >> ((depth or FULL_DEPTH) - 8)).clip(0, 255).astype(np.uint8)
-
-
-def _plain(picture: Image.Image, found: Header, background: int) -> Image.Image:
-    """The picture without transparency; 16-bit grey as it is."""
-    if found.deep or not found.clear:
-        return picture
-    return _laid_over(picture, found, background)
 
 
 def decode(
@@ -230,18 +135,18 @@ def _decode(
 ) -> tuple[np.ndarray, Header]:
     with _open(source, name) as opened:
         try:
-            _refuse_misread(opened, name)
+            refuse_misread(opened, name)
             picture, found = _upright(opened)
             if channels is None:
                 channels = 1 if found.grey else 3
             if found.deep:
-                values, clear = _sixteen_bits(picture, name)
+                values, clear = sixteen_bits(picture, name)
                 found = replace(found, top=int(values.max(where=~clear, initial=0)))
-                levels = _eight_bits(values, depth)
+                levels = eight_bits(values, depth)
                 levels[clear] = background
                 picture = Image.fromarray(levels)
             else:
-                picture = _plain(picture, found, background)
+                picture = plain(picture, found, background)
             picture = picture.convert("L" if channels == 1 else "RGB")
             if size is not None and picture.size != (size[1], size[0]):
                 picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
@@ -260,7 +165,7 @@ def header(source: Path | bytes, name: str | None = None) -> Header:
         BadPicture: what `decode` would refuse before it decodes.
     """
     with _open(source, name or _name(source)) as picture:
-        return Header(picture.height, picture.width, _mode(picture))
+        return Header(picture.height, picture.width, mode_of(picture))
 
 
 def portable(data: bytes, name: str | None = None) -> bytes:
@@ -275,16 +180,16 @@ def portable(data: bytes, name: str | None = None) -> bytes:
     name = name or _name(data)
     with _open(data, name) as opened:
         try:
-            known = opened.format in ("PNG", "JPEG", "MPO") and _mode(opened) in _PORTABLE_MODES
-            if known and opened.getexif().get(_Tag.Orientation) not in _TURNS:
+            known = opened.format in ("PNG", "JPEG", "MPO") and mode_of(opened) in _PORTABLE_MODES
+            if known and opened.getexif().get(_ORIENTATION) not in _TURNS:
                 return data
-            _refuse_misread(opened, name)
+            refuse_misread(opened, name)
             picture, found = _upright(opened)
             if found.deep:
-                values, clear = _sixteen_bits(picture, name)
+                values, clear = sixteen_bits(picture, name)
                 picture = Image.fromarray(np.where(clear, np.uint16(65535), values))
             else:
-                picture = _plain(picture, found, WHITE).convert("L" if found.grey else "RGB")
+                picture = plain(picture, found, WHITE).convert("L" if found.grey else "RGB")
             stream = io.BytesIO()
             # Nobody keeps it, so speed counts.
             Image.fromarray(np.asarray(picture)).save(stream, "PNG", compress_level=1)

@@ -145,9 +145,14 @@ def make_task(
     return task
 
 
+def base_name(dataset: str) -> str:
+    """A dataset's name without its version and configuration: "svhn_cropped:3.1.0"."""
+    return re.split("[/:]", dataset)[0]
+
+
 def _same_set(a: str, b: str) -> bool:
     """Whether two names mean one dataset, whatever its version or configuration."""
-    return re.split("[/:]", a)[0] == re.split("[/:]", b)[0]
+    return base_name(a) == base_name(b)
 
 
 def synthetic_generators(spec: str) -> tuple[str, ...] | None:

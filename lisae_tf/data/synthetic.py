@@ -158,7 +158,8 @@ def interpolation(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Between two normal pictures in a latent space, each latent unit at a point of its own.
 
     The latent space is the linear one: the principal components of the batch. No network is
-    trained yet when negatives are made, and LinSep needs them in phase 1 already.
+    trained yet when negatives are made, and LinSep needs them in phase 1 already. Where a picture
+    has no other beside it, or a copy of itself, there is nothing between: it is bent instead.
     """
     shape, count = tf.shape(images), tf.shape(images)[0]
     pixels = tf.reshape(images / 255, (count, -1))
@@ -169,7 +170,9 @@ def interpolation(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     components = tf.matmul(codes, centred, transpose_a=True)
     share = tf.random.stateless_uniform(tf.shape(codes), seed)
     between = share * codes + (1 - share) * tf.roll(codes, 1, axis=0)
-    return tf.reshape(255 * (mean + tf.matmul(between, components)), shape)
+    made = tf.reshape(255 * (mean + tf.matmul(between, components)), shape)
+    alone = tf.reduce_max(tf.abs(made - images), axis=[1, 2, 3], keepdims=True) < 1
+    return tf.where(alone, elastic(images, seed), made)
 
 
 # By the names of `protocols.SYNTHETIC`.

@@ -9,18 +9,21 @@ from pathlib import Path
 import numpy as np
 
 from lisae_tf.config import FOLDER, Config
-from lisae_tf.data import manifest
+from lisae_tf.data import manifest, roots
 from lisae_tf.data.datasets import Dataset, Images, open_dataset
 from lisae_tf.data.drawings import background_is_bright, draw
 from lisae_tf.data.folder_test import read_test_masks, test_of
-from lisae_tf.data.folders import FOLDER_SIZE, Folders
+from lisae_tf.data.folder_training import training_of
+from lisae_tf.data.folders import FOLDER_SIZE
 from lisae_tf.data.manifest import Manifest
 from lisae_tf.data.masks import Masks
+from lisae_tf.data.opened_folders import Folders
 from lisae_tf.data.parts import Parts, TestData, TrainingData, mirrored, split_side
 from lisae_tf.data.protocols import (
     GENERATED,
     Negatives,
     Task,
+    base_name,
     make_negatives,
     make_task,
     synthetic_generators,
@@ -100,7 +103,7 @@ def _negatives(
         sized = config.data.model_copy(update={"size": [height, width], "channels": channels})
         sized_config = config.model_copy(update={"data": sized})
         parts, grouped = _held_out_of_dataset(source, classes, sized_config, stream=1)
-        if negatives.source == "svhn_cropped" and not grouped:
+        if base_name(negatives.source) == "svhn_cropped" and not grouped:
             notes.append("SVHN ids name no photograph here: negatives are held out at random")
     if _other_polarity(negatives.source, parts.fit, normal):
         parts = Parts(255 - parts.fit, 255 - parts.stopping, 255 - parts.calibration)
@@ -112,7 +115,8 @@ def _negatives(
 
 
 def _other_polarity(source: str, drawn: np.ndarray, normal: np.ndarray) -> bool:
-    return source in _DRAWN and background_is_bright(drawn) != background_is_bright(normal)
+    drawn_set = base_name(source) in _DRAWN
+    return drawn_set and background_is_bright(drawn) != background_is_bright(normal)
 
 
 def read_like(
@@ -152,6 +156,7 @@ class TaskData:
         skip_bad: bool = False,
         kept: Manifest | None = None,
     ):
+        config = roots.here(config)
         self._config, self._data_dir = config, data_dir
         own = config.dataset == FOLDER
         self._folders = Folders(config, skip_bad=skip_bad, kept=kept) if own else None
@@ -168,7 +173,7 @@ class TaskData:
             LisaeError: missing data, unreadable pictures, too few of them, forbidden negatives.
         """
         if self._folders:
-            data = self._folders.training()
+            data = training_of(self._folders)
         else:
             data = _load_named_training(self._config, self._data_dir)
         return mirrored(data) if self._config.data.mirror else data
@@ -193,7 +198,11 @@ class TaskData:
 
 
 def reopen(
-    run: Path, config: Config, data_dir: Path | None = None, *, skip_bad: bool = False
+    run: Path,
+    config: Config,
+    data_dir: Path | None = None,
+    *,
+    skip_bad: bool = False,
 ) -> TaskData:
     """The data of a completed run, each picture in the part that it had.
 
@@ -204,8 +213,9 @@ def reopen(
         skip_bad: whether unreadable pictures of folders are left out.
 
     Raises:
-        LisaeError: its list of pictures is damaged.
+        LisaeError: its list of pictures is damaged, or a folder is gone.
     """
+    roots.refuse_missing(roots.here(config), run)
     kept = manifest.read(run)
     opened = TaskData(config, data_dir, skip_bad=skip_bad, kept=kept)
     if kept is None and config.dataset == FOLDER:
@@ -227,12 +237,12 @@ def _load_named_training(config: Config, data_dir: Path | None) -> TrainingData:
     dataset, task, negatives = open_task(config, data_dir)
     normal, grouped = _held_out_of_dataset(dataset, task.normal, config, stream=0)
     notes = []
-    if config.dataset == "svhn_cropped" and not grouped:
+    if base_name(config.dataset) == "svhn_cropped" and not grouped:
         notes.append("SVHN ids name no photograph here: normals are held out at random")
     if negatives is None:
         return TrainingData(normal, None, notes=tuple(notes))
     negative, more = _negatives(negatives, normal, config, data_dir)
-    augmented = negatives.source in _AUGMENTED
+    augmented = base_name(negatives.source) in _AUGMENTED
     return TrainingData(normal, negative, augmented, (*notes, *more))
 
 
@@ -255,4 +265,4 @@ def load_masks(config: Config, test: TestData) -> Masks | None:
         LisaeError: masks that do not belong to the anomalies.
     """
     anomalies = [test.labels[row] for row in np.flatnonzero(test.is_anomaly)]
-    return read_test_masks(config, anomalies)
+    return read_test_masks(roots.here(config), anomalies)

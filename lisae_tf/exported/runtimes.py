@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lisae_tf.errors import LisaeError
+from lisae_tf.errors import LisaeError, install
 from lisae_tf.exported import artefacts, onnx_file, tflite_file
 from lisae_tf.exported.artefacts import SAVED_MODEL, Record
 
@@ -229,8 +229,7 @@ def open_model(path: Path | str) -> Model:
         if (error.name or "").startswith("lisae_tf"):
             raise
         raise LisaeError(
-            f"{path} needs the package '{error.name}'; install it with "
-            f"pip install 'lisae-tf[{_EXTRAS[kind]}]'"
+            f"{path} needs the package '{error.name}'; {install(_EXTRAS[kind])}"
         ) from error
     except LisaeError:
         raise

@@ -153,7 +153,7 @@ def build(name: str, shape: Shape, taps: Sequence[str] | None = None) -> keras.M
             )
         if min(found.shape[1:3]) < 2:
             raise LisaeError(
-                f"pictures of {shape[0]}x{shape[1]} (height x width) are too small for the tap "
+                f"pictures of {shape[1]}x{shape[0]} (width x height) are too small for the tap "
                 f"'{tap}' of {name}; enlarge them with --set data.size=[128,128], or name earlier "
                 "layers in features.taps"
             )

@@ -62,11 +62,16 @@ def model_folder(path: Path) -> Path:
     if not path.is_dir():
         raise LisaeError(f"the folder {path} does not exist; give what 'export' wrote")
 
-    if artefacts.numbered(path):
-        return path
     inner = [each for each in sorted(path.iterdir()) if artefacts.numbered(each)]
-    if len(inner) == 1:
-        return inner[0]
+    found = path if artefacts.numbered(path) else inner[0] if len(inner) == 1 else None
+    if found is not None:
+        files = {each.suffix for each in found.glob("*/*")}
+        if files & {".onnx", ".tflite"} and ".pb" not in files:
+            raise LisaeError(
+                f"{found} holds ONNX or TFLite files, and serve takes a SavedModel: make one with "
+                "export --format savedmodel, or use these with score --model"
+            )
+        return found
     if (path / "saved_model.pb").is_file():
         raise LisaeError(f"{path} is one version; give the folder around it")
     what = "several models" if inner else "no folder named by an integer version"

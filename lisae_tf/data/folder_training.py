@@ -1,0 +1,125 @@
+"""The user's folders of pictures as training data; the test is in `folder_test`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lisae_tf.config import Config
+from lisae_tf.data import masks, picture_files, pictures
+from lisae_tf.data.drawings import draw, match_polarity
+from lisae_tf.data.folders import refuse_overlap, remarks, size_of
+from lisae_tf.data.layout import kind_of
+from lisae_tf.data.opened_folders import NEGATIVE_STREAM, Folders
+from lisae_tf.data.parts import Parts, TrainingData, split_side
+from lisae_tf.data.protocols import GENERATED, synthetic_generators
+from lisae_tf.data.stored import concatenated
+from lisae_tf.errors import LisaeError
+
+
+def _remarks_on_others(folders: list[str], what: str) -> list[str]:
+    found = (path for folder in folders for path in picture_files.others(Path(folder)))
+    return picture_files.remark(found, what)
+
+
+def read_negative_masks(config: Config, negatives: list[str]) -> masks.Masks | None:
+    """What masks say of the negatives; None where none are given.
+
+    Args:
+        config: settings.
+        negatives: the paths of their pictures.
+
+    Raises:
+        LisaeError: see `masks.read_masks`.
+    """
+    if not config.negative_mask_dir:
+        return None
+    root = Path(config.negative_dir)
+    return masks.read_masks(
+        Path(config.negative_mask_dir), [Path(name) for name in negatives],
+        picture_files.find(root), root, size_of(config), what="negative", so="count as unmarked",
+    )  # fmt: skip
+
+
+def _negatives(
+    config: Config, found: pictures.Decoded, chosen: Sequence[np.ndarray], normal_parts: Parts
+) -> tuple[dict[str, Parts | None], tuple[str, ...]]:
+    """The sides of the training data that a folder of negatives gives, and what is to be noted."""
+    root = Path(config.negative_dir)
+    kinds = np.array([kind_of(Path(name), root) for name in found.names])
+    marks = read_negative_masks(config, found.names)
+    sides = {"negative": found.pixels, "negative_kinds": kinds}
+    if marks is not None:
+        sides["negative_masks"] = marks.marked
+    parts = {name: Parts(rows, rows, rows).rows(chosen) for name, rows in sides.items()}
+    names = synthetic_generators(config.negatives)
+    if names and config.features:
+        parts["made"], parts["made_masks"] = _made(names, config, normal_parts)
+    elif names:
+        from lisae_tf.data.synthetic import joined
+
+        parts["negative"] = joined(parts["negative"], names, normal_parts, config.seed)
+        parts["negative_kinds"] = parts["negative_kinds"].followed_by(config.negatives)
+        if marks is not None:
+            parts["negative_masks"] = parts["negative_masks"].followed_by(False)
+    return parts, marks.notes if marks else ()
+
+
+def _made(names: tuple[str, ...], config: Config, normal_parts: Parts) -> tuple[Parts, Parts]:
+    """Negatives made for features, a few large pictures, and where each was changed."""
+    from lisae_tf.data.synthetic import made_with_masks
+
+    return made_with_masks(names, normal_parts, config.seed, config.features.made)
+
+
+def load_folder_training(config: Config, *, skip_bad: bool) -> TrainingData:
+    """Everything that training may see of the user's folders.
+
+    Raises:
+        LisaeError: missing folders, unreadable or too few pictures, or overlapping folders.
+    """
+    return training_of(Folders(config, skip_bad=skip_bad))
+
+
+def training_of(opened: Folders) -> TrainingData:
+    """The same of folders that are open; nothing of the test is opened."""
+    config, normals = opened.config, opened.normals
+    notes = _remarks_on_others(config.normal_dirs, "normal")
+    notes += [
+        remark
+        for side in normals
+        for remark in (*remarks(side.found, "normal", config.data.depth), *side.notes)
+    ]
+    for k, side in enumerate(normals):
+        for earlier in normals[:k]:
+            notes += refuse_overlap(earlier.found, "normal", side.found, "also normal")
+    normal_parts = Parts(
+        *(concatenated([side.found.pixels[side.indices[k]] for side in normals]) for k in range(3))
+    )
+    sides: dict[str, Parts | None] = {"negative": None}
+    if opened.negative:
+        negative = opened.negative.found
+        notes += _remarks_on_others([config.negative_dir], "negative")
+        notes += remarks(negative, "negative", config.data.depth)
+        for side in normals:
+            notes += refuse_overlap(side.found, "normal", negative, "negative")
+        sides, more = _negatives(config, negative, opened.negative.indices[:3], normal_parts)
+        notes += [*opened.negative.notes, *more]
+    elif config.negatives in GENERATED:
+        shape = normal_parts.fit.shape[1:]
+        pixels = match_polarity(draw(config.negatives, shape, config.seed), normal_parts.fit)
+        sides["negative"], _ = split_side(
+            pixels, config.data, seed=config.seed, stream=NEGATIVE_STREAM
+        )
+    elif (names := synthetic_generators(config.negatives)) and config.features:
+        sides["negative"], sides["negative_masks"] = _made(names, config, normal_parts)
+    elif names:
+        from lisae_tf.data.synthetic import synthetic_negatives
+
+        sides["negative"] = synthetic_negatives(names, normal_parts, config.seed)
+    elif config.negatives != "none":
+        raise LisaeError(
+            "your own folders take --negative-dir or --negatives "
+            f"{'|'.join(GENERATED)}|synth:GENERATOR|none, not '{config.negatives}'"
+        )
+    return TrainingData(normal_parts, **sides, notes=tuple(notes))

@@ -1,0 +1,115 @@
+"""What the pixels of a file are, and how their depth and transparency become 8 bits without it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from lisae_tf.errors import LisaeError
+
+FULL_DEPTH = 16
+WHITE = 255  # what transparent pixels show
+_GREY_MODES = ("1", "L", "I", "F")
+_Tag = ExifTags.Base
+
+
+class BadPicture(LisaeError):
+    """One file that is no readable picture; the message names it."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of its picture."""
+
+    height: int
+    width: int
+    mode: str  # Pillow's name for it, with A and ;16 where that leaves them out
+    turned: bool = False  # upright by EXIF, with the sides as they are then
+    top: int | None = None  # the highest value of 16-bit grey, once decoded
+
+    @property
+    def grey(self) -> bool:
+        """Whether it decodes to grey unless RGB is asked for."""
+        return self.mode.partition(";")[0].removesuffix("A") in _GREY_MODES
+
+    @property
+    def deep(self) -> bool:
+        """Whether it is 16-bit grey, of which all bits are read."""
+        return self.mode.startswith("I")
+
+    @property
+    def clear(self) -> bool:
+        """Whether some of it may be transparent."""
+        return self.mode.partition(";")[0].endswith("A")
+
+    @property
+    def cut(self) -> bool:
+        """Whether Pillow reads only the upper 8 of 16 bits: all 16-bit kinds but plain grey."""
+        return self.mode.endswith(";16") and not self.deep
+
+
+def mode_of(picture: Image.Image) -> str:
+    """Pillow's name for the mode, and what it does not say: transparency and 16 bits in colour.
+
+    Known from the header; loading forgets how the bytes lie in the file.
+    """
+    mode, raw = picture.mode, ""
+    if picture.tile:
+        arguments = picture.tile[0][3]
+        raw = arguments if isinstance(arguments, str) else str((arguments or ("",))[0])
+    if mode.startswith("I"):
+        base, semicolon, bits = mode.partition(";")
+        return base + "A" * ("transparency" in picture.info) + semicolon + bits
+    if "transparency" in picture.info and not mode.endswith("A"):
+        mode += "A"
+    if raw.partition(";")[2].startswith("16"):
+        mode = ("LA" if raw.startswith("LA") else mode) + ";16"
+    return mode
+
+
+def refuse_misread(picture: Image.Image, name: str) -> None:
+    """Refuses the kinds of TIFF that Pillow reads otherwise than they are meant."""
+    if picture.format != "TIFF":
+        return
+    bits = picture.tag_v2.get(_Tag.BitsPerSample, (1,))[0]
+    if picture.mode in ("I", "F") and bits > 16:
+        raise BadPicture(f"{name} holds {bits}-bit numbers; save it with 8 or 16 bits")
+    if picture.mode.startswith("I") and not picture.tag_v2.get(_Tag.PhotometricInterpretation):
+        raise BadPicture(f"{name} has white as 0 in 16 bits; save it with black as 0")
+    planes = picture.tag_v2.get(_Tag.PlanarConfiguration, 1)
+    if bits > 8 and planes != 1 and not picture.mode.startswith("I"):
+        raise BadPicture(f"{name} has its colours in planes of {bits} bits; save it interleaved")
+
+
+def _laid_over(picture: Image.Image, found: Header, background: int) -> Image.Image:
+    """A picture with transparency over one level: mode L or RGB."""
+    clear, grey = picture.info.get("transparency"), found.grey
+    if found.cut and clear is not None:  # a colour in 16 bits, of which 8 are left
+        picture.info["transparency"] = tuple(level >> 8 for level in clear)
+    rgba = np.asarray(picture.convert("RGBA"))
+    alpha = rgba[..., 3:].astype(np.uint16)
+    colour = rgba[..., :1] if grey else rgba[..., :3]
+    laid = (colour * alpha + (background * (255 - alpha) + 127)) // 255
+    laid = laid.astype(np.uint8)
+    return Image.fromarray(laid[..., 0] if grey else laid)
+
+
+def sixteen_bits(picture: Image.Image, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """16-bit grey: the values, uint16 (H, W), and which are transparent, bool (H, W)."""
+    values = np.asarray(picture)
+    if values.min() < 0 or values.max() > 65535:
+        raise BadPicture(f"{name} holds values outside 0-65535; save it without a sign")
+    values = values.astype(np.uint16)
+    return values, values == picture.info.get("transparency", -1)
+
+
+def eight_bits(values: np.ndarray, depth: int | None) -> np.ndarray:
+    """The upper 8 of `depth` bits, uint8; what has more bits is white."""
+    return (values >> ((depth or FULL_DEPTH) - 8)).clip(0, 255).astype(np.uint8)
+
+
+def plain(picture: Image.Image, found: Header, background: int) -> Image.Image:
+    """The picture without transparency; 16-bit grey as it is."""
+    if found.deep or not found.clear:
+        return picture
+    return _laid_over(picture, found, background)
