@@ -335,3 +335,19 @@ def test_what_cannot_be_served_is_refused_in_one_sentence(tmp_path, model, wrong
     assert ended.exit_code == 1
     assert ended.stderr.splitlines()[-1].startswith("Error: ")
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("kind", ["onnx", "tflite"])
+@pytest.mark.parametrize("given", ["", "m", "m/1", "m/1/model"])
+def test_an_export_in_another_format_is_not_served_and_what_to_do_is_said(tmp_path, kind, given):
+    file = tmp_path / kind / "m" / "1" / f"model.{kind}"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"x")
+    place = tmp_path / kind / given
+    place = place.with_suffix(f".{kind}") if given.endswith("model") else place
+    ended = CliRunner().invoke(main, ["serve", "--model", str(place), "--rest-port", "0"])
+    assert ended.exit_code == 1
+    assert ended.stderr.splitlines()[-1] == (
+        f"Error: {file} is no SavedModel, and 'serve' takes nothing else; write one with 'export "
+        "--format savedmodel', or score without a server: 'score --model' takes that file"
+    )

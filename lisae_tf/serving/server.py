@@ -65,6 +65,7 @@ def model_folder(path: Path) -> Path:
     Raises:
         LisaeError: there is none, or more than one.
     """
+    _refuse_other_formats(path)
     if not path.is_dir():
         raise LisaeError(f"the folder {path} does not exist; give what 'export' wrote")
 
@@ -79,6 +80,19 @@ def model_folder(path: Path) -> Path:
     raise LisaeError(f"{path} holds {what}; give the folder of one model, as in served/NAME")
 
 
+def _refuse_other_formats(path: Path) -> None:
+    """Says what else a file, a version folder or one around it holds than SavedModels."""
+    found = [path] if path.is_file() else [
+        each for depth in ("*", "*/*", "*/*/*") for each in sorted(path.glob(depth))
+    ]  # fmt: skip
+    files = [each for each in found if each.suffix in artefacts.SUFFIXES]
+    if files and not any(each.name == artefacts.GRAPH for each in found):
+        raise LisaeError(
+            f"{files[0]} is no SavedModel, and 'serve' takes nothing else; write one with 'export "
+            "--format savedmodel', or score without a server: 'score --model' takes that file"
+        )
+
+
 def load(folder: Path, base: Path, name: str, version: int) -> saved_model.ServedModel:
     """A version, checked, loaded and warm; its own size bounds its warm-up, not a user's limits.
 
@@ -91,6 +105,7 @@ def load(folder: Path, base: Path, name: str, version: int) -> saved_model.Serve
     Raises:
         LisaeError: damaged, not one of ours, or its warm-up fails.
     """
+    _refuse_other_formats(folder)
     artefacts.read_record(folder, artefacts.SAVED_MODEL)  # sizes and hashes, before parsing
     loaded = saved_model.load(folder, base, name, version)
     count = warmup.warm_up(loaded, folder, _holding(Limits(), loaded))
