@@ -305,6 +305,12 @@ def test_grpc_limits(server):
             with pytest.raises(grpc.RpcError) as caught:
                 stub.Predict(request, timeout=5)
             assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        for kind in (20, 21, 77):  # a resource, a variant, none that there is
+            tensor.dtype = kind
+            del tensor.tensor_shape.dim[:]
+            with pytest.raises(grpc.RpcError) as caught:
+                stub.Predict(request, timeout=5)
+            assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
         raw = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
         with pytest.raises(grpc.RpcError) as caught:
             raw(b"\xff\xff", timeout=5)
