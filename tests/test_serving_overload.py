@@ -288,3 +288,21 @@ def test_a_refused_client_is_told_what_to_do(server):
     with RestClient(toy.NAME, server.rest) as client, pytest.raises(Refused, match="--max-memory"):
         client.score_encoded([blank(1400)])
     assert requests.get(f"http://{server.rest}/healthz", timeout=5).ok
+
+
+def test_an_example_that_only_the_graph_finds_malformed_is_refused(tmp_path):
+    import tensorflow as tf
+
+    from lisae_tf.serving import inference, saved_model
+    from lisae_tf.serving.limits import Limits
+
+    model = saved_model.load(toy.write_model(tmp_path, 1), tmp_path, toy.NAME, 1)
+    example = tf.train.Example()
+    picture = toy.png(toy.pictures(1)[0])
+    example.features.feature["image_bytes"].bytes_list.value.append(picture)
+    data = bytearray(example.SerializeToString())
+    assert data[3] == 0x0A
+    data[3] = 0x1A  # a field that only one of two parsers passes over
+    with pytest.raises(RequestError, match="malformed") as caught:
+        inference.classify(model, Limits(), "classify", [bytes(data)])
+    assert caught.value.code == "INVALID_ARGUMENT"

@@ -118,7 +118,10 @@ class ServedModel:
             key: tf.constant(array, tf.string if array.dtype == STRINGS else None, array.shape)
             for key, array in inputs.items()
         }
-        found = self._loaded.signatures[name or DEFAULT](**tensors)
+        try:
+            found = self._loaded.signatures[name or DEFAULT](**tensors)
+        except UnicodeDecodeError as error:  # a reason that holds bytes of the input
+            raise tf.errors.InvalidArgumentError(None, None, "an input is malformed") from error
         return {key: value.numpy() for key, value in found.items()}
 
     def _refused(
