@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import QUICK
 
 from lisae_tf.arrays import load_arrays
 from lisae_tf.errors import LisaeError
@@ -101,15 +102,19 @@ def kept(folder: Path, names: str) -> dict[str, bytes]:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_fifty_random_kills_of_training(tmp_path, measured):
+def test_fifty_random_kills_of_training(trained, tmp_path, measured):
+    sides = [part for name in ("normal", "negative", "anomaly")
+             for part in (f"--{name}-dir", trained / name)]  # fmt: skip
+    longer = ("--set", "feature_extraction.epochs=15", "--set", "latent_shaping.epochs=15")
+    command = [*CLI, "train", "--quiet", *sides, *QUICK, *longer, "--out"]
     undisturbed = tmp_path / "undisturbed"
     began = time.monotonic()
-    train(undisturbed)
+    subprocess.run([*command, undisturbed], check=True, capture_output=True, cwd=tmp_path)
     seconds = time.monotonic() - began
     generator, kills, runs = random.Random(0), 0, 0
     while kills < KILLS:
         folder = tmp_path / f"killed-{runs}"
-        kills += killed_at_random([*TRAIN, "--out", folder], seconds, generator, folder)
+        kills += killed_at_random([*command, folder], seconds, generator, folder)
         runs += 1
         for name in ("weights.npz", "detector.json", "scores.npz", "config.yaml"):
             assert (folder / name).read_bytes() == (undisturbed / name).read_bytes(), name
