@@ -1,6 +1,6 @@
 """kill -9 in each phase, then --resume: the run ends as if nothing had happened.
 
-LISAE_KILLS lowers the count of the full-size tests.
+LISAE_KILLS lowers the count of the full-size test of the bulk scorer.
 """
 
 import contextlib
@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import QUICK
 
 from lisae_tf.arrays import load_arrays
 from lisae_tf.errors import LisaeError
@@ -81,8 +80,8 @@ def killed_at_random(command: list, seconds: float, generator: random.Random, fo
     kills = 0
     while True:
         process = subprocess.Popen(
-            [*map(str, command), *(["--resume"] if "train" in command and folder.exists() else [])],
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=folder.parent,
+            [*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            cwd=folder.parent,
         )  # fmt: skip
         try:
             _, errors = process.communicate(timeout=generator.uniform(0, 1.2 * seconds))
@@ -98,28 +97,6 @@ def killed_at_random(command: list, seconds: float, generator: random.Random, fo
 def kept(folder: Path, names: str) -> dict[str, bytes]:
     """The files of such names; what a killed process left half-written is hidden."""
     return {path.name: path.read_bytes() for path in sorted(folder.glob(names))}
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_fifty_random_kills_of_training(trained, tmp_path, measured):
-    sides = [part for name in ("normal", "negative", "anomaly")
-             for part in (f"--{name}-dir", trained / name)]  # fmt: skip
-    longer = ("--set", "feature_extraction.epochs=15", "--set", "latent_shaping.epochs=15")
-    command = [*CLI, "train", "--quiet", *sides, *QUICK, *longer, "--out"]
-    undisturbed = tmp_path / "undisturbed"
-    began = time.monotonic()
-    subprocess.run([*command, undisturbed], check=True, capture_output=True, cwd=tmp_path)
-    seconds = time.monotonic() - began
-    generator, kills, runs = random.Random(0), 0, 0
-    while kills < KILLS:
-        folder = tmp_path / f"killed-{runs}"
-        kills += killed_at_random([*command, folder], seconds, generator, folder)
-        runs += 1
-        for name in ("weights.npz", "detector.json", "scores.npz", "config.yaml"):
-            assert (folder / name).read_bytes() == (undisturbed / name).read_bytes(), name
-        assert without_times(folder) == without_times(undisturbed)
-    measured(kills=kills, runs=runs, run_seconds=round(seconds))
 
 
 @pytest.mark.slow
