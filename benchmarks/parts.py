@@ -45,8 +45,10 @@ def run(data_dir: Path | None, quick: bool) -> list[Row]:
 
         def score(source: Path, engine: str) -> None:
             begun.append(root / f"parts-{len(begun)}")
-            _, missing = bulk.claim(begun[-1], [source], size, "model")
-            bulk.score(missing, begun[-1], run=None, model=model, engine=engine)
+            scorer = bulk.scorer_of(None, model)
+            bulk.score(
+                bulk.claim(begun[-1], [source], size, scorer), begun[-1], scorer, engine=engine
+            )
 
         ray.init(address="local", include_dashboard=False, log_to_driver=False)
         try:

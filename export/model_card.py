@@ -35,10 +35,37 @@ _MORE = {
 - signatures `serving_default` (image), `with_threshold` (image, and one threshold or one for each
   picture; a server that batches takes the latter){error_map}, `score_bytes` (image_bytes, PNG or
   JPEG of any size), `classify` and `regress` (tf.train.Example with image_bytes)
-- encoded pictures are decoded in the graph, within 2 of 255 levels of what `score` makes of the
-  same file; `parity.json` says what that did to scores of test pictures. EXIF orientation is not
-  applied: the clients and `serve` of lisae-tf turn pictures upright and send TIFF, WebP and BMP as
-  PNG before that\
+- `serve` of lisae-tf decodes encoded pictures of every kind as `score` does. Elsewhere the graph
+  decodes PNG and JPEG, within 2 of 255 levels of that (`parity.json` says what it did to scores of
+  test pictures), and EXIF orientation is not applied: the clients of lisae-tf turn pictures upright
+  and send TIFF, WebP and BMP as PNG
+
+Ask a server (`serve`, or TensorFlow Serving) with curl:
+
+```sh
+base64 < picture.jpg | tr -d '\\n' |
+  sed 's/.*/{{"signature_name": "score_bytes", "instances": [{{"b64": "&"}}]}}/' |
+  curl -s -d @- http://127.0.0.1:8501/v1/models/{name}:predict
+```
+
+or with Python:
+
+```python
+import base64
+
+import requests
+
+with open("picture.jpg", "rb") as file:
+    picture = {{"b64": base64.b64encode(file.read()).decode()}}
+answer = requests.post(
+    "http://127.0.0.1:8501/v1/models/{name}:predict",
+    json={{"signature_name": "score_bytes", "instances": [picture]}},
+    timeout=10,
+)
+answer.raise_for_status()
+for found in answer.json()["predictions"]:
+    print(found["score"], found["is_anomaly"])
+```\
 """,
 }
 
@@ -141,13 +168,14 @@ def _more(record: Record) -> str:
     """What else can be given and asked for; records of earlier versions know of no maps."""
     found = record.get("error_map")
     if not found:
-        return _MORE[record["kind"]].format(error_map="")
+        return _MORE[record["kind"]].format(error_map="", name=record["name"])
     height, width = found["shape"][1:]
     on_request = (
         f"- output `error_map`, on request: float32 [batch, {height}, {width}], where in the "
         "picture the error lies\n"
     )
-    return on_request + _MORE[record["kind"]].format(error_map=", `error_map` (image)")
+    maps = ", `error_map` (image)"
+    return on_request + _MORE[record["kind"]].format(error_map=maps, name=record["name"])
 
 
 def _parity(record: Record, parity: dict | None) -> str:

@@ -1,163 +1,136 @@
 """Scores of millions of pictures in Parquet parts: `score --parts DIR`.
 
 A part is scored whole and written whole, so that a restart scores only what is missing, and any
-engine that cuts the same parts writes the same bytes. Runs without TensorFlow for ONNX and TFLite.
+engine that cuts the same parts writes the same bytes. Each says which model, which threshold and
+which pictures, by their content, its scores are of; where one of them is another now, it is scored
+again. Runs without TensorFlow for ONNX and TFLite.
 """
 
 import hashlib
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import islice
 from pathlib import Path
 
-import numpy as np
-
-from lisae_tf import __version__
-from lisae_tf.data import picture_files, picture_tables, pictures
+from lisae_tf import __version__, bulk_rows
+from lisae_tf.bulk_rows import LISTING, Part
+from lisae_tf.data import picture_files, picture_tables
 from lisae_tf.errors import LisaeError
+from lisae_tf.exported import artefacts
 from lisae_tf.files import as_utf8, make_folder, read_json, replacing, sha256, write_json
+from lisae_tf.thresholds import Threshold
 
 PART_SIZE = 10_000
-BATCH_SIZE = 256
-# Names that readers of Parquet folders pass over.
-MANIFEST, LISTING = "_manifest.json", "_files.jsonl"
+MANIFEST = "_manifest.json"  # readers of Parquet folders pass over such a name
 _TABLE = picture_tables.PARQUET
+_SIDECAR = "detector.json"  # of a run; holds the threshold and the hashes of all else
 
 
 @dataclass(frozen=True)
-class Part:
-    """Some pictures: rows of a list of files, a Parquet table, a TFRecord file or an array."""
+class Scorer:
+    """A run or an exported model in the state that it had when the scoring began."""
 
-    number: int
-    source: str  # the file whose rows they are
-    rows: tuple[int, int]
-    begin: int = 0  # byte of a list or a TFRecord file where the first row begins
-
-    @property
-    def name(self) -> str:
-        """Of its file."""
-        return f"part-{self.number:06d}{_TABLE}"
-
-    @property
-    def size(self) -> int:
-        """How many pictures."""
-        return self.rows[1] - self.rows[0]
+    place: str
+    is_run: bool
+    sha256: str
+    threshold: float
 
 
-def _rows_of_array(path: Path) -> int:
+def scorer_of(run: Path | None, model: Path | None) -> Scorer:
+    """The run, or else the exported model, as it is now; loads neither.
+
+    Raises:
+        LisaeError: it is missing, damaged or altered.
+    """
+    if model is not None:
+        place, kind = artefacts.locate(model.absolute())
+        record = artefacts.read_record(place, kind)
+        alpha = artefacts.threshold_of(record).alpha
+        return Scorer(str(place), False, artefacts.digest(record), alpha)
+    sidecar = Path(str(run)).absolute() / _SIDECAR
     try:
-        return len(np.lib.format.open_memmap(path, mode="r"))
-    except (ValueError, TypeError, OSError, EOFError) as error:
-        raise LisaeError(f"{path} is no array of pictures; check it") from error
-
-
-def _pieces(path: Path, size: int) -> Iterator[tuple[int, int, int]]:
-    """As `picture_tables.pieces`, of arrays too."""
-    if path.suffix.lower() != ".npy":
-        yield from picture_tables.pieces(path, size)
-        return
-    rows = _rows_of_array(path)
-    for start in range(0, rows, size):
-        yield start, min(start + size, rows), 0
-
-
-def _is_table(path: Path) -> bool:
-    return path.suffix.lower() == ".npy" or picture_tables.is_table(path)
-
-
-def _write_list(
-    paths: Iterable[Path], listing: Path, part_size: int
-) -> Iterator[tuple[int, int, int]]:
-    """Writes the path of each file, a line of JSON each; gives rows and first byte of each part."""
-    with open(listing, "wb") as stream:
-        first, begin, row = 0, 0, 0
-        for row, file in enumerate(picture_files.files_of(paths), 1):
-            stream.write(json.dumps(str(file)).encode() + b"\n")
-            if row - first == part_size:
-                yield first, row, begin
-                first, begin = row, stream.tell()
-        if row > first:
-            yield first, row, begin
-
-
-def _listed(part: Part) -> list[str]:
-    """The paths of a part of a list."""
-    with open(part.source, "rb") as stream:
-        stream.seek(part.begin)
-        return [json.loads(line) for line in islice(stream, part.size)]
-
-
-def _batches(
-    part: Part, shape: tuple[int, int, int], depth: int | None
-) -> Iterator[pictures.Decoded]:
-    """The part's pictures; batches begin at its first one, whoever reads it."""
-    start, end = part.rows
-    if Path(part.source).name == LISTING:
-        names = _listed(part)
-        for k in range(0, part.size, BATCH_SIZE):
-            files = [Path(file) for file in names[k : k + BATCH_SIZE]]
-            yield pictures.decode_all(files, shape[:2], shape[2], depth=depth, skip_bad=True)
-    elif part.source.lower().endswith(".npy"):
-        array = pictures.load_array(Path(part.source), shape)
-        for k in range(start, end, BATCH_SIZE):
-            pixels = pictures.array_to_uint8(array[k : min(k + BATCH_SIZE, end)], part.source)
-            names = [f"{part.source}#{row}" for row in range(k, k + len(pixels))]
-            yield pictures.Decoded(pixels, names, {})
-    else:
-        batch: list[bytes] = []
-        first = start
-        for encoded in picture_tables.encoded(Path(part.source), start, end, part.begin):
-            batch.append(encoded)
-            if len(batch) == BATCH_SIZE:
-                yield _decoded_rows(batch, part.source, first, shape, depth)
-                first, batch = first + len(batch), []
-        if batch:
-            yield _decoded_rows(batch, part.source, first, shape, depth)
-
-
-def _decoded_rows(
-    batch: list[bytes], source: str, first: int, shape: tuple[int, int, int], depth: int | None
-) -> pictures.Decoded:
-    names = [f"{source}#{row}" for row in range(first, first + len(batch))]
-    return pictures.decode_all(batch, shape[:2], shape[2], names=names, depth=depth, skip_bad=True)
+        alpha = Threshold.from_json(read_json(sidecar)["threshold"]).alpha
+    except (KeyError, TypeError, ValueError) as error:
+        raise LisaeError(f"{sidecar} is not a detector's record; restore it") from error
+    return Scorer(str(sidecar.parent), True, sha256(sidecar), alpha)
 
 
 @lru_cache(maxsize=1)
-def _scorer(run: str | None, model: str | None):
-    """The detector of a run or an exported model, once in each process; and its threshold."""
-    if model is not None:
+def _loaded(scorer: Scorer):
+    """The detector or model, once in each process while it stays what it was.
+
+    Raises:
+        LisaeError: it has been changed since the scoring began.
+    """
+    place = Path(scorer.place)
+    if scorer.is_run:
+        from lisae_tf.quiet import start_tensorflow
+
+        start_tensorflow()
+        from lisae_tf.detectors import load_detector
+
+        loaded, now = load_detector(place), scorer_of(place, None)
+    else:
         from lisae_tf.exported.runtimes import open_model
 
-        opened = open_model(Path(model))
-        return opened, opened.threshold
-    from lisae_tf.quiet import start_tensorflow
-
-    start_tensorflow()
-    from lisae_tf.detectors import load_detector
-
-    detector = load_detector(Path(str(run)))
-    return detector, detector.threshold_.alpha
+        loaded, now = open_model(place), scorer_of(None, place)
+    if now != scorer:
+        raise LisaeError(
+            f"{place} was changed while it scored; score with --parts into another folder"
+        )
+    return loaded
 
 
-def score_part(part: Part, folder: str, run: str | None, model: str | None) -> int:
-    """Scores one part and writes its file, whole; gives the number of unreadable pictures.
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a part.
+
+    Attributes:
+        stored: it was there, of this model, this threshold and these very pictures.
+        outdated: it was there, but of others.
+        unreadable: pictures that could not be read just now.
+    """
+
+    stored: bool = False
+    outdated: bool = False
+    unreadable: int = 0
+
+
+def _origin(path: Path) -> dict[str, str]:
+    """What a stored part says its scores are of; nothing where it is damaged or absent."""
+    try:
+        found = picture_tables.parquet().read_schema(path).metadata or {}
+    except (OSError, ValueError):  # pyarrow's own errors among them
+        return {}
+    return {key.decode(): value.decode(errors="replace") for key, value in found.items()}
+
+
+def score_part(part: Part, folder: str, scorer: Scorer) -> Outcome:
+    """Scores one part and writes its file, whole, unless it is stored.
 
     Each picture has a row: path, score, threshold and is_anomaly, or the reason why there is none.
     """
     import pyarrow
 
-    scorer, alpha = _scorer(run, model)
+    path = Path(folder) / part.name
+    told = {"model_sha256": scorer.sha256, "threshold": repr(scorer.threshold)}
+    there = _origin(path)
+    if there.items() >= told.items():
+        now = bulk_rows.digest(bulk_rows.batches(part))
+        if there.get("pictures_sha256") == now:
+            return Outcome(stored=True)
+    model, alpha = _loaded(scorer), scorer.threshold
     columns: dict[str, list] = {"path": [], "score": [], "is_anomaly": [], "reason": []}
-    unreadable = 0
-    for batch in _batches(part, scorer.shape, scorer.depth):
-        scores = scorer.score(batch.pixels).tolist() if batch.names else []
-        missing = [None] * len(batch.bad)
-        columns["path"] += map(as_utf8, [*batch.names, *batch.bad])
+    unreadable, pictures = 0, hashlib.sha256()
+    for batch in bulk_rows.batches(part, model.shape):
+        pictures.update(batch.digest())
+        decoded = batch.decoded(model.shape, model.depth)
+        scores = model.score(decoded.pixels).tolist() if decoded.names else []
+        missing = [None] * len(decoded.bad)
+        columns["path"] += map(as_utf8, [*decoded.names, *decoded.bad])
         columns["score"] += [*scores, *missing]
         columns["is_anomaly"] += [*(score > alpha for score in scores), *missing]
-        columns["reason"] += [*([None] * len(scores)), *map(as_utf8, batch.bad.values())]
+        columns["reason"] += [*([None] * len(scores)), *map(as_utf8, decoded.bad.values())]
         unreadable += len(missing)
     count = len(columns["path"])
     table = pyarrow.table({
@@ -167,16 +140,18 @@ def score_part(part: Part, folder: str, run: str | None, model: str | None) -> i
         "is_anomaly": pyarrow.array(columns["is_anomaly"], pyarrow.bool_()),
         "reason": pyarrow.array(columns["reason"], pyarrow.string()),
     })  # fmt: skip
-    with replacing(Path(folder) / part.name) as temporary:
-        picture_tables.parquet().write_table(table, temporary)
-    return unreadable
+    told |= {"pictures_sha256": pictures.hexdigest()}
+    outdated = path.exists()
+    with replacing(path) as temporary:
+        picture_tables.parquet().write_table(table.replace_schema_metadata(told), temporary)
+    return Outcome(outdated=outdated, unreadable=unreadable)
 
 
-def _manifest(parts: Sequence[Part], listing: Path, part_size: int, model_digest: str) -> dict:
+def _manifest(parts: Sequence[Part], listing: Path, part_size: int, scorer: Scorer) -> dict:
     """What must not change between a start and its restart."""
     inputs = hashlib.sha256(sha256(listing).encode())
     for part in parts:
-        if Path(part.source).name != LISTING:
+        if not part.listed:
             inputs.update("\0".join((part.source, *map(str, part.rows))).encode())
     return {
         "version": __version__,
@@ -184,7 +159,8 @@ def _manifest(parts: Sequence[Part], listing: Path, part_size: int, model_digest
         "parts": len(parts),
         "pictures": sum(part.size for part in parts),
         "inputs_sha256": inputs.hexdigest(),
-        "model_sha256": model_digest,
+        "model_sha256": scorer.sha256,
+        "threshold": scorer.threshold,
     }
 
 
@@ -194,8 +170,9 @@ def _write_manifest(folder: Path, manifest: dict) -> None:
     if path.exists():
         before = read_json(path)
         for key, what in (
-            ("model_sha256", "model"), ("part_size", "--part-size"), ("inputs_sha256", "list of "
-             "pictures"), ("version", "version of this package"),
+            ("model_sha256", "model or threshold"), ("threshold", "model or threshold"),
+            ("part_size", "--part-size"), ("inputs_sha256", "list of pictures"),
+            ("version", "version of this package"),
         ):  # fmt: skip
             if not isinstance(before, dict) or before.get(key) != manifest[key]:
                 raise LisaeError(
@@ -207,9 +184,7 @@ def _write_manifest(folder: Path, manifest: dict) -> None:
         write_json(path, manifest)
 
 
-def claim(
-    folder: Path, paths: Sequence[Path], part_size: int, model_digest: str
-) -> tuple[list[Part], list[Part]]:
+def claim(folder: Path, paths: Sequence[Path], part_size: int, scorer: Scorer) -> list[Part]:
     """Cuts everything below `paths` into parts and makes the folder belong to this scoring.
 
     The paths of files go into a list in that folder, so that memory does not grow with them.
@@ -219,65 +194,72 @@ def claim(
         paths: files, folders (searched below), `.npy` arrays, and Parquet tables and TFRecord
             files whose column or feature "image" holds encoded pictures.
         part_size: pictures in a part; the last of each table may be smaller.
-        model_digest: tells models apart.
+        scorer: what they are scored by.
 
     Returns:
-        All parts, in the same order each time, and those that are still missing.
+        All parts, in the same order each time.
 
     Raises:
         LisaeError: a path is missing or of another kind, or the folder holds the parts of other
-            pictures, another model or another size.
+            paths, another model, another threshold or another size.
     """
     given = [path.absolute() for path in paths]  # a worker may stand in another folder
     picture_files.refuse_missing(given)
-    files = [path for path in given if not _is_table(path) or path.is_dir()]
+    files = [path for path in given if not bulk_rows.is_table(path) or path.is_dir()]
     # Tables are looked into before anything is written.
     tables = (path for path in given if path not in files)
-    cut = [(str(path), piece) for path in tables for piece in _pieces(path, part_size)]
+    cut = [(str(path), piece) for path in tables for piece in bulk_rows.pieces(path, part_size)]
     make_folder(folder)
 
     listing = folder.absolute() / LISTING
     with replacing(listing) as temporary:
-        listed = [(str(listing), piece) for piece in _write_list(files, temporary, part_size)]
+        listed = bulk_rows.write_list(files, temporary, part_size)
         parts = [
             Part(number, source, (first, last), begin)
-            for number, (source, (first, last, begin)) in enumerate(listed + cut)
+            for number, (source, (first, last, begin)) in enumerate(
+                [*((str(listing), piece) for piece in listed), *cut]
+            )
         ]
-        _write_manifest(folder, _manifest(parts, temporary, part_size, model_digest))
-    return parts, [part for part in parts if not (folder / part.name).exists()]
+        _write_manifest(folder, _manifest(parts, temporary, part_size, scorer))
+    return parts
 
 
 def score(
-    missing: Sequence[Part],
+    parts: Sequence[Part],
     folder: Path,
+    scorer: Scorer,
     *,
-    run: Path | None,
-    model: Path | None,
     engine: str = "local",
     address: str | None = None,
     say: Callable[[str], None] = lambda line: None,
-) -> int:
-    """Scores the missing parts; gives the number of unreadable pictures in them.
+) -> list[Outcome]:
+    """Scores the parts that are not stored.
 
     Args:
-        missing: of `claim`.
+        parts: of `claim`.
         folder: where their files go.
-        run: folder of a run; or
-        model: an exported model.
+        scorer: the run or model that `claim` was given.
         engine: "local", one part after the other, or "ray".
         address: of a Ray cluster.
         say: takes a line for each part.
+
+    Returns:
+        What became of each, as they were finished.
     """
-    places = [str(place.absolute()) if place else None for place in (folder, run, model)]
-    work = partial(score_part, folder=places[0], run=places[1], model=places[2])
+    work = partial(score_part, folder=str(folder.absolute()), scorer=scorer)
     if engine == "ray":
         from lisae_tf import ray_engine
 
-        finished = ray_engine.run(work, missing, address)
+        finished = ray_engine.run(work, parts, address)
     else:
-        finished = ((part, work(part)) for part in missing)
-    unreadable = 0
-    for done, (part, bad) in enumerate(finished, 1):
-        unreadable += bad
-        say(f"[{done}/{len(missing)}] {part.name}: {part.size} pictures, {bad} unreadable")
-    return unreadable
+        finished = ((part, work(part)) for part in parts)
+    outcomes = []
+    for done, (part, outcome) in enumerate(finished, 1):
+        outcomes.append(outcome)
+        what = f"{part.size} pictures, {outcome.unreadable} unreadable"
+        if outcome.stored:
+            what = "stored"
+        elif outcome.outdated:
+            what += "; scored again, for the stored part is of other pictures or damaged"
+        say(f"[{done}/{len(parts)}] {part.name}: {what}")
+    return outcomes

@@ -4,6 +4,7 @@ Its score is known in closed form, so that any answer can be checked without Ten
 `weight · mean((x/255 − ½)²)`, another weight for each version; its map has each pixel's part in it.
 """
 
+import atexit
 import io
 import os
 import re
@@ -196,13 +197,16 @@ class Embedded:
             stderr=subprocess.PIPE,
             text=True,
         )
+        atexit.register(self.process.kill)  # a test that fails may leave it behind
         line = self.process.stdout.readline()
         found = re.search(r"at http://(\S+) \(REST\) and (\S+) \(gRPC\)", line)
         if not found:
             raise RuntimeError(line + self.process.communicate()[1])
         self.rest, self.grpc = found.groups()
         self.log: list[str] = []
-        self._reader = threading.Thread(target=lambda: self.log.extend(self.process.stderr))
+        self._reader = threading.Thread(
+            target=lambda: self.log.extend(self.process.stderr), daemon=True
+        )
         self._reader.start()
 
     def terminate(self) -> None:

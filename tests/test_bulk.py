@@ -1,6 +1,9 @@
 """Scores in Parquet parts: whole or absent, restarted, and the same from every engine."""
 
 import contextlib
+import hashlib
+import io
+import json
 import os
 import shutil
 import signal
@@ -12,9 +15,11 @@ import numpy as np
 import pyarrow
 import pytest
 import tensorflow as tf
+from PIL import Image
 from pyarrow import parquet
 
 from lisae_tf import bulk, ray_engine
+from lisae_tf.errors import LisaeError
 
 PART = 7
 
@@ -127,7 +132,8 @@ def test_memory_does_not_grow_with_the_number_of_files(tmp_path):
             for number in range(100):
                 (place / f"{folder:03d}" / f"{number:03d}.png").touch()
         tracemalloc.start()
-        parts, _ = bulk.claim(tmp_path / f"parts of {folders}", [place], 1000, "model")
+        scorer = bulk.Scorer("model", False, "0", 0.5)
+        parts = bulk.claim(tmp_path / f"parts of {folders}", [place], 1000, scorer)
         found = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert sum(part.size for part in parts) == 100 * folders
@@ -277,9 +283,10 @@ def test_ray_writes_the_same_bytes(cli, model, pictures, local, tmp_path, cluste
 
 def test_a_killed_worker_loses_nothing(model, pictures, local, tmp_path, cluster):
     folder, marker = tmp_path / "parts", tmp_path / "killed"
-    parts, missing = bulk.claim(folder, [pictures], PART, "model")
-    assert parts == missing
-    one = partial(bulk.score_part, folder=str(folder), run=None, model=str(model))
+    scorer = bulk.scorer_of(None, model)
+    parts = bulk.claim(folder, [pictures], PART, scorer)
+    assert not tables(folder)
+    one = partial(bulk.score_part, folder=str(folder), scorer=scorer)
 
     def work(part):
         if part.number == 2 and not marker.exists():
@@ -291,3 +298,101 @@ def test_a_killed_worker_loses_nothing(model, pictures, local, tmp_path, cluster
     assert marker.exists()
     assert sorted(part.number for part in done) == [0, 1, 2, 3, 4]
     assert tables(folder) == tables(local)
+
+
+def rows_of(folder):
+    return {Path(row["path"]).name: row for row in parquet.read_table(folder).to_pylist()}
+
+
+def test_a_replaced_picture_is_scored_again_and_nothing_else_is(cli, model, pictures, tmp_path):
+    place, parts = tmp_path / "new", tmp_path / "parts"
+    shutil.copytree(pictures, place)
+    assert score(cli, model, place, parts, "--skip-bad").exit_code == 0
+    before, stamp = tables(parts), (place / "002.png").stat()
+    shutil.copy(place / "008.png", place / "002.png")
+    os.utime(place / "002.png", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    result = score(cli, model, place, parts, "--skip-bad")
+    assert result.exit_code == 0, result.output
+    assert "part-000000.parquet: 7 pictures, 0 unreadable; scored again" in result.output
+    assert "4 stored, 1 scored" in result.output
+    after = tables(parts)
+    assert [name for name in before if before[name] != after[name]] == ["part-000000.parquet"]
+    rows = rows_of(parts)
+    assert rows["002.png"]["score"] == pytest.approx(rows["008.png"]["score"], rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", [".npy", ".parquet", ".tfrecord"])
+def test_replaced_rows_of_a_table_are_scored_again(kind, cli, model, trained, tmp_path):
+    random, path = np.random.default_rng(0), tmp_path / f"set{kind}"
+    levels = random.integers(0, 256, (9, 12, 12, 3)).astype(np.uint8)
+
+    def write(pixels):
+        if kind == ".npy":
+            np.save(path, pixels)
+            return
+        encoded = []
+        for picture in pixels:
+            stream = io.BytesIO()
+            Image.fromarray(picture).save(stream, "BMP")
+            encoded.append(stream.getvalue())
+        if kind == ".parquet":
+            parquet.write_table(pyarrow.table({"image": encoded}), path)
+        else:
+            write_records(path, [record_of({"image": each}) for each in encoded])
+
+    write(levels)
+    assert score(cli, model, path, tmp_path / "parts").exit_code == 0
+    levels[8] = levels[0]
+    write(levels)
+    result = score(cli, model, path, tmp_path / "parts")
+    assert result.exit_code == 0 and "1 stored, 1 scored" in result.output, result.output
+    scores = [row["score"] for row in parquet.read_table(tmp_path / "parts").to_pylist()]
+    assert scores[8] == pytest.approx(scores[0], rel=1e-5)
+
+
+def test_a_run_that_was_calibrated_meanwhile_scores_by_its_new_threshold(cli, pictures, workplace):
+    run = Path("runs/normal-lis-seed0")
+
+    def parts(name):
+        arguments = ("--run", run, "--parts", name, "--part-size", PART, "--skip-bad")
+        return cli("score", pictures, *arguments)
+
+    assert parts("before").exit_code == 0
+    assert cli("calibrate", "--run", run, "--fpr", "0.4").exit_code == 0
+    alpha = json.loads((run / "detector.json").read_text())["threshold"]["alpha"]
+    assert parts("after").exit_code == 0
+    old, new = rows_of("before"), rows_of("after")
+    assert {row["threshold"] for row in new.values()} == {alpha}
+    assert {row["threshold"] for row in old.values()} != {alpha}
+    good = [row for row in new.values() if row["score"] is not None]
+    assert all(row["is_anomaly"] == (row["score"] > alpha) for row in good)
+    refused = parts("before")
+    assert refused.exit_code == 1 and "another model or threshold" in refused.output
+
+
+def test_a_part_names_the_model_the_threshold_and_its_pictures(model, local):
+    known = {"model_sha256": hashlib.sha256(model.read_bytes()).hexdigest()}
+    record = json.loads(Path(f"{model}.json").read_text())
+    known["threshold"] = repr(record["threshold"]["alpha"])
+    digests = set()
+    for path in local.glob("*.parquet"):
+        found = {k.decode(): v.decode() for k, v in parquet.read_schema(path).metadata.items()}
+        digests.add(found.pop("pictures_sha256"))
+        assert found == known
+    assert len(digests) == 5
+
+
+def test_a_model_that_changes_while_it_scores_is_refused(cli, model, pictures, trained, tmp_path):
+    copy = tmp_path / model.name
+    for path in (model, Path(f"{model}.json")):
+        shutil.copy(path, tmp_path)
+    scorer = bulk.scorer_of(None, copy)
+    parts = bulk.claim(tmp_path / "parts", [pictures], PART, scorer)
+    other = ("--fpr", "0.5", "--normal-dir", trained / "normal", "--out", tmp_path / "other.onnx")
+    result = cli("calibrate", "--model", copy, *other)
+    assert result.exit_code == 0, result.output
+    (tmp_path / "other.onnx").replace(copy)
+    (tmp_path / "other.onnx.json").replace(f"{copy}.json")
+    with pytest.raises(LisaeError, match="was changed while it scored"):
+        bulk.score(parts, tmp_path / "parts", scorer)
+    assert not tables(tmp_path / "parts")

@@ -163,3 +163,13 @@ def test_what_cannot_be_distributed_is_refused(cli):
     assert other.exit_code == 1 and "not vae" in other.output
     nowhere = cli("train", "--distribute", "workers")
     assert nowhere.exit_code == 1 and "--out" in nowhere.output
+
+
+@pytest.mark.parametrize("chief", [True, False])
+def test_the_chief_alone_writes_for_tensorboard(chief, tmp_path):
+    import keras
+
+    from lisae_tf.commands.train import _callbacks
+
+    chosen = _callbacks(None, tmp_path, quiet=True, tensorboard=True, chief=chief)
+    assert [type(each) for each in chosen] == [keras.callbacks.TensorBoard] * chief

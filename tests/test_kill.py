@@ -1,7 +1,12 @@
-"""kill -9 in each phase, then --resume: the run ends as if nothing had happened."""
+"""kill -9 in each phase, then --resume: the run ends as if nothing had happened.
 
+LISAE_KILLS lowers the count of the full-size test of the bulk scorer.
+"""
+
+import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -65,3 +70,53 @@ def test_kill_9_in_each_phase_then_resume_is_byte_equal(tmp_path):
     left = sorted(path.name for path in killed.iterdir())
     assert left == sorted(path.name for path in undisturbed.iterdir())
     assert "checkpoint.npz" not in left
+
+
+KILLS = int(os.environ.get("LISAE_KILLS", "50"))
+
+
+def killed_at_random(command: list, seconds: float, generator: random.Random, folder: Path) -> int:
+    """Starts it again and again, and kills it, until it ends by itself; gives how often."""
+    kills = 0
+    while True:
+        process = subprocess.Popen(
+            [*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            cwd=folder.parent,
+        )  # fmt: skip
+        try:
+            _, errors = process.communicate(timeout=generator.uniform(0, 1.2 * seconds))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            kills += 1
+        else:
+            assert process.returncode == 0, errors.decode()
+            return kills
+
+
+def kept(folder: Path, names: str) -> dict[str, bytes]:
+    """The files of such names; what a killed process left half-written is hidden."""
+    return {path.name: path.read_bytes() for path in sorted(folder.glob(names))}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_fifty_random_kills_of_the_bulk_scorer(trained, cli, picture_folder, tmp_path, measured):
+    with contextlib.chdir(trained):
+        out = ("--out", tmp_path / "models", "--name", "killed", "--format", "onnx")
+        assert cli("export", "--run", "runs/normal-lis-seed0", *out).exit_code == 0
+    (model,) = (tmp_path / "models").rglob("model.onnx")
+    pictures = picture_folder(tmp_path / "pictures", 400, level=90)
+    command = [*CLI, "score", pictures, "--model", model, "--part-size", "10", "--parts"]
+    undisturbed = tmp_path / "undisturbed"
+    began = time.monotonic()
+    subprocess.run([*command, undisturbed], check=True, capture_output=True)
+    seconds = time.monotonic() - began
+    generator, kills, runs = random.Random(0), 0, 0
+    while kills < KILLS:
+        folder = tmp_path / f"killed-{runs}"
+        kills += killed_at_random([*command, folder], seconds, generator, folder)
+        runs += 1
+        parts = kept(folder, "part-*.parquet")
+        assert len(parts) == 40 and parts == kept(undisturbed, "part-*.parquet")
+    measured(kills=kills, runs=runs, run_seconds=round(seconds, 1))

@@ -2,10 +2,10 @@
 
 import gzip
 import json
-import socket
 import struct
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -241,20 +241,19 @@ def test_a_compressed_body_is_limited_by_what_it_unpacks_to(server):
     assert requests.post(f"http://{server.rest}{PREDICT}", **broken).status_code == 400
 
 
+def slow_pictures() -> list[bytes]:
+    """As many as a request may hold, which take a while to decode."""
+    picture = np.random.default_rng(0).integers(0, 256, (60, 60, 3)).astype(np.uint8)
+    return [toy.png(picture)] * 60
+
+
 def test_more_requests_than_may_be_held_are_refused(server):
-    host, port = server.rest.split(":")
-    held = [socket.create_connection((host, int(port))) for _ in range(REQUESTS)]
-    try:
-        for each in held:
-            each.sendall(
-                f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n".encode()
-            )
-        time.sleep(0.3)
-        assert refused(server, PREDICT, {"instances": [IMAGE]})[0] == 429
-        assert requests.get(f"http://{server.rest}/healthz", timeout=5).ok
-    finally:
-        for each in held:
-            each.close()
+    value = [encoded(data)["instances"][0] for data in slow_pictures()]
+    body = json.dumps({"signature_name": "score_bytes", "instances": value}).encode()
+    with ThreadPoolExecutor(40) as pool:
+        answers = list(pool.map(lambda _: post(server, PREDICT, body).status_code, range(80)))
+    assert set(answers) == {200, 429}
+    assert requests.get(f"http://{server.rest}/healthz", timeout=5).ok
     with RestClient(toy.NAME, server.rest) as client:
         assert len(client.score(toy.pictures(2)).score) == 2
 
@@ -266,7 +265,8 @@ def test_more_grpc_requests_than_may_be_held_are_refused(server):
 
     request = predict_pb2.PredictRequest()
     request.model_spec.name = toy.NAME
-    request.inputs["image"].CopyFrom(tf.make_tensor_proto(toy.pictures(64)))
+    request.model_spec.signature_name = "score_bytes"
+    request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto(slow_pictures()))
     with grpc.insecure_channel(server.grpc) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         sent = [stub.Predict.future(request, timeout=20) for _ in range(100)]
@@ -305,6 +305,12 @@ def test_grpc_limits(server):
             with pytest.raises(grpc.RpcError) as caught:
                 stub.Predict(request, timeout=5)
             assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        for kind in (20, 21, 77):  # a resource, a variant, none that there is
+            tensor.dtype = kind
+            del tensor.tensor_shape.dim[:]
+            with pytest.raises(grpc.RpcError) as caught:
+                stub.Predict(request, timeout=5)
+            assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
         raw = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
         with pytest.raises(grpc.RpcError) as caught:
             raw(b"\xff\xff", timeout=5)
@@ -335,3 +341,19 @@ def test_what_cannot_be_served_is_refused_in_one_sentence(tmp_path, model, wrong
     assert ended.exit_code == 1
     assert ended.stderr.splitlines()[-1].startswith("Error: ")
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("kind", ["onnx", "tflite"])
+@pytest.mark.parametrize("given", ["", "m", "m/1", "m/1/model"])
+def test_an_export_in_another_format_is_not_served_and_what_to_do_is_said(tmp_path, kind, given):
+    file = tmp_path / kind / "m" / "1" / f"model.{kind}"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"x")
+    place = tmp_path / kind / given
+    place = place.with_suffix(f".{kind}") if given.endswith("model") else place
+    ended = CliRunner().invoke(main, ["serve", "--model", str(place), "--rest-port", "0"])
+    assert ended.exit_code == 1
+    assert ended.stderr.splitlines()[-1] == (
+        f"Error: {file} is no SavedModel, and 'serve' takes nothing else; write one with 'export "
+        "--format savedmodel', or score without a server: 'score --model' takes that file"
+    )

@@ -112,22 +112,19 @@ def _score_in_parts(
 ) -> None:  # fmt: skip
     """Scores what is missing in the folder; unreadable pictures have a row with the reason."""
     from lisae_tf import bulk, runs
-    from lisae_tf.exported import artefacts
-    from lisae_tf.files import sha256
 
     _refuse_both(run, model)
-    if model is not None:
-        digest = artefacts.digest(artefacts.read_record(*artefacts.locate(model)))
-        found = None
-    else:
-        found = runs.find_run(run)
-        digest = sha256(found / "detector.json")
-    parts, missing = bulk.claim(folder, paths, part_size, digest)
-    click.echo(f"{len(parts)} parts in {folder}: {len(parts) - len(missing)} stored", err=True)
-    unreadable = bulk.score(
-        missing, folder, run=found, model=model, engine=engine, address=address,
+    scorer = bulk.scorer_of(None if model is not None else runs.find_run(run), model)
+    found = bulk.claim(folder, paths, part_size, scorer)
+    outcomes = bulk.score(
+        found, folder, scorer, engine=engine, address=address,
         say=lambda line: click.echo(line, err=True),
     )  # fmt: skip
+    stored = sum(outcome.stored for outcome in outcomes)
+    unreadable = sum(outcome.unreadable for outcome in outcomes)
+    click.echo(
+        f"{len(found)} parts in {folder}: {stored} stored, {len(found) - stored} scored", err=True
+    )
     if unreadable and not skip_bad:
         raise LisaeError(
             f"{unreadable} pictures could not be read; the column 'reason' says why, and "

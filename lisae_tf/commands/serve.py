@@ -23,7 +23,7 @@ from lisae_tf.quiet import start_tensorflow
 )
 @click.option(
     "--max-requests", type=click.IntRange(1), default=64, show_default=True,
-    help="Requests held at a time, over REST and over gRPC; more are refused.",
+    help="Whole requests held at a time, over REST and over gRPC; more are refused.",
 )  # fmt: skip
 @click.option(
     "--max-body", type=click.IntRange(1),
@@ -36,6 +36,15 @@ from lisae_tf.quiet import start_tensorflow
 @click.option(
     "--max-pixels", type=click.IntRange(1), default=64, show_default=True,
     help="Millions of pixels in the encoded pictures of one request.",
+)  # fmt: skip
+@click.option(
+    "--max-memory", type=click.IntRange(1),
+    help="MiB that all requests together may take to be parsed and decoded, at 14 bytes a pixel or "
+    "32 with transparency; 512 by default, or what a picture of 16 times the model's pixels needs.",
+)  # fmt: skip
+@click.option(
+    "--max-connections", type=click.IntRange(1), default=1000, show_default=True,
+    help="Open at a time, over REST and over gRPC; fewer where file descriptors are few.",
 )  # fmt: skip
 @click.option(
     "--poll", type=click.FloatRange(0.05), default=1.0, show_default=True,
@@ -56,21 +65,29 @@ def command(
     max_body: int | None,
     max_batch: int,
     max_pixels: int,
+    max_memory: int | None,
+    max_connections: int,
     poll: float,
     grace: float,
 ):
     """Serve a SavedModel over REST and gRPC until SIGTERM or Ctrl+C."""
     start_tensorflow()
     from lisae_tf.serving import server
-    from lisae_tf.serving.limits import Limits
+    from lisae_tf.serving.admission import Memory
+    from lisae_tf.serving.limits import MEMORY, Limits
+    from lisae_tf.serving.throttle import Throttle
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("lisae_tf").setLevel(logging.INFO)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(Throttle())
     limits = Limits(
         body=max_body * 2**20 if max_body else Limits.body,
         batch=max_batch,
         pixels=max_pixels * 1_000_000,
         requests=max_requests,
+        memory=Memory(max_memory * 2**20 if max_memory else MEMORY),
+        connections=max_connections,
     )
     default = server.Settings()
     settings = server.Settings(
@@ -78,7 +95,8 @@ def command(
         rest_port=rest_port,
         grpc_port=grpc_port,
         limits=limits,
-        fit_model=max_body is None,
+        fit_body=max_body is None,
+        fit_memory=max_memory is None,
         workers=workers or default.workers,
         poll_seconds=poll,
         grace_seconds=grace,

@@ -92,7 +92,7 @@ def command(
         )
     if chief:
         runs.claim(folder, claimed, resume=resume)
-    callbacks = _callbacks(console, folder, quiet, tensorboard)
+    callbacks = _callbacks(console, folder, quiet=quiet, tensorboard=tensorboard, chief=chief)
     try:
         if chief and loaded.manifest:
             loaded.manifest.write(folder)
@@ -181,13 +181,14 @@ def run_name(config) -> str:
     return f"{subject}-{config.variant}-seed{config.seed}"
 
 
-def _callbacks(console, folder: Path, quiet: bool, tensorboard: bool) -> tuple:
+def _callbacks(console, folder: Path, *, quiet: bool, tensorboard: bool, chief: bool) -> tuple:
+    """What is told of epochs; only the chief among workers writes."""
     import keras
 
     from lisae_tf.progress import TrainingProgress
 
     chosen = [] if quiet else [TrainingProgress(console)]
-    if tensorboard:
+    if tensorboard and chief:
         chosen.append(keras.callbacks.TensorBoard(str(folder / "tensorboard")))
     return tuple(chosen)
 

@@ -102,6 +102,16 @@ def threshold_of(record: Record) -> Threshold:
     return Threshold.from_json(record["threshold"])
 
 
+def depth_of(artefact: Path) -> int | None:
+    """The bits in use of 16-bit pictures; None for all of them, as without a record.
+
+    Raises:
+        LisaeError: the record is unreadable.
+    """
+    path = record_path(artefact)
+    return _parsed(path).get("depth") if path.exists() else None
+
+
 def read_record(artefact: Path, kind: str) -> Record:
     """The record of an artefact whose files are as it says: first bytes, sizes and hashes.
 

@@ -16,6 +16,11 @@ from lisae_tf.exported.artefacts import SAVED_MODEL, Record
 BATCH_SIZE, PIXELS = 256, 2**20  # of a batch, at most
 
 
+def batch_size(shape: tuple[int, ...]) -> int:
+    """How many pictures of (H, W, C) go through a graph at a time."""
+    return max(1, min(BATCH_SIZE, PIXELS // (shape[0] * shape[1])))
+
+
 class Model(ABC):
     """An exported scoring graph.
 
@@ -36,7 +41,7 @@ class Model(ABC):
         self.record = record
         self.shape: tuple[int, int, int] = tuple(record["shape"])
         self.depth: int | None = record.get("depth")
-        self.batch_size = max(1, min(BATCH_SIZE, PIXELS // (self.shape[0] * self.shape[1])))
+        self.batch_size = batch_size(self.shape)
         self.threshold = artefacts.threshold_of(record).alpha
         self.metadata = artefacts.metadata_of(record)
         found = record.get("error_map")

@@ -1,26 +1,29 @@
-"""TensorFlow Serving's gRPC services, PredictionService and ModelService, from the stubs."""
+"""TensorFlow Serving's gRPC services, PredictionService and ModelService, on the event loop.
 
-import contextlib
+Messages come as bytes and are parsed in the pool: a call whose message never comes holds no thread.
+"""
+
+import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
 import tensorflow as tf
+from google.protobuf.message import DecodeError, Message
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
     model_pb2,
-    model_service_pb2_grpc,
     predict_pb2,
-    prediction_service_pb2_grpc,
     regression_pb2,
 )
 
 from lisae_tf.errors import LisaeError
 from lisae_tf.serving import inference, messages
 from lisae_tf.serving.codes import RequestError
+from lisae_tf.serving.limits import PARSED_BYTES
 from lisae_tf.serving.saved_model import ServedModel
 from lisae_tf.serving.service import Service
 
@@ -28,112 +31,135 @@ _CODES = {code.name: code for code in grpc.StatusCode}
 _log = logging.getLogger(__name__)
 
 
-class _Servicer:
-    """What the services share."""
+def _target(spec: model_pb2.ModelSpec) -> tuple[str, int | None, str | None]:
+    choice = spec.WhichOneof("version_choice")
+    version = spec.version.value if choice == "version" else None
+    return spec.name, version, spec.version_label if choice == "version_label" else None
+
+
+def _pick(service: Service, spec: model_pb2.ModelSpec) -> ServedModel:
+    return service.pick(*_target(spec))
+
+
+def _parsed(service: Service, kind: type[Message], data: bytes) -> Any:
+    try:
+        with service.limits.memory.held(PARSED_BYTES * len(data)):
+            return kind.FromString(data)
+    except DecodeError as error:
+        raise RequestError("INVALID_ARGUMENT", f"no {kind.DESCRIPTOR.name}") from error
+
+
+def _predict(service: Service, data: bytes) -> Message:
+    request = _parsed(service, predict_pb2.PredictRequest, data)
+    limits, name = service.limits, request.model_spec.signature_name
+    model = _pick(service, request.model_spec)
+    with limits.memory.held(PARSED_BYTES * len(data)):
+        inputs = {key: messages.to_array(key, each, limits) for key, each in request.inputs.items()}
+    outputs = inference.predict(model, limits, name, inputs, request.output_filter)
+    answer = predict_pb2.PredictResponse()
+    for key, array in outputs.items():
+        answer.outputs[key].CopyFrom(tf.make_tensor_proto(array))
+    messages.fill_spec(answer.model_spec, model, name)
+    return answer
+
+
+def _examples(service: Service, request: Any, answer: Any, run: Callable) -> Any:
+    """What `run` finds of a request's examples."""
+    name = request.model_spec.signature_name
+    model = _pick(service, request.model_spec)
+    found = run(model, service.limits, name, messages.examples_of(request.input))
+    messages.fill_spec(answer.model_spec, model, name)
+    return found
+
+
+def _classify(service: Service, data: bytes) -> Message:
+    request = _parsed(service, classification_pb2.ClassificationRequest, data)
+    answer = classification_pb2.ClassificationResponse()
+    for pairs in _examples(service, request, answer, inference.classify):
+        classes = answer.result.classifications.add().classes
+        for label, score in pairs:
+            classes.add(label=label.decode("utf-8", "replace"), score=score)
+    return answer
+
+
+def _regress(service: Service, data: bytes) -> Message:
+    request = _parsed(service, regression_pb2.RegressionRequest, data)
+    answer = regression_pb2.RegressionResponse()
+    for value in _examples(service, request, answer, inference.regress):
+        answer.result.regressions.add(value=value)
+    return answer
+
+
+def _metadata(service: Service, data: bytes) -> Message:
+    request = _parsed(service, get_model_metadata_pb2.GetModelMetadataRequest, data)
+    if list(request.metadata_field) != ["signature_def"]:
+        raise RequestError(
+            "INVALID_ARGUMENT", "the one metadata_field that there is is signature_def"
+        )
+    return messages.metadata(_pick(service, request.model_spec))
+
+
+def _status(service: Service, data: bytes) -> Message:
+    request = _parsed(service, get_model_status_pb2.GetModelStatusRequest, data)
+    name, version, label = _target(request.model_spec)
+    service.check_name(name)
+    if label is not None:
+        version = service.versions.pick(None, label).version
+    return messages.status(service.versions, version)
+
+
+# MultiInference is UNIMPLEMENTED, and so is HandleReloadConfigRequest: the config file is polled.
+_METHODS: dict[str, dict[str, tuple[str, Callable[[Service, bytes], Message]]]] = {
+    "tensorflow.serving.PredictionService": {
+        "Predict": ("predict", _predict),
+        "Classify": ("classify", _classify),
+        "Regress": ("regress", _regress),
+        "GetModelMetadata": ("metadata", _metadata),
+    },
+    "tensorflow.serving.ModelService": {"GetModelStatus": ("status", _status)},
+}
+
+
+class _Front:
+    """The handlers of one service."""
 
     def __init__(self, service: Service):
         self._service = service
+        self._admission = service.admission()
 
-    @contextlib.contextmanager
-    def _answering(self, method: str, context: grpc.ServicerContext) -> Iterator[None]:
-        """Counts the request and sends every error as a status and one sentence."""
-        code, message = "", ""
-        try:
-            with self._service.request("gRPC", method):
-                yield
-        except RequestError as error:
-            code, message = error.code, str(error)
-        except Exception:
-            _log.exception("a request failed")
-            code, message = "INTERNAL", "internal error; the server's log has more"
-        if code:
-            context.abort(_CODES[code], message)
+    def handler(
+        self, method: str, answer: Callable[[Service, bytes], Message]
+    ) -> Callable[[AsyncIterator[bytes], grpc.aio.ServicerContext], Awaitable[bytes]]:
+        """Counts each call and sends every error as a status and one sentence."""
 
-    def _target(self, spec: model_pb2.ModelSpec) -> tuple[str, int | None, str | None]:
-        choice = spec.WhichOneof("version_choice")
-        version = spec.version.value if choice == "version" else None
-        return spec.name, version, spec.version_label if choice == "version_label" else None
+        async def handle(received: AsyncIterator[bytes], context: grpc.aio.ServicerContext):
+            code, message = "", ""
+            try:
+                with self._service.request("gRPC", method):
+                    return await self._answer(received, answer)
+            except RequestError as error:
+                code, message = error.code, str(error)
+            except Exception:
+                _log.exception("a request failed")
+                code, message = "INTERNAL", "internal error; the server's log has more"
+            await context.abort(_CODES[code], message)
 
-    def _pick(self, spec: model_pb2.ModelSpec) -> ServedModel:
-        return self._service.pick(*self._target(spec))
+        return handle
 
-
-class _Prediction(_Servicer, prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Predict, Classify, Regress and GetModelMetadata; MultiInference is UNIMPLEMENTED."""
-
-    def Predict(self, request, context):
-        answer = predict_pb2.PredictResponse()
-        with self._answering("predict", context):
-            limits, name = self._service.limits, request.model_spec.signature_name
-            model = self._pick(request.model_spec)
-            inputs = {
-                key: messages.to_array(key, each, limits) for key, each in request.inputs.items()
-            }
-            outputs = inference.predict(model, limits, name, inputs, request.output_filter)
-            for key, array in outputs.items():
-                answer.outputs[key].CopyFrom(tf.make_tensor_proto(array))
-            messages.fill_spec(answer.model_spec, model, name)
-        return answer
-
-    def Classify(self, request, context):
-        answer = classification_pb2.ClassificationResponse()
-
-        def fill(found: list[list[tuple[bytes, float]]]) -> None:
-            for pairs in found:
-                classes = answer.result.classifications.add().classes
-                for label, score in pairs:
-                    classes.add(label=label.decode("utf-8", "replace"), score=score)
-
-        self._examples("classify", inference.classify, request, answer, fill, context)
-        return answer
-
-    def Regress(self, request, context):
-        answer = regression_pb2.RegressionResponse()
-
-        def fill(found: list[float]) -> None:
-            for value in found:
-                answer.result.regressions.add(value=value)
-
-        self._examples("regress", inference.regress, request, answer, fill, context)
-        return answer
-
-    def _examples(
-        self, method: str, run: Callable, request: Any, answer: Any, fill: Callable, context
-    ) -> None:
-        with self._answering(method, context):
-            name = request.model_spec.signature_name
-            model = self._pick(request.model_spec)
-            examples = messages.examples_of(request.input)
-            fill(run(model, self._service.limits, name, examples))
-            messages.fill_spec(answer.model_spec, model, name)
-
-    def GetModelMetadata(self, request, context):
-        answer = get_model_metadata_pb2.GetModelMetadataResponse()
-        with self._answering("metadata", context):
-            if list(request.metadata_field) != ["signature_def"]:
-                raise RequestError(
-                    "INVALID_ARGUMENT", "the one metadata_field that there is is signature_def"
-                )
-            answer = messages.metadata(self._pick(request.model_spec))
-        return answer
+    async def _answer(
+        self, received: AsyncIterator[bytes], answer: Callable[[Service, bytes], Message]
+    ) -> bytes:
+        async with self._admission.arriving():
+            data = await anext(aiter(received), b"")
+        loop = asyncio.get_running_loop()
+        with self._admission.place():
+            return await loop.run_in_executor(
+                self._service.pool, lambda: answer(self._service, data).SerializeToString()
+            )
 
 
-class _Model(_Servicer, model_service_pb2_grpc.ModelServiceServicer):
-    """GetModelStatus; HandleReloadConfigRequest is UNIMPLEMENTED, the config file is polled."""
-
-    def GetModelStatus(self, request, context):
-        answer = get_model_status_pb2.GetModelStatusResponse()
-        with self._answering("status", context):
-            name, version, label = self._target(request.model_spec)
-            self._service.check_name(name)
-            if label is not None:
-                version = self._service.versions.pick(None, label).version
-            answer = messages.status(self._service.versions, version)
-        return answer
-
-
-def start(service: Service, host: str, port: int) -> tuple[grpc.Server, int]:
-    """Starts to answer.
+async def start(service: Service, host: str, port: int) -> tuple[grpc.aio.Server, int]:
+    """Starts to answer, on the running event loop.
 
     Returns:
         The server and the port it listens on.
@@ -141,21 +167,27 @@ def start(service: Service, host: str, port: int) -> tuple[grpc.Server, int]:
     Raises:
         LisaeError: the port is taken.
     """
-    # What it logs of messages that cannot be parsed is the client's fault, with a traceback each.
+    # What it logs of calls that break off is the client's fault, with a traceback each.
     logging.getLogger("grpc").setLevel(logging.CRITICAL)
-    server = grpc.server(
-        service.pool,
-        maximum_concurrent_rpcs=service.limits.requests,
+    limits = service.limits
+    server = grpc.aio.server(
         options=[
-            ("grpc.max_receive_message_length", service.limits.body),
+            ("grpc.max_receive_message_length", limits.body),
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),
+            ("grpc.max_allowed_incoming_connections", limits.connections),
+            ("grpc.server_handshake_timeout_ms", int(limits.header_seconds * 1000)),
+            ("grpc.max_connection_idle_ms", int(limits.idle_seconds * 1000)),
         ],
     )
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-        _Prediction(service), server
-    )
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(_Model(service), server)
+    front = _Front(service)
+    for name, methods in _METHODS.items():
+        # On the wire one message is a stream of one, whose coming can be waited for.
+        handlers = {
+            method: grpc.stream_unary_rpc_method_handler(front.handler(kind, answer))
+            for method, (kind, answer) in methods.items()
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
     try:
         address = f"[{host}]" if ":" in host else host
         bound = server.add_insecure_port(f"{address}:{port}")
@@ -163,5 +195,5 @@ def start(service: Service, host: str, port: int) -> tuple[grpc.Server, int]:
         raise LisaeError(
             f"gRPC cannot listen on {host}:{port}; choose another --grpc-port"
         ) from error
-    server.start()
+    await server.start()
     return server, bound

@@ -3,15 +3,17 @@
 REST, gRPC and the warm-up all come through here.
 """
 
+import io
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from google.protobuf.message import DecodeError
+from PIL import Image
 from tensorflow.core.example import example_pb2
 
 from lisae_tf.data import pictures
 from lisae_tf.serving.codes import RequestError
-from lisae_tf.serving.limits import Limits, named
+from lisae_tf.serving.limits import Limits, decoding_bytes, named
 from lisae_tf.serving.saved_model import ServedModel
 from lisae_tf.serving.signatures import STRINGS
 
@@ -30,26 +32,34 @@ def _parsed(examples: Iterable[bytes]) -> list[example_pb2.Example]:
         raise RequestError("INVALID_ARGUMENT", "an input is no tf.train.Example") from error
 
 
-def _portable_examples(examples: Iterable[bytes], limits: Limits) -> list[bytes]:
+def _decoded_examples(examples: Iterable[bytes], model: ServedModel, limits: Limits) -> list[bytes]:
     """Serialised tf.train.Examples, whose byte strings must all be pictures."""
     parsed = _parsed(examples)
     lists = [f.bytes_list.value for each in parsed for f in each.features.feature.values()]
-    encoded = [data for values in lists for data in values]
-    limits.check_pictures(encoded)
-    sent = iter(_portable(encoded))
+    sent = iter(_decoded([data for values in lists for data in values], model, limits))
     for values in lists:
         values[:] = [next(sent) for _ in values]
     return [each.SerializeToString() for each in parsed]
 
 
-def _portable(encoded: Sequence[bytes]) -> list[bytes]:
-    """Pictures as the graph reads them, which knows fewer kinds of files."""
+def _decoded(encoded: Sequence[bytes], model: ServedModel, limits: Limits) -> list[bytes]:
+    """Pictures of any kind and size as PNGs of the model's own size, with the pixels of `score`.
+
+    In the graph a large one would take twice the memory, and several would be there at a time.
+    """
+    limits.check_pictures(encoded)
+    height, width, channels = model.shape
     made = []
     for place, data in enumerate(encoded, start=1):
         try:
-            made.append(pictures.portable(data))
+            with limits.memory.held(decoding_bytes(data, pictures.header(data))):
+                pixels = pictures.decode(data, (height, width), channels, depth=model.depth)
         except pictures.BadPicture as error:
             raise RequestError("INVALID_ARGUMENT", named(place, len(encoded), error)) from error
+        stream = io.BytesIO()
+        own = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+        own.save(stream, "PNG", compress_level=1)  # nobody keeps it
+        made.append(stream.getvalue())
     return made
 
 
@@ -84,10 +94,9 @@ def predict(
         if array.dtype == STRINGS:
             values = array.ravel().tolist()
             if examples:
-                values = _portable_examples(values, limits)
+                values = _decoded_examples(values, model, limits)
             else:
-                limits.check_pictures(values)
-                values = _portable(values)
+                values = _decoded(values, model, limits)
             given[name] = strings(values).reshape(array.shape)
     return model.run(signature, given, outputs)
 

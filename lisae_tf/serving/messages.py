@@ -32,7 +32,7 @@ def to_array(name: str, tensor: tensor_pb2.TensorProto, limits: Limits) -> np.nd
         raise RequestError("INVALID_ARGUMENT", f"input {name} has no shape")
     try:
         array = tf.make_ndarray(tensor)
-    except (ValueError, TypeError, IndexError, OverflowError) as error:
+    except (ValueError, TypeError, LookupError, OverflowError) as error:
         raise RequestError("INVALID_ARGUMENT", f"input {name} is malformed") from error
     return array.astype(STRINGS) if array.dtype.kind in "SO" else array
 

@@ -1,5 +1,6 @@
 """What a server counts, for Prometheus."""
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Iterator
@@ -57,6 +58,9 @@ class Metrics:
             code = "OK"
         except RequestError as error:
             code = error.code
+            raise
+        except asyncio.CancelledError:  # the client has gone
+            code = "CANCELLED"
             raise
         finally:
             self._running.dec()

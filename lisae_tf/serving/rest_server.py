@@ -5,6 +5,7 @@ import json
 import logging
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from typing import Any
 from urllib.parse import unquote
 
@@ -12,6 +13,8 @@ from aiohttp import web
 
 from lisae_tf.serving import inference, json_examples, json_format, messages, metrics
 from lisae_tf.serving.codes import RequestError
+from lisae_tf.serving.connections import Connections
+from lisae_tf.serving.limits import PARSED_BYTES
 from lisae_tf.serving.service import Service
 
 HEALTH_PATH = "/healthz"
@@ -34,13 +37,18 @@ def _answer_post(service: Service, groups: tuple[str | None, ...], body: bytes) 
     """Runs a :predict, :classify or :regress."""
     *target, method = groups
     model = service.pick(*_target(tuple(target)))
-    document = json_format.parse_object(body)
-    name = json_format.signature_name(document)
-    if (method or "").lower() == "predict":
-        inputs, form = json_format.to_arrays(document, model.signature(name))
+    predicting = (method or "").lower() == "predict"
+    with service.limits.memory.held(PARSED_BYTES * len(body)):
+        document = json_format.parse_object(body)
+        name = json_format.signature_name(document)
+        if predicting:
+            inputs, form = json_format.to_arrays(document, model.signature(name))
+        else:
+            examples = json_examples.to_examples(document)
+        del document  # it may be many times as large as the body
+    if predicting:
         outputs = inference.predict(model, service.limits, name, inputs)
         return json_format.from_arrays(outputs, form)
-    examples = json_examples.to_examples(document)
     if (method or "").lower() == "regress":
         return {"results": inference.regress(model, service.limits, name, examples)}
     classes = inference.classify(model, service.limits, name, examples)
@@ -69,15 +77,14 @@ class RestServer:
 
     def __init__(self, service: Service):
         self._service = service
-        self._free = service.limits.requests
+        self._admission = service.admission()
+        self.connections: Connections | None = None  # what they are counted in
 
     def application(self) -> web.Application:
         """The aiohttp application."""
         # What it logs of bodies that break off is the client's fault, with a traceback each.
         logging.getLogger("aiohttp").setLevel(logging.CRITICAL)
-        app = web.Application(
-            middlewares=[self._as_json], client_max_size=self._service.limits.body
-        )
+        app = web.Application(middlewares=[self._as_json])
         app.router.add_get(HEALTH_PATH, self._health)
         app.router.add_get(metrics.PATH, self._metrics)
         app.router.add_route("*", "/v1/{path:.*}", self._v1)
@@ -88,8 +95,10 @@ class RestServer:
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.Response]]
     ) -> web.Response:
         """Turns every error into TensorFlow Serving's JSON; nothing else of it gets out."""
+        counted = self.connections.request(request.protocol) if self.connections else nullcontext()
         try:
-            response = await handler(request)
+            with counted:
+                response = await handler(request)
         except RequestError as error:
             response = _error(error.http, str(error))
         except web.HTTPException as error:
@@ -120,18 +129,14 @@ class RestServer:
                 raise RequestError(
                     "INVALID_ARGUMENT", f"Malformed request: {request.method} {path[:200]}"
                 )
-            if self._free == 0:
-                raise RequestError(
-                    "RESOURCE_EXHAUSTED", "the server holds as many requests as it may; try again"
-                )
-            self._free -= 1
-            try:
-                return await self._answer(request, found.groups())
-            finally:
-                self._free += 1
+            body = await self._body(request)
+            with self._admission.place():
+                return await self._answer(request, found.groups(), body)
 
-    async def _answer(self, request: web.Request, groups: tuple[str | None, ...]) -> web.Response:
-        service, body = self._service, await self._body(request)
+    async def _answer(
+        self, request: web.Request, groups: tuple[str | None, ...], body: bytes
+    ) -> web.Response:
+        service = self._service
 
         def work() -> bytes:
             if request.method == "GET":
@@ -146,18 +151,24 @@ class RestServer:
 
     async def _body(self, request: web.Request) -> bytes:
         """The whole body, unpacked, within the limits of size and time."""
-        limits = self._service.limits
+        body, most = bytearray(), self._service.limits.body
+        too_large = RequestError(
+            "RESOURCE_EXHAUSTED", f"the body has more than {most:,} bytes; send smaller batches",
+            http=413,
+        )  # fmt: skip
+        if (request.content_length or 0) > most:
+            raise too_large
         try:
-            async with asyncio.timeout(limits.read_seconds):
-                return await request.read()
-        except web.HTTPRequestEntityTooLarge as error:
-            message = f"the body has more than {limits.body:,} bytes; send smaller batches"
-            raise RequestError("RESOURCE_EXHAUSTED", message, http=413) from error
+            async with self._admission.arriving() as scope:
+                async for chunk in request.content.iter_any():
+                    body += chunk
+                    if len(body) > most:
+                        raise too_large
+                    self._admission.received(scope, len(body))
+            return bytes(body)
         except web.RequestPayloadError as error:
             message = "the body is not encoded as its headers say"
             raise RequestError("INVALID_ARGUMENT", message) from error
-        except TimeoutError as error:
-            raise RequestError("DEADLINE_EXCEEDED", "the body did not arrive in time") from error
         except ConnectionError as error:
             raise RequestError("CANCELLED", "the client has gone") from error
 

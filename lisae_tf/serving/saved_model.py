@@ -15,6 +15,8 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from lisae_tf.errors import LisaeError
+from lisae_tf.exported import artefacts
+from lisae_tf.exported.runtimes import batch_size
 from lisae_tf.serving import operations
 from lisae_tf.serving.codes import RequestError, from_number
 from lisae_tf.serving.signatures import STRINGS, Signature, Tensor
@@ -33,6 +35,8 @@ class ServedModel:
         version: its version.
         definitions: the SignatureDefs as stored.
         signatures: the same, as NumPy types and shapes.
+        shape: (H, W, C) of a picture.
+        depth: the bits in use of 16-bit pictures; None for all of them.
     """
 
     def __init__(self, name: str, version: int, folder: Path):
@@ -45,6 +49,8 @@ class ServedModel:
         }
         self.signatures = {key: _signature(value) for key, value in self.definitions.items()}
         _check_default(self.definitions, folder)
+        self.shape = tuple(size or 1 for size in self.signatures[DEFAULT].inputs["image"].shape[1:])
+        self.depth = artefacts.depth_of(folder)
         self._loaded = tf.saved_model.load(str(folder), tags=["serve"])
 
     def signature(self, name: str) -> Signature:
@@ -87,17 +93,36 @@ class ServedModel:
             )
         try:
             found = self._call(name, inputs)
-            return {key: found[key].numpy() for key in outputs or sorted(found)}
+            return {key: found[key] for key in outputs or sorted(found)}
         except tf.errors.OpError as error:
             where, error = self._refused(name, inputs, error)
             raise RequestError(from_number(error.error_code), where + reason(error)) from error
 
-    def _call(self, name: str, inputs: Mapping[str, np.ndarray]) -> Mapping[str, tf.Tensor]:
+    def _call(self, name: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Runs no more pictures at a time than memory is meant for."""
+        count = max((len(array) for array in inputs.values() if array.ndim), default=0)
+        size = batch_size(self.shape)
+        parts = [
+            self._run_batch(name, {
+                key: array[first : first + size] if array.ndim and len(array) == count else array
+                for key, array in inputs.items()
+            })
+            for first in range(0, max(count, 1), size)
+        ]  # fmt: skip
+        if len(parts) == 1:
+            return parts[0]
+        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+    def _run_batch(self, name: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         tensors = {
             key: tf.constant(array, tf.string if array.dtype == STRINGS else None, array.shape)
             for key, array in inputs.items()
         }
-        return self._loaded.signatures[name or DEFAULT](**tensors)
+        try:
+            found = self._loaded.signatures[name or DEFAULT](**tensors)
+        except UnicodeDecodeError as error:  # a reason that holds bytes of the input
+            raise tf.errors.InvalidArgumentError(None, None, "an input is malformed") from error
+        return {key: value.numpy() for key, value in found.items()}
 
     def _refused(
         self, name: str, inputs: Mapping[str, np.ndarray], error: tf.errors.OpError
@@ -192,7 +217,8 @@ def _check_default(definitions: Mapping[str, meta_graph_pb2.SignatureDef], folde
     default = definitions.get(DEFAULT)
     images = list(default.inputs) if default else []
     outputs = {key: value.dtype for key, value in default.outputs.items()} if default else {}
-    if images != ["image"] or not _REQUIRED.items() <= outputs.items():
+    pictures = images == ["image"] and len(default.inputs["image"].tensor_shape.dim) == 4
+    if not pictures or not _REQUIRED.items() <= outputs.items():
         raise LisaeError(
             f"{folder} has no signature '{DEFAULT}' from 'image' to 'score' and 'is_anomaly'; "
             "serve a model that lisae exported"

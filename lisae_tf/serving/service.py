@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from lisae_tf.serving.admission import Admission
 from lisae_tf.serving.codes import RequestError
 from lisae_tf.serving.limits import Limits
 from lisae_tf.serving.metrics import Metrics
@@ -62,6 +63,13 @@ class Service:
             finally:
                 with self._lock:
                     self._running -= 1
+
+    def admission(self) -> Admission:
+        """What lets requests in, for one front."""
+        limits = self.limits
+        return Admission(
+            limits.requests, limits.read_seconds, limits.stalled_seconds, limits.read_rate
+        )
 
     def idle_seconds(self) -> float:
         """Time since the last request came; 0 while one is running."""

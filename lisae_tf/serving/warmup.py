@@ -30,10 +30,7 @@ def warm_up(model: ServedModel, folder: Path, limits: Limits) -> int:
     path = folder / FILE
     try:
         if not path.is_file():
-            shape = [
-                1 if size is None else size for size in model.signature("").inputs["image"].shape
-            ]
-            image = np.zeros(shape, model.signature("").inputs["image"].dtype)
+            image = np.zeros((1, *model.shape), model.signature("").inputs["image"].dtype)
             inference.predict(model, limits, "", {"image": image})
             return 1
         count = 0

@@ -1,0 +1,110 @@
+"""How many requests are on their way and held at a time, and how much memory they take together.
+
+A request takes a place only once it is whole: whoever sends half of one is in nobody's way. Runs
+without TensorFlow.
+"""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Iterator
+
+from lisae_tf.serving.codes import RequestError
+
+
+class Memory:
+    """Bytes that all requests may take up together; whoever needs more than is left waits.
+
+    Args:
+        size: bytes; one request alone may have all of them.
+    """
+
+    def __init__(self, size: int):
+        self.size = size
+        self._left = size
+        self._freed = threading.Condition()
+        self._turn = threading.Lock()  # else small requests would pass a large one for ever
+
+    @contextlib.contextmanager
+    def held(self, size: int) -> Iterator[None]:
+        """Waits in this thread until so many bytes are free, and holds them."""
+        size = min(size, self.size)
+        with self._turn, self._freed:
+            self._freed.wait_for(lambda: self._left >= size)
+            self._left -= size
+        try:
+            yield
+        finally:
+            with self._freed:
+                self._left += size
+                self._freed.notify_all()
+
+
+def _full() -> RequestError:
+    message = "the server holds as many requests as it may; try again"
+    return RequestError("RESOURCE_EXHAUSTED", message)
+
+
+class Admission:
+    """The requests of one front, on its event loop.
+
+    Args:
+        requests: held at a time, and as many on their way.
+        seconds: for a request to arrive, at most.
+        stalled: for it to arrive without what `rate` gives.
+        rate: bytes a second below which a body is given up after that time.
+    """
+
+    def __init__(self, requests: int, seconds: float, stalled: float, rate: int):
+        self._free = self._requests = requests
+        self._seconds = seconds
+        self._stalled = stalled
+        self._rate = rate
+        self._arriving: dict[asyncio.Timeout, float] = {}  # and when they began, oldest first
+
+    @contextlib.asynccontextmanager
+    async def arriving(self) -> AsyncIterator[asyncio.Timeout]:
+        """While a request arrives; of too many the oldest is given up.
+
+        Raises:
+            RequestError: DEADLINE_EXCEEDED, it did not arrive in time; RESOURCE_EXHAUSTED, it gave
+                way to others.
+        """
+        if len(self._arriving) >= self._requests:
+            oldest = next(iter(self._arriving))
+            del self._arriving[oldest]
+            oldest.reschedule(0)
+        scope = asyncio.timeout(min(self._stalled, self._seconds))
+        self._arriving[scope] = asyncio.get_running_loop().time()
+        try:
+            async with scope:
+                yield scope
+        except TimeoutError as error:
+            if scope not in self._arriving:
+                raise _full() from error
+            message = "the request did not arrive in time; send it faster, or smaller batches"
+            raise RequestError("DEADLINE_EXCEEDED", message) from error
+        finally:
+            self._arriving.pop(scope, None)
+
+    def received(self, scope: asyncio.Timeout, size: int) -> None:
+        """Gives a request more time for what has come of it, in bytes."""
+        began = self._arriving.get(scope)
+        if began is not None:
+            seconds = min(self._stalled + size / self._rate, self._seconds)
+            scope.reschedule(began + seconds)
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """While a whole request is held.
+
+        Raises:
+            RequestError: RESOURCE_EXHAUSTED, there are too many.
+        """
+        if self._free == 0:
+            raise _full()
+        self._free -= 1
+        try:
+            yield
+        finally:
+            self._free += 1
