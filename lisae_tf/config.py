@@ -361,7 +361,7 @@ def is_record(settings: Mapping[str, Any]) -> bool:
 
 
 def config_folder() -> Path:
-    """Where the dataset configurations lie: in the package, however it was installed."""
+    """Where the dataset configurations lie: in the package; in a clone a link leads to them."""
     return Path(__file__).resolve().parent / "configs"
 
 
