@@ -87,9 +87,7 @@ Finds pictures that are not like the normal ones it was trained on; variant
 
 ## Threshold
 
-{threshold["alpha"]:.6g}, chosen from the scores of {threshold["n_calibration"]} held-out normal
-pictures: a new normal picture scores above it with probability at most
-{threshold["guaranteed_fpr"]:.4g} (asked for: {threshold["requested_fpr"]:g}). It is a default: give
+{_of_threshold(threshold)} It is a default: give
 another with each call, or store one with `calibrate --model`, which needs normal pictures only.
 
 ## Data and protocol
@@ -117,6 +115,18 @@ score low when they are easy to paint, such as plain ones. Measure on your own a
 rely on it, and calibrate the threshold anew when the source changes. Not for decisions about
 people.
 """
+
+
+def _of_threshold(threshold: dict) -> str:
+    """What the threshold guarantees, if it was not set by hand."""
+    alpha = f"{threshold['alpha']:.6g}"
+    if threshold["guaranteed_fpr"] is None:
+        return f"{alpha}, set by hand: it guarantees nothing of new pictures."
+    return (
+        f"{alpha}, chosen from the scores of {threshold['n_calibration']} held-out normal\n"
+        "pictures: a new normal picture scores above it with probability at most\n"
+        f"{threshold['guaranteed_fpr']:.4g} (asked for: {threshold['requested_fpr']:g})."
+    )
 
 
 def _more(record: Record) -> str:

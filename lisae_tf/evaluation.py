@@ -159,7 +159,7 @@ def detection_curve(scored: Scored, points: int = 51) -> list[float]:
     return np.round(_accuracies(scored, alphas)[:, 1], 4).tolist()
 
 
-def chance_of_alarms(threshold: Threshold, alarms: int, count: int) -> float:
+def chance_of_alarms(threshold: Threshold, alarms: int, count: int) -> float | None:
     """How likely so many false alarms or more are, where nothing but chance is at work.
 
     With α the k-th highest of n calibration scores, the number of `count` new normal pictures
@@ -169,7 +169,12 @@ def chance_of_alarms(threshold: Threshold, alarms: int, count: int) -> float:
         threshold: α, with n and k / (n + 1).
         alarms: normal pictures above α.
         count: all normal pictures.
+
+    Returns:
+        The probability; None for a threshold that was set by hand, from which nothing follows.
     """
+    if threshold.by_hand:
+        return None
     n = threshold.n_calibration
     k = round(threshold.guaranteed_fpr * (n + 1))
     return float(stats.betabinom.sf(alarms - 1, count, k, n + 1 - k))

@@ -30,7 +30,7 @@ from lisae_tf.evaluation import Scored, auroc, by_kind, chance_of_alarms, evalua
 from lisae_tf.features.places import remembering
 from lisae_tf.files import write_json
 from lisae_tf.phase import TrainingOptions
-from lisae_tf.runs import CHECKPOINT, HISTORY, METRICS, SCORES
+from lisae_tf.run_files import CHECKPOINT, FIGURES, HISTORY, METRICS, SCORES, changing
 from lisae_tf.sharing import SharedPhase1
 from lisae_tf.thresholds import choose_threshold, smallest_fpr
 
@@ -259,26 +259,27 @@ def run(
 
 
 def _write(outcome: Outcome, folder: Path, calibration_scores: np.ndarray, watch: Stopwatch):
-    """The run folder, `metrics.json` last."""
+    """The run folder, all of it in one step."""
     from lisae_tf import run_figures
 
-    outcome.detector.save(folder)
-    write_json(folder / HISTORY, outcome.detector.history)
-    scores = {
-        "calibration": calibration_scores,
-        "test": outcome.after.scores,
-        "is_anomaly": outcome.after.is_anomaly,
-    }
-    if outcome.metrics["by_kind"]:
-        scores["kind"] = np.asarray(outcome.test.kinds)
-    if outcome.before:
-        scores["test_phase1"] = outcome.before.scores
-    save_arrays(folder / SCORES, scores)
-    with watch.stage("figures"):
-        run_figures.draw(
-            outcome.detector, outcome.test, outcome.before, outcome.after, folder / "figures"
-        )
-    write_json(folder / METRICS, outcome.metrics)
+    with changing(folder) as staged:
+        outcome.detector.save(staged)
+        write_json(staged / HISTORY, outcome.detector.history)
+        scores = {
+            "calibration": calibration_scores,
+            "test": outcome.after.scores,
+            "is_anomaly": outcome.after.is_anomaly,
+        }
+        if outcome.metrics["by_kind"]:
+            scores["kind"] = np.asarray(outcome.test.kinds)
+        if outcome.before:
+            scores["test_phase1"] = outcome.before.scores
+        save_arrays(staged / SCORES, scores)
+        with watch.stage("figures"):
+            run_figures.draw(
+                outcome.detector, outcome.test, outcome.before, outcome.after, staged / FIGURES
+            )
+        write_json(staged / METRICS, outcome.metrics)
     (folder / CHECKPOINT).unlink(missing_ok=True)
 
 

@@ -21,6 +21,7 @@ def reconstructions(
     columns: Sequence[str],
     n_normal: int,
     side: float = 0.95,
+    note: str = "",
 ) -> None:
     """Figure 4: inputs above what each phase makes of them.
 
@@ -30,6 +31,7 @@ def reconstructions(
         columns: what stands above each of the N columns.
         n_normal: how many of the columns, from the left, are normal.
         side: of a picture, in inches.
+        note: what else the title says.
     """
     count = len(columns)
     figure, axes = plt.subplots(
@@ -50,7 +52,7 @@ def reconstructions(
         if len(shown) > WIDEST:
             shown = f"…{shown[1 - WIDEST :]}"
         axis.set_title(shown, fontsize=7, parse_math=False)  # a name may hold a $
-    figure.suptitle("blue: normal, red: anomaly", fontsize=9)
+    figure.suptitle(f"blue: normal, red: anomaly{note}", fontsize=9)
     save(figure, path)
 
 

@@ -13,31 +13,57 @@ from lisae_tf.errors import LisaeError
 
 @dataclass(frozen=True)
 class Threshold:
-    """α, the false-positive rate asked for, the one guaranteed, and on how many normals."""
+    """α, the false-positive rate asked for, the one guaranteed, and on how many normals.
+
+    One that was set by hand rests on no scores: both rates are None, and `n_calibration` is 0.
+    """
 
     alpha: float
-    requested_fpr: float
-    guaranteed_fpr: float
+    requested_fpr: float | None
+    guaranteed_fpr: float | None
     n_calibration: int
 
-    def to_json(self) -> dict[str, float | int]:
+    @property
+    def by_hand(self) -> bool:
+        """Whether it was set by hand and guarantees nothing."""
+        return self.guaranteed_fpr is None
+
+    def to_json(self) -> dict[str, float | int | None]:
         """A plain record."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, record: dict[str, float | int]) -> "Threshold":
+    def from_json(cls, record: dict[str, float | int | None]) -> "Threshold":
         """What `to_json` gave.
 
         Raises:
             TypeError, ValueError: another record.
         """
         threshold = cls(**record)
-        rates = (threshold.alpha, threshold.requested_fpr, threshold.guaranteed_fpr)
-        if not all(type(rate) is float and math.isfinite(rate) for rate in rates):
+        rates = (threshold.requested_fpr, threshold.guaranteed_fpr)
+        known = (threshold.alpha,) if rates == (None, None) else (threshold.alpha, *rates)
+        if not all(type(rate) is float and math.isfinite(rate) for rate in known):
             raise ValueError("a threshold that is no finite number")
         if type(threshold.n_calibration) is not int:
             raise ValueError("a count that is no whole number")
         return threshold
+
+
+def set_by_hand(alpha: float, scores: np.ndarray) -> Threshold:
+    """α as the user wants it, without a guarantee.
+
+    Args:
+        alpha: the threshold.
+        scores: float (N,), such as it is compared with.
+
+    Raises:
+        LisaeError: no finite number, or a negative one where scores are never negative.
+    """
+    if not math.isfinite(alpha) or (alpha < 0 and np.min(scores, initial=0) >= 0):
+        raise LisaeError(
+            f"the threshold must be a number like the scores, which begin at 0, not {alpha:g}"
+        )
+    return Threshold(float(alpha), None, None, 0)
 
 
 def smallest_fpr(n_calibration: int) -> float:

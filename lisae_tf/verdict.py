@@ -59,7 +59,8 @@ def verdict(metrics: Mapping[str, Any], *, features: bool) -> list[str]:
             "note: phase 2 lowered the AUROC, so the negatives are of another kind than these "
             f"anomalies: try more like them, --set latent_shaping.{gamma}, or --variant ae"
         )
-    if metrics.get("chance_of_false_alarms", 1) < UNLIKELY:
+    chance = metrics.get("chance_of_false_alarms")
+    if chance is not None and chance < UNLIKELY:
         said.append(
             "note: these are more false alarms than chance allows: the normal test pictures are "
             "unlike those that the threshold was set on. Set it on such as you will have: "
@@ -72,7 +73,9 @@ def _steps(metrics: Mapping[str, Any], features: bool) -> list[str]:
     """What may help a detector that misses too much."""
     steps = []
     asked = metrics["threshold_requested_fpr"]
-    if metrics["auroc"] >= TELLS_APART or metrics["false_positive_rate"] < asked / 2:
+    if asked is None:  # set by hand
+        steps.append("a threshold for a false-positive rate: calibrate --fpr 0.05")
+    elif metrics["auroc"] >= TELLS_APART or metrics["false_positive_rate"] < asked / 2:
         fpr = min(0.5, 2 * asked)
         steps.append(f"a lower threshold, for more false alarms: calibrate --fpr {fpr:g}")
     if metrics["dataset"] != FOLDER:

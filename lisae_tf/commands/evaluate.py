@@ -21,14 +21,14 @@ def command(run: str | None, data_dir: Path | None, mask_dir: str | None, skip_b
     Pixel figures, with masks of --mask-dir or of the run, are kept in its metrics.json.
     """
     start_tensorflow()
-    from lisae_tf import experiment, runs
+    from lisae_tf import experiment, run_files, runs
     from lisae_tf.config import merge, resolve
     from lisae_tf.data import tasks
     from lisae_tf.detectors import load_detector
     from lisae_tf.features.places import remembering
     from lisae_tf.files import write_json
 
-    folder = runs.find_run(run)
+    folder = shared.open_run(run)
     detector = load_detector(folder)
     config = detector.config
     if mask_dir is not None:
@@ -51,9 +51,10 @@ def command(run: str | None, data_dir: Path | None, mask_dir: str | None, skip_b
         for note in notes:
             click.echo(f"note: {note}", err=True)
         record |= figures
-        stored = runs.read_metrics(folder)
-        said = stored.get("notes", [])
-        stored["notes"] = said + [note for note in notes if note not in said]
-        others = {key: value for key, value in stored.items() if key not in runs.LOCALISED}
-        write_json(folder / runs.METRICS, others | figures)
+        with run_files.writing(folder), run_files.changing(folder) as staged:
+            stored = runs.read_metrics(folder)
+            said = stored.get("notes", [])
+            stored["notes"] = said + [note for note in notes if note not in said]
+            others = {key: value for key, value in stored.items() if key not in runs.LOCALISED}
+            write_json(staged / runs.METRICS, others | figures)
     click.echo(json.dumps(record, indent=2, sort_keys=True))

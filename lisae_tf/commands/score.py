@@ -64,10 +64,9 @@ def command(
         alpha = scorer.threshold
     else:
         start_tensorflow()
-        from lisae_tf import runs
         from lisae_tf.detectors import load_detector
 
-        scorer = load_detector(runs.find_run(run))
+        scorer = load_detector(shared.open_run(run))
         alpha = scorer.threshold_.alpha
     fields = FIELDS if maps is None else (*FIELDS, "map")
     rows = scored_rows(scorer, alpha, paths, skip_bad, maps)
@@ -100,7 +99,7 @@ def _score_in_parts(
     skip_bad: bool, engine: str, address: str | None,
 ) -> None:  # fmt: skip
     """Scores what is missing in the folder; unreadable pictures have a row with the reason."""
-    from lisae_tf import bulk, runs
+    from lisae_tf import bulk
     from lisae_tf.exported import artefacts
     from lisae_tf.files import sha256
 
@@ -109,7 +108,7 @@ def _score_in_parts(
         digest = artefacts.digest(artefacts.read_record(*artefacts.locate(model)))
         found = None
     else:
-        found = runs.find_run(run)
+        found = shared.open_run(run)
         digest = sha256(found / "detector.json")
     parts, missing = bulk.claim(folder, paths, part_size, digest)
     click.echo(f"{len(parts)} parts in {folder}: {len(parts) - len(missing)} stored", err=True)

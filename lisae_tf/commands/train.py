@@ -1,5 +1,6 @@
 """`train`: both phases, threshold, test, figures; a run folder and a few lines at the end."""
 
+import contextlib
 from pathlib import Path
 
 import click
@@ -64,6 +65,7 @@ def command(
             raise LisaeError("--continue takes the settings of its run; leave --config out")
         from lisae_tf import continuation
 
+        continued = shared.open_run(str(continued))
         named["normal_dir"] = continuation.normal_dirs(continued, named["normal_dir"])
         config_file = continued / "config.yaml"
     config, notes = shared.settle(named, config_file, assigned)
@@ -92,20 +94,15 @@ def command(
             f"the pictures are no longer those that {folder} began with ({loaded.since[0]}); put "
             "them back, or train anew in another --out"
         )
-    if chief:
-        runs.claim(folder, config.to_yaml(), resume=resume)
     callbacks = _callbacks(console, folder, quiet, tensorboard)
+    own = runs.training(folder, config.to_yaml(), loaded.manifest, resume=resume)
     try:
-        if chief and loaded.manifest:
-            loaded.manifest.write(folder)
-        outcome = experiment.run(
-            config, loaded, folder, callbacks=callbacks, say=say, before=before, strategy=strategy
-        )
-    except LisaeError:
-        if chief:
-            runs.abandon(folder)
-        raise
-    except KeyboardInterrupt:
+        with own if chief else contextlib.nullcontext():
+            outcome = experiment.run(
+                config, loaded, folder, callbacks=callbacks, say=say, before=before,
+                strategy=strategy,
+            )  # fmt: skip
+    except (KeyboardInterrupt, SystemExit):
         if chief:
             click.echo(f"stopped; the same command with --resume --out {folder} goes on", err=True)
         raise

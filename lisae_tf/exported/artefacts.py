@@ -215,5 +215,7 @@ def metadata_of(record: Record) -> dict[str, str]:
     return record["metadata"] | {
         "version": str(record["version"]),
         "threshold": repr(threshold.alpha),
-        "threshold_false_positive_rate": repr(threshold.guaranteed_fpr),
+        "threshold_false_positive_rate": (
+            "set by hand" if threshold.by_hand else repr(threshold.guaranteed_fpr)
+        ),
     }
