@@ -199,6 +199,6 @@ def _read(folder: Path) -> Stamps | None:
     if not os.path.lexists(path):
         return None
     stamps = read_json(path)
-    if not isinstance(stamps, dict) or CONFIG not in stamps:
+    if not isinstance(stamps, dict) or not stamps:
         raise LisaeError(f"{path} is no list of a run's files; restore it or train again")
     return stamps

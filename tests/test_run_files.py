@@ -1,6 +1,7 @@
 """What a stored run says stays true: a file that was altered or is another run's is noticed."""
 
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -9,12 +10,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import QUICK, assert_one_sentence, contents
 
 from lisae_tf import run_files, runs
 from lisae_tf.errors import LisaeError
+from lisae_tf.exported.artefacts import metadata_of
 from lisae_tf.files import read_json, write_json
+from lisae_tf.thresholds import set_by_hand
 
 RUN = Path("runs/normal-lis-seed0")
 FOLDERS = ("--normal-dir", "normal", "--negative-dir", "negative", "--anomaly-dir", "anomaly")
@@ -221,3 +225,92 @@ def test_the_kernel_lets_go_of_a_run_whose_writer_was_killed(tmp_path):
         os.kill(process.pid, signal.SIGKILL)
     run_files.refuse_busy(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_sigterm_leaves_no_half_written_file(two_runs):
+    """As a service that is stopped, or a job at the end of its time."""
+    script = (
+        "import signal, time\n"
+        "from lisae_tf import cli\n"
+        "from lisae_tf.commands import score\n"
+        "def slowly(rows, stream, *rest):\n"
+        "    stream.write('path')\n"
+        "    print('writing', flush=True)\n"
+        "    time.sleep(600)\n"
+        "score.write_rows = slowly\n"
+        f"cli.main(['score', '--run', {str(RUN)!r}, 'anomaly', '--out', 's.csv'])\n"
+    )
+    before = contents(".")
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "writing\n"
+        assert [path.name for path in Path().glob(".s.*.csv")] == [f".s.{process.pid}.csv"]
+        process.terminate()
+        assert process.wait() == 128 + signal.SIGTERM
+    assert contents(".") == before
+
+
+# A threshold set by hand
+
+
+def test_a_threshold_set_by_hand_is_said_to_guarantee_nothing(two_runs, cli):
+    before = runs.read_metrics(RUN)
+    result = cli("calibrate", "--run", RUN, "--threshold", "0.02")
+    assert (result.exit_code, result.stderr) == (0, "")
+    after, lines = runs.read_metrics(RUN), result.stdout.splitlines()
+    assert lines[0].endswith("-> 0.02: set by hand, which guarantees nothing of new pictures")
+    assert [line.partition(":")[0] for line in lines[1:]] == [
+        "normal test pictures above it", "anomalies found",
+    ]  # fmt: skip
+    stored = runs.read_scores(RUN)
+    called = stored["test"] > 0.02
+    assert after["threshold"] == 0.02
+    assert after["false_positive_rate"] == called[~stored["is_anomaly"]].mean()
+    assert after["threshold_guaranteed_fpr"] is after["threshold_requested_fpr"] is None
+    assert after["chance_of_false_alarms"] is None
+    assert ",0.02," in cli(*COMMANDS["score"]).stdout
+    assert cli(*COMMANDS["report"]).exit_code == 0
+    text = Path("report.html").read_text()
+    assert "The threshold is 0.02, set by hand: it guarantees nothing" in text
+    assert "with\nprobability at most" not in text
+    assert json.loads(cli(*COMMANDS["evaluate"]).stdout)["threshold_guaranteed_fpr"] is None
+    assert "of normal pictures" in cli(*COMMANDS["monitor"]).stdout
+    assert cli(*COMMANDS["undo"]).exit_code == 0
+    assert runs.read_metrics(RUN) == before
+    assert cli(*COMMANDS["undo"]).exit_code == 0
+    assert runs.read_metrics(RUN) == after
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("--threshold", "nan"), "the threshold must be a number like the scores"),
+        (("--threshold", "inf"), "the threshold must be a number like the scores"),
+        (("--threshold", "-0.1"), "which begin at 0, not -0.1"),
+        (("--threshold", "0.1", "--fpr", "0.1"), "give it alone"),
+        (("--threshold", "0.1", "--undo"), "give it alone"),
+        (("--threshold", "0.1", "--normal-dir", "normal"), "give it alone"),
+        (("--threshold", "0.1", "--model", "m.onnx"), "sets the threshold of a run"),
+    ],
+)
+def test_what_is_no_threshold_is_refused(given, words, two_runs, cli):
+    files = contents(RUN)
+    assert_one_sentence(cli("calibrate", *given), words)
+    assert contents(RUN) == files
+
+
+def test_an_export_says_that_its_threshold_was_set_by_hand():
+    from export.model_card import model_card
+
+    by_hand = set_by_hand(0.02, np.ones(3)).to_json()
+    record = {"metadata": {}, "version": 1, "threshold": by_hand}
+    assert metadata_of(record)["threshold_false_positive_rate"] == "set by hand"
+    texts = dict.fromkeys(("paper", "input", "channel_order", "input_range", "description"), "x")
+    card = model_card(
+        record | {"metadata": texts, "name": "n", "kind": "onnx", "variant": "lis", "seed": 0,
+                  "config_hash": "x", "metrics": {}, "parent": {"version": 0, "sha256": "x"},
+                  "data": {"dataset": "d", "normal": ["a"], "negatives": "b", "protocol": "c"}},
+        None,
+    )  # fmt: skip
+    assert "0.02, set by hand: it guarantees nothing of new pictures. It is a default" in card
+    assert "probability at most" not in card
