@@ -24,6 +24,7 @@ COMMANDS = (
     "calibrate",
     "monitor",
     "report",
+    "runs",
     "export",
     "serve",
     "benchmark",

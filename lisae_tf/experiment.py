@@ -137,6 +137,17 @@ def score_test(detector: Detector, test: TestData) -> tuple[Scored | None, Score
     return before, after
 
 
+def times_as_high(before: Scored | None, after: Scored) -> float | None:
+    """The mean score of held-out normal pictures at the end, in those of phase 1.
+
+    None without two phases, or where scores are no errors.
+    """
+    if before is None or not len(after.normal):
+        return None
+    then, now = float(before.normal.mean()), float(after.normal.mean())
+    return now / then if then > 0 and now > 0 else None
+
+
 def measure(
     detector: Detector,
     data: TrainingData,
@@ -153,6 +164,7 @@ def measure(
         **evaluate(after, detector.threshold_.alpha),
         "auroc_phase1": auroc(before.normal, before.anomaly) if before else None,
         "auroc_negatives": held_out,
+        "normal_error_times": times_as_high(before, after),
         "chance_of_false_alarms": chance_of_alarms(
             detector.threshold_,
             int(np.sum(after.normal > detector.threshold_.alpha)),

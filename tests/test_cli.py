@@ -258,7 +258,8 @@ def test_a_training_that_is_stopped_says_how_it_goes_on(workplace, monkeypatch):
     given = ("train", *FOLDERS, "--anomaly-dir", "anomaly", *QUICK, "--quiet")
     result = CliRunner().invoke(command_line.main, [*map(str, given)])
     assert result.exit_code == 1
-    folder = runs.default_folder(RUN.name, resume=True)
+    (folder,) = runs.RUNS.glob(f"{RUN.name}-*")
+    assert folder == runs.default_folder(folder.name, resume=True)
     assert f"the same command with --resume --out {folder} goes on" in result.stderr
     assert (folder / "config.yaml").is_file() and folder != RUN
 

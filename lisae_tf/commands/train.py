@@ -148,7 +148,8 @@ def run_name(config) -> str:
     else:
         classes = "-".join(str(c) for c in config.normal_class or [0])
         subject = f"{config.dataset}-{classes}".replace("/", "-")
-    return f"{subject}-{config.variant}-seed{config.seed}"
+    # The settings name the folders, and two of one name are not one.
+    return f"{subject[:80]}-{config.variant}-seed{config.seed}-{config.digest()[:6]}"
 
 
 def _callbacks(console, folder: Path, quiet: bool, tensorboard: bool) -> tuple:
@@ -164,7 +165,7 @@ def _callbacks(console, folder: Path, quiet: bool, tensorboard: bool) -> tuple:
 
 def closing_lines(metrics: dict, folder: Path, *, features: bool = False) -> list[str]:
     """Whether it is any good, what happened, where it lies, what to type next."""
-    from lisae_tf.verdict import verdict
+    from lisae_tf.verdict import interval, verdict
 
     lines = [*verdict(metrics, features=features)]
     lines += [f"note: {note}" for note in metrics["notes"]]
@@ -176,7 +177,7 @@ def closing_lines(metrics: dict, folder: Path, *, features: bool = False) -> lis
             auroc = f"{before:.3f} after phase 1, {auroc} at the end"
         lines.append(
             f"{normal} ({metrics['variant']}): AUROC {auroc} "
-            f"({metrics['n_normal']} normal, {metrics['n_anomaly']} anomalies)"
+            f"({interval(metrics)}; {metrics['n_normal']} normal, {metrics['n_anomaly']} anomalies)"
         )
         lines.append(
             f"threshold {metrics['threshold']:.5g}: finds {100 * metrics['detection_rate']:.1f} % "
