@@ -15,6 +15,7 @@ import pytest
 from conftest import QUICK, assert_one_sentence, contents
 
 from lisae_tf import run_files, runs
+from lisae_tf.convergence import ResumePoint
 from lisae_tf.errors import LisaeError
 from lisae_tf.exported.artefacts import metadata_of
 from lisae_tf.files import read_json, write_json
@@ -119,6 +120,17 @@ def test_an_interrupted_run_is_resumed_as_it_was(name, two_runs, cli):
     result = cli("train", *FOLDERS, *QUICK, "--quiet", "--out", "begun", "--resume")
     assert_one_sentence(result, "begun")
     assert not Path("begun/metrics.json").exists()
+
+
+def test_the_checkpoint_of_another_run_is_not_resumed(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(name)
+    ResumePoint(tmp_path / "a" / "checkpoint.npz").save()
+    assert ResumePoint.load(tmp_path / "a" / "checkpoint.npz").phase == 1
+    shutil.copy(tmp_path / "a" / "checkpoint.npz", tmp_path / "b")
+    with pytest.raises(LisaeError, match=r"b/checkpoint\.npz is another run's"):
+        ResumePoint.load(tmp_path / "b" / "checkpoint.npz")
 
 
 # One step

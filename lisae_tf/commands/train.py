@@ -84,6 +84,8 @@ def command(
     config = folders.settle_folder_channels(config, settled=bool(continued))
     before = continuation.load(continued, config) if continued else None
     folder = out or runs.default_folder(run_name(config), resume=resume)
+    if resume and not folder.exists():
+        say(f"note: no interrupted run has these settings; {folder} begins from the start")
     if chief:  # before pictures are read, which may take minutes
         runs.check_free(folder, config.to_yaml(), resume=resume)
     say(config.to_yaml(read=True).rstrip())
@@ -206,7 +208,7 @@ def closing_lines(metrics: dict, folder: Path, *, features: bool = False) -> lis
                 f"{metrics['auroc_negatives']:.3f} (no measure of anomalies)"
             )
     for name, found in (metrics.get("continued") or {}).items():
-        if name == "run":
+        if name in ("run", "threshold"):
             continue
         auroc = ""
         if found["auroc_before"] is not None:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lisae_tf.errors import LisaeError
-from lisae_tf.files import refuse_special, sha256, write_json
+from lisae_tf.files import refuse_special, sha256, stamp, write_json
 from lisae_tf.thresholds import Threshold
 
 FORMAT = 1
@@ -73,7 +73,7 @@ def write_record(artefact: Path, record: Record) -> Record:
     files = {}
     for path in _model_files(artefact):
         name = path.relative_to(artefact).as_posix() if artefact.is_dir() else path.name
-        files[name] = {"size": path.stat().st_size, "sha256": sha256(path)}
+        files[name] = stamp(path)
     record = record | {"format": FORMAT, "files": files}
     write_json(record_path(artefact), record)
     return record
