@@ -29,7 +29,8 @@ _FILES = (CONFIG, MANIFEST, WEIGHTS, SIDECAR, HISTORY, SCORES, METRICS, EARLIER)
 # New files are staged in a folder of the run, which is renamed once all are whole: from then on
 # they count, and whoever comes next moves those that were not moved.
 _STAGED, _READY = ".staged", ".ready"
-_WAIT, _POLL = 10.0, 0.02  # seconds for another process to move its files
+_WAIT, _POLL = 10.0, 0.02  # seconds for another process to move its files, and between looks
+_TRIES = 5
 
 Stamps = dict[str, Stamp]
 
@@ -53,17 +54,20 @@ def writing(folder: Path) -> Iterator[None]:
 def _locked(folder: Path) -> int | None:
     """The folder, open and locked; None where its file system knows no locks."""
     handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise LisaeError(
-            f"another command is writing to {folder}; wait until it ends, or name another folder"
-        ) from None
-    except OSError:
-        os.close(handle)
-        return None
-    return handle
+    for left in reversed(range(_TRIES)):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return handle
+        except BlockingIOError:
+            if left:  # others may have had but a look
+                time.sleep(_POLL)
+        except OSError:
+            os.close(handle)
+            return None
+    os.close(handle)
+    raise LisaeError(
+        f"another command is writing to {folder}; wait until it ends, or name another folder"
+    )
 
 
 def refuse_busy(folder: Path) -> None:
@@ -164,19 +168,20 @@ def check(folder: Path, names: Iterable[str] | None = None) -> bool:
     Raises:
         LisaeError: a file is missing or is another one, or the digests are no such.
     """
-    until = time.monotonic() + _WAIT
+    until, before = time.monotonic() + _WAIT, None
     while True:
         settle(folder)
         stamps = _read(folder)
         if stamps is None:
             return False
         chosen = {*stamps, *_known(folder)} if names is None else names
-        wrong = next((each for each in chosen if not _is(folder / each, stamps.get(each))), None)
-        if wrong is None:
+        wrong = [each for each in sorted(chosen) if not _is(folder / each, stamps.get(each))]
+        if not wrong:
             return True
-        # Another command may have replaced them meanwhile.
-        if _read(folder) == stamps or time.monotonic() > until:
-            raise _refused(folder / wrong)
+        # Another command may be replacing them: what is wrong stays so.
+        if (stamps, wrong) == before or time.monotonic() > until:
+            raise _refused(folder / wrong[0])
+        before = stamps, wrong
         time.sleep(_POLL)
 
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +173,28 @@ def test_a_change_that_is_cut_short_is_made_or_not_made(after, tmp_path, monkeyp
     found = {(tmp_path / name).read_text() for name in old}
     assert found == ({"new"} if after > 1 else {"a", "b", "c"})
     assert contents(tmp_path).keys() == old.keys() | {"digests.json"}
+
+
+def test_whoever_looks_while_files_are_replaced_finds_them_whole(tmp_path):
+    names = ("config.yaml", "detector.json", "metrics.json")
+    for name in names:
+        (tmp_path / name).write_text("0")
+    run_files.record(tmp_path)
+    ended = threading.Event()
+
+    def change():
+        for number in range(1, 40):
+            with run_files.writing(tmp_path), run_files.changing(tmp_path) as staged:
+                for name in names:
+                    (staged / name).write_text(str(number))
+        ended.set()
+
+    writer = threading.Thread(target=change)
+    writer.start()
+    while not ended.is_set():
+        assert run_files.check(tmp_path)
+    writer.join()
+    assert {(tmp_path / name).read_text() for name in names} == {"39"}
 
 
 def test_calibrate_changes_all_or_nothing(two_runs, cli, monkeypatch):
