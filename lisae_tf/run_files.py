@@ -107,7 +107,8 @@ def changing(folder: Path) -> Iterator[Path]:
 
 
 def _files_below(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
+    # Unlike `rglob` it takes a folder that another process removes meanwhile for an empty one.
+    return [Path(base, name) for base, _, names in os.walk(folder) for name in names]
 
 
 def _known(folder: Path) -> list[str]:

@@ -180,18 +180,16 @@ def test_whoever_looks_while_files_are_replaced_finds_them_whole(tmp_path):
     for name in names:
         (tmp_path / name).write_text("0")
     run_files.record(tmp_path)
-    ended = threading.Event()
 
     def change():
         for number in range(1, 40):
             with run_files.writing(tmp_path), run_files.changing(tmp_path) as staged:
                 for name in names:
                     (staged / name).write_text(str(number))
-        ended.set()
 
     writer = threading.Thread(target=change)
     writer.start()
-    while not ended.is_set():
+    while writer.is_alive():
         assert run_files.check(tmp_path)
     writer.join()
     assert {(tmp_path / name).read_text() for name in names} == {"39"}
