@@ -155,7 +155,7 @@ def _threshold(record: Record) -> str:
             "was chosen\non were not there, if there were any: no false-alarm rate is promised."
         )
     if threshold.by_hand:
-        return f"{alpha}, set by hand: no false-alarm rate is promised."
+        return f"{alpha}, set by hand: it guarantees nothing of new pictures."
     scores = "this file's scores" if record.get("quantization") else "the scores"
     return (
         f"{alpha}, chosen from {scores} of {threshold.n_calibration} held-out normal\n"

@@ -6,7 +6,9 @@ Answers `--help` without importing TensorFlow; prints a user's mistake as one se
 import importlib
 import io
 import os
+import signal
 import sys
+import threading
 
 import click
 
@@ -22,6 +24,7 @@ COMMANDS = (
     "calibrate",
     "monitor",
     "report",
+    "runs",
     "export",
     "serve",
     "benchmark",
@@ -61,10 +64,23 @@ class _LazyGroup(click.Group):
             ) from error
 
 
+def _tidy_up_when_terminated(context: click.Context) -> None:
+    """SIGTERM becomes an exit that removes half-written files, as Ctrl+C does."""
+    if threading.current_thread() is not threading.main_thread():
+        return  # only this one may say what signals do
+
+    def leave(number, frame):
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    context.call_on_close(lambda: signal.signal(signal.SIGTERM, before))
+
+
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def main() -> None:
     """Find anomalies in pictures with latent-insensitive autoencoders (LIS-AE)."""
+    _tidy_up_when_terminated(click.get_current_context())
     # A file name need not be UTF-8; it is written as it is.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")

@@ -198,8 +198,8 @@ class Config(Section):
 
     def unread(self, given: Mapping[str, Any]) -> list[str]:
         """Which of some settings the variant never reads, as paths: `kde.bandwidth`."""
-        whole, read = (dict(_leaves(each)) for each in (self.model_dump(), self.settings_read()))
-        return [path for path, _ in _leaves(given) if path in whole and path not in read]
+        whole, read = (dict(leaves(each)) for each in (self.model_dump(), self.settings_read()))
+        return [path for path, _ in leaves(given) if path in whole and path not in read]
 
     def to_yaml(self, *, read: bool = False) -> str:
         """The resolved settings as YAML that `--config` takes.
@@ -217,11 +217,11 @@ class Config(Section):
         ]
 
 
-def _leaves(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     """Each setting by its path, as in `latent_shaping.gamma`."""
     for name, value in settings.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{above}{name}.")
+            yield from leaves(value, f"{above}{name}.")
         else:
             yield f"{above}{name}", value
 

@@ -68,14 +68,16 @@ class Before:
             now: its test scores.
 
         Returns:
-            {"run": …, "old_normals": {…}, "new_normals": {…}}: counts, mean scores,
-            false-positive rates and, with anomalies, AUROC, before and after. Normal test pictures
-            that were given are old ones; there are no new ones then.
+            {"run": …, "threshold": its own, "old_normals": {…}, "new_normals": {…}}: counts, mean
+            scores, false-positive rates and, with anomalies, AUROC, before and after. Normal test
+            pictures that were given are old ones; there are no new ones then.
         """
         then = self.detector.score(test.pixels)
         owner = np.repeat(np.arange(len(test.normal_counts)), test.normal_counts)
         is_old = owner < self.old_folders
-        found: dict[str, object] = {"run": str(self.run)}
+        found: dict[str, object] = {
+            "run": str(self.run), "threshold": detector.threshold_.alpha,
+        }  # fmt: skip
         for name, chosen in (("old_normals", is_old), ("new_normals", ~is_old)):
             if not chosen.any():
                 continue

@@ -15,8 +15,16 @@ from lisae_tf.arrays import Arrays, load_arrays, save_arrays
 from lisae_tf.checkpoints import set_weights, weights_of
 from lisae_tf.distribution import is_chief
 from lisae_tf.errors import LisaeError
+from lisae_tf.files import sha256
+from lisae_tf.run_files import CONFIG
 
 _RECORD = {"phase", "attempt", "state", "earlier_history", "restart_seeds"}
+
+
+def _settings_beside(checkpoint: Path) -> str | None:
+    """The digest of the settings that a checkpoint lies beside; None where there are none."""
+    settings = checkpoint.with_name(CONFIG)
+    return sha256(settings) if settings.is_file() else None
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,9 @@ class ResumePoint:
         arrays, record = load_arrays(path)
         if not record.keys() >= _RECORD:
             raise LisaeError(f"{path} is no checkpoint; train again without --resume")
+        own = _settings_beside(path)
+        if record.get("settings", own) != own:
+            raise LisaeError(f"{path} is another run's; restore it or train again without --resume")
 
         def part(prefix: str) -> Arrays:
             return {
@@ -84,6 +95,7 @@ class ResumePoint:
             "state": self.state,
             "earlier_history": list(self.earlier_history),
             "restart_seeds": list(self.restart_seeds),
+            "settings": _settings_beside(self.path),
         }
         save_arrays(self.path, arrays, record)
 

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 from sklearn import metrics
 
 from lisae_tf.thresholds import Threshold
 
 UNLIKELY = 0.01  # false alarms of a lower probability are no chance
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,30 @@ def auroc(normal: np.ndarray, anomaly: np.ndarray) -> float | None:
         return None
     truth = np.repeat([0, 1], [len(normal), len(anomaly)])
     return float(metrics.roc_auc_score(truth, np.concatenate([normal, anomaly])))
+
+
+def auroc_interval(area: float, n_normal: int, n_anomaly: int) -> tuple[float, float]:
+    """The `CONFIDENCE` interval of an AUROC, wide where there are few pictures, even at 1.
+
+    Where the true area would have such a one at its edge (Newcombe 2006, method 5, with the
+    variance of Hanley and McNeil 1982).
+
+    Args:
+        area: AUROC.
+        n_normal: pictures, 1 or more.
+        n_anomaly: likewise.
+    """
+    z = stats.norm.ppf(0.5 + CONFIDENCE / 2)
+    mean = (n_normal + n_anomaly) / 2 - 1
+
+    def excess(true: float) -> float:
+        more = 1 + mean * (1 - true) / (2 - true) + mean * true / (1 + true)
+        return (true - area) ** 2 - z**2 * true * (1 - true) * more / (n_normal * n_anomaly)
+
+    tiny = 1e-9
+    low = optimize.brentq(excess, 0, area - tiny) if area > tiny else 0.0
+    high = optimize.brentq(excess, area + tiny, 1) if area < 1 - tiny else 1.0
+    return float(low), float(high)
 
 
 def label_auroc(called: np.ndarray, is_anomaly: np.ndarray) -> float | None:
@@ -204,7 +229,7 @@ def detection_curve(scored: Scored, points: int = 51) -> list[float]:
     return np.round(_accuracies(scored, alphas)[:, 1], 4).tolist()
 
 
-def chance_of_alarms(threshold: Threshold, alarms: int, count: int) -> float:
+def chance_of_alarms(threshold: Threshold, alarms: int, count: int) -> float | None:
     """How likely so many false alarms or more are, where nothing but chance is at work.
 
     With α the k-th highest of n calibration scores, the number of `count` new normal pictures
@@ -214,7 +239,12 @@ def chance_of_alarms(threshold: Threshold, alarms: int, count: int) -> float:
         threshold: α, with n and k / (n + 1).
         alarms: normal pictures above α.
         count: all normal pictures.
+
+    Returns:
+        The probability; None for a threshold that was set by hand, from which nothing follows.
     """
+    if threshold.by_hand:
+        return None
     n = threshold.n_calibration
     k = round(threshold.guaranteed_fpr * (n + 1))
     return float(stats.betabinom.sf(alarms - 1, count, k, n + 1 - k))

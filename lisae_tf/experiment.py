@@ -39,7 +39,7 @@ from lisae_tf.evaluation import (
 from lisae_tf.features.places import remembering
 from lisae_tf.files import write_json
 from lisae_tf.phase import TrainingOptions
-from lisae_tf.runs import CHECKPOINT, HISTORY, METRICS, SCORES
+from lisae_tf.run_files import CHECKPOINT, FIGURES, HISTORY, METRICS, SCORES, changing
 from lisae_tf.sharing import SharedPhase1
 from lisae_tf.thresholds import choose_threshold
 
@@ -147,6 +147,17 @@ def score_test(detector: Detector, test: TestData) -> tuple[Scored | None, Score
     return before, after
 
 
+def times_as_high(before: Scored | None, after: Scored) -> float | None:
+    """The mean score of held-out normal pictures at the end, in those of phase 1.
+
+    None without two phases, or where scores are no errors.
+    """
+    if before is None or not len(after.normal):
+        return None
+    then, now = float(before.normal.mean()), float(after.normal.mean())
+    return now / then if then > 0 and now > 0 else None
+
+
 def measure(
     detector: Detector,
     data: TrainingData,
@@ -167,6 +178,7 @@ def measure(
         **evaluate(after, detector.threshold_.alpha),
         "auroc_phase1": auroc(before.normal, before.anomaly) if before else None,
         "auroc_negatives": held_out,
+        "normal_error_times": times_as_high(before, after),
         "chance_of_false_alarms": chance_of_alarms(
             detector.threshold_,
             int(np.sum(after.normal > detector.threshold_.alpha)),
@@ -272,26 +284,27 @@ def run(
 
 
 def _write(outcome: Outcome, folder: Path, calibration_scores: np.ndarray, watch: Stopwatch):
-    """The run folder, `metrics.json` last."""
+    """The run folder, all of it in one step."""
     from lisae_tf import run_figures
 
-    outcome.detector.save(folder)
-    write_json(folder / HISTORY, outcome.detector.history)
-    scores = {
-        "calibration": calibration_scores,
-        "test": outcome.after.scores,
-        "is_anomaly": outcome.after.is_anomaly,
-    }
-    if outcome.metrics["by_kind"]:
-        scores["kind"] = np.asarray(outcome.test.kinds)
-    if outcome.before:
-        scores["test_phase1"] = outcome.before.scores
-    save_arrays(folder / SCORES, scores)
-    with watch.stage("figures"):
-        run_figures.draw(
-            outcome.detector, outcome.test, outcome.before, outcome.after, folder / "figures"
-        )
-    write_json(folder / METRICS, outcome.metrics)
+    with changing(folder) as staged:
+        outcome.detector.save(staged)
+        write_json(staged / HISTORY, outcome.detector.history)
+        scores = {
+            "calibration": calibration_scores,
+            "test": outcome.after.scores,
+            "is_anomaly": outcome.after.is_anomaly,
+        }
+        if outcome.metrics["by_kind"]:
+            scores["kind"] = np.asarray(outcome.test.kinds)
+        if outcome.before:
+            scores["test_phase1"] = outcome.before.scores
+        save_arrays(staged / SCORES, scores)
+        with watch.stage("figures"):
+            run_figures.draw(
+                outcome.detector, outcome.test, outcome.before, outcome.after, staged / FIGURES
+            )
+        write_json(staged / METRICS, outcome.metrics)
     (folder / CHECKPOINT).unlink(missing_ok=True)
 
 

@@ -25,6 +25,7 @@ def reconstructions(
     columns: Sequence[str],
     n_normal: int,
     side: float = 0.95,
+    note: str = "",
 ) -> None:
     """Figure 4: inputs above what each phase makes of them.
 
@@ -34,6 +35,7 @@ def reconstructions(
         columns: what stands above each of the N columns.
         n_normal: how many of the columns, from the left, are normal.
         side: of a picture, in inches.
+        note: what else the title says.
     """
     pictures = [_drawn(images, round(side * DPI)) for _, images in rows]
     height, width = pictures[0].shape[1:3]
@@ -59,7 +61,7 @@ def reconstructions(
     )  # fmt: skip
     centres = height * np.arange(len(rows)) + height / 2
     axis.set_yticks(centres, [label for label, _ in rows], fontsize=9)
-    figure.suptitle("blue: normal, red: anomaly", fontsize=9)
+    figure.suptitle(f"blue: normal, red: anomaly{note}", fontsize=9)
     save(figure, path)
 
 

@@ -15,8 +15,11 @@ from typing import Any
 
 from lisae_tf.errors import LisaeError
 
+Stamp = dict[str, int | str]
 
-def _cannot_write(path: Path, error: OSError) -> LisaeError:
+
+def cannot_write(path: Path, error: OSError) -> LisaeError:
+    """The sentence for a file or folder that the system refuses to write."""
     return LisaeError(
         f"cannot write {path}: {error.strerror or error}. {_way_out(error)}name another folder "
         "with --out; what was there before is untouched"
@@ -43,7 +46,7 @@ def make_folder(path: Path) -> Path:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     return path
 
 
@@ -65,7 +68,7 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -121,3 +124,12 @@ def sha256(path: Path) -> str:
     refuse_special(path)
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def stamp(path: Path) -> Stamp:
+    """Size and hex SHA-256 of a file, by which it is known again.
+
+    Raises:
+        LisaeError: it is no regular file.
+    """
+    return {"size": path.stat().st_size, "sha256": sha256(path)}

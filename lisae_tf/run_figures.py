@@ -8,7 +8,7 @@ from lisae_tf import figures
 from lisae_tf.data.parts import TestData
 from lisae_tf.detectors.base import Detector
 from lisae_tf.detectors.graph import AutoencoderDetector
-from lisae_tf.error_maps import overlay
+from lisae_tf.error_maps import full_red, overlay
 from lisae_tf.evaluation import Scored
 from lisae_tf.files import make_folder
 
@@ -58,7 +58,11 @@ def draw(
         drawn = [overlay(*pair, alpha, share) for pair in zip(pixels, maps, strict=True)]
         names = [Path(test.labels[index]).name for index in chosen]
         rows = [("input", pixels), ("error map", np.stack(drawn))]
-        figures.reconstructions(folder / "error_maps.png", rows, names, n_normal, MAP_SIDE)
+        # The scale in numbers, for the threshold may be set anew and these are not drawn again.
+        red = f"an error of {full_red(alpha, share):.3g}" if alpha > 0 else "its highest error"
+        figures.reconstructions(
+            folder / "error_maps.png", rows, names, n_normal, MAP_SIDE, f"; fully red: {red}"
+        )
     if len(after.anomaly) and len(after.normal):
         figures.roc(folder / "roc.png", before, after)
     draw_threshold(before, after, alpha, folder)

@@ -27,13 +27,21 @@ from lisae_tf.detectors.base import Detector
 from lisae_tf.detectors.graph import AutoencoderDetector
 from lisae_tf.error_maps import resized
 from lisae_tf.errors import LisaeError
-from lisae_tf.evaluation import UNLIKELY, Scored, auroc, chance_of_alarms, fpr_at_tpr
+from lisae_tf.evaluation import (
+    CONFIDENCE,
+    UNLIKELY,
+    Scored,
+    auroc,
+    auroc_interval,
+    chance_of_alarms,
+    fpr_at_tpr,
+)
 from lisae_tf.experiment import stored_scores
 from lisae_tf.files import write_text
 from lisae_tf.verdict import verdict
 
 SHOWN = 8  # pictures of each kind
-RESAMPLES, CONFIDENCE = 400, 0.95
+RESAMPLES = 400
 # Title, and whether it takes a whole line.
 FIGURES = {
     "score_histograms.png": ("Scores of the test pictures", True),
@@ -83,8 +91,8 @@ def metrics_of(scored: Scored, alpha: float) -> list[Metric]:
     found = []
     if len(scored.normal) and len(scored.anomaly):
         area = auroc(scored.normal, scored.anomaly)
-        interval = bootstrap(scored, lambda drawn: auroc(drawn.normal, drawn.anomaly))
-        found.append(Metric("AUROC", area, *interval, "bootstrap"))
+        interval = auroc_interval(area, len(scored.normal), len(scored.anomaly))
+        found.append(Metric("AUROC", area, *interval, "Newcombe"))
         interval = bootstrap(scored, fpr_at_tpr)
         name = "false alarms where 95 % of the anomalies are found"
         found.append(Metric(name, fpr_at_tpr(scored), *interval, "bootstrap"))

@@ -1,27 +1,29 @@
 """Run folders: where they lie, which is the last, and whether one may be written to.
 
-A run folder holds the detector's files, `metrics.json` (written last: its presence says that
-the run is complete), `history.json`, `scores.npz` and figures. Runs without TensorFlow.
+A run folder holds the detector's files, `metrics.json` (its presence says that the run is
+complete), `history.json`, `scores.npz` and figures; `run_files` keeps them together. Runs without
+TensorFlow.
 """
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from lisae_tf import run_files
 from lisae_tf.arrays import load_arrays, save_arrays
 from lisae_tf.data.manifest import FILE as MANIFEST
+from lisae_tf.data.manifest import Manifest
 from lisae_tf.errors import LisaeError
 from lisae_tf.files import make_folder, read_json, write_text
+from lisae_tf.run_files import CONFIG, DIGESTS, EARLIER, METRICS, SCORES
 from lisae_tf.thresholds import Threshold
 
 RUNS = Path("runs")
-EARLIER = "earlier_threshold.npz"  # before the last calibration
 LAST = "last"
-CONFIG, METRICS, HISTORY, SCORES, CHECKPOINT = (
-    "config.yaml", "metrics.json", "history.json", "scores.npz", "checkpoint.npz",
-)  # fmt: skip
+FAILED = "failed.txt"  # why a run stopped that can be resumed
 # What an export tells of a run, besides its threshold.
 _TEXTS = ("config_hash", "dataset", "protocol", "variant")
 MEASURED = (
@@ -51,10 +53,14 @@ def check_free(folder: Path, config_yaml: str, *, resume: bool) -> None:
     """Whether a run with these settings may be written to `folder`.
 
     Raises:
-        LisaeError: it holds something else, a finished run, or a run with other settings.
+        LisaeError: it holds something else, a finished run, or a run with other settings; files of
+            the run to resume were altered; or another command is writing to it.
     """
     if folder.exists() and not folder.is_dir():
         raise LisaeError(f"{folder} is a file; name a folder with --out")
+    if folder.is_dir():
+        run_files.refuse_busy(folder)
+        run_files.settle(folder)
     stored = folder / CONFIG
     if folder.is_dir() and any(folder.iterdir()):
         if not resume:
@@ -70,6 +76,7 @@ def check_free(folder: Path, config_yaml: str, *, resume: bool) -> None:
                 f"the run in {folder} has other settings (first difference: "
                 f"'{differing.strip()}'); resume with the same ones or name another folder"
             )
+        run_files.check(folder)
 
 
 def claim(folder: Path, config_yaml: str, *, resume: bool) -> None:
@@ -87,14 +94,46 @@ def claim(folder: Path, config_yaml: str, *, resume: bool) -> None:
         if fresh:
             folder.rmdir()
         raise
+    (folder / FAILED).unlink(missing_ok=True)
 
 
-def abandon(folder: Path) -> None:
-    """Removes the folder of a run that failed before it had written anything to resume from."""
-    if {path.name for path in folder.iterdir()} <= {CONFIG, MANIFEST}:
-        for name in (CONFIG, MANIFEST):
+@contextlib.contextmanager
+def training(
+    folder: Path, config_yaml: str, pictures: Manifest | None, *, resume: bool
+) -> Iterator[None]:
+    """Keeps `folder` for one training; one that fails leaves a run to resume, or nothing.
+
+    Args:
+        folder: of the run.
+        config_yaml: its settings.
+        pictures: what it is made of, where it is made of folders.
+        resume: whether it may hold an interrupted run with these settings.
+
+    Raises:
+        LisaeError: see `check_free`; or it cannot be written.
+    """
+    claim(folder, config_yaml, resume=resume)
+    with run_files.writing(folder):
+        try:
+            if pictures:
+                pictures.write(folder)
+            run_files.record(folder)
+            yield
+        except Exception as error:
+            abandon(folder, str(error))
+            raise
+
+
+def abandon(folder: Path, reason: str) -> None:
+    """Removes the folder of a run that failed, unless it can be resumed; then it says why."""
+    begun = (CONFIG, MANIFEST, DIGESTS)
+    if {path.name for path in folder.iterdir()} <= set(begun):
+        for name in begun:
             (folder / name).unlink(missing_ok=True)
         folder.rmdir()
+        return
+    with contextlib.suppress(LisaeError):  # a full disk may be the reason
+        write_text(folder / FAILED, f"{reason}\n")
 
 
 def remember(folder: Path) -> None:
@@ -140,7 +179,9 @@ def find_run(given: Path | str | None) -> Path:
     folder = Path(given)
     if not os.path.isdir(folder):  # says no to impossible names, too
         raise LisaeError(f"the run folder {folder} does not exist; name one with --run")
+    run_files.settle(folder)
     if not (folder / METRICS).is_file():
+        run_files.check(folder)  # it may have been there
         raise LisaeError(f"the run in {folder} is not complete; finish it with train --resume")
     return folder
 

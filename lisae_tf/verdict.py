@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from lisae_tf.config import FOLDER
-from lisae_tf.evaluation import UNLIKELY
+from lisae_tf.evaluation import UNLIKELY, auroc_interval
 from lisae_tf.sharing import LOSSES
 
 LOST = 0.01  # of AUROC in phase 2, from which on it is worth a word
+RAISED = 3.0  # times the error of held-out normal pictures after phase 1
 FEW_FOUND = 0.5  # of the anomalies, below which a detector misses too many
 TELLS_APART = 0.9  # AUROC, from which on another threshold finds many more
 CERTAIN = 1.96  # standard errors
@@ -38,6 +39,7 @@ def verdict(metrics: Mapping[str, Any], *, features: bool) -> list[str]:
         return [
             "verdict: not tested on anomalies, so how many it finds is not known",
             "try: a few flawed pictures, ten are a beginning: --anomaly-dir DIR",
+            *_raised(metrics),
         ]
     alarms = f"{100 * metrics['false_positive_rate']:.1f} % false alarms"
     finds = f"finds {100 * found:.1f} % of the anomalies at {alarms}"
@@ -52,14 +54,15 @@ def verdict(metrics: Mapping[str, Any], *, features: bool) -> list[str]:
         said += [f"try: {step}" for step in _steps(metrics, features)]
     else:
         said = [f"verdict: {finds}"]
-    before = metrics["auroc_phase1"]
+    before, lower = metrics["auroc_phase1"], _lower_gamma(metrics)
     if metrics["variant"] in LOSSES and before is not None and auroc < before - LOST:
-        gamma = "gamma_times=3" if metrics["dataset"] == FOLDER else "gamma=0.01"
         said.append(
             "note: phase 2 lowered the AUROC, so the negatives are of another kind than these "
-            f"anomalies: try more like them, --set latent_shaping.{gamma}, or --variant ae"
+            f"anomalies: try more like them, {lower}, or --variant ae"
         )
-    if metrics.get("chance_of_false_alarms", 1) < UNLIKELY:
+    said += _raised(metrics)
+    chance = metrics.get("chance_of_false_alarms")
+    if chance is not None and chance < UNLIKELY:
         said.append(
             "note: these are more false alarms than chance allows: the normal test pictures are "
             "unlike those that the threshold was set on. Set it on such as you will have: "
@@ -68,11 +71,39 @@ def verdict(metrics: Mapping[str, Any], *, features: bool) -> list[str]:
     return said
 
 
+def _lower_gamma(metrics: Mapping[str, Any]) -> str:
+    """The option under which phase 2 asks less of the negatives."""
+    gamma = "gamma_times=3" if metrics["dataset"] == FOLDER else "gamma=0.01"
+    return f"--set latent_shaping.{gamma}"
+
+
+def _raised(metrics: Mapping[str, Any]) -> list[str]:
+    """A word on phase 2 where it spoiled the normal pictures; runs made before have no figure."""
+    times = metrics.get("normal_error_times")
+    if metrics["variant"] not in LOSSES or times is None or times < RAISED:
+        return []
+    return [
+        f"note: phase 2 raised the error of held-out normal pictures {times:.1f}-fold, so it "
+        "forgot some of what is normal: try negatives that are less like the normal pictures, "
+        f"{_lower_gamma(metrics)}, or --variant ae"
+    ]
+
+
+def interval(metrics: Mapping[str, Any]) -> str:
+    """The interval of the AUROC in words; "" without anomalies."""
+    if metrics["auroc"] is None:
+        return ""
+    low, high = auroc_interval(metrics["auroc"], metrics["n_normal"], metrics["n_anomaly"])
+    return f"95 %: {low:.3f} to {high:.3f}"
+
+
 def _steps(metrics: Mapping[str, Any], features: bool) -> list[str]:
     """What may help a detector that misses too much."""
     steps = []
     asked = metrics["threshold_requested_fpr"]
-    if metrics["auroc"] >= TELLS_APART or metrics["false_positive_rate"] < asked / 2:
+    if asked is None:  # set by hand
+        steps.append("a threshold for a false-positive rate: calibrate --fpr 0.05")
+    elif metrics["auroc"] >= TELLS_APART or metrics["false_positive_rate"] < asked / 2:
         fpr = min(0.5, 2 * asked)
         steps.append(f"a lower threshold, for more false alarms: calibrate --fpr {fpr:g}")
     if metrics["dataset"] != FOLDER:

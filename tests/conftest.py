@@ -166,7 +166,7 @@ def trained(tmp_path_factory, picture_folder, cli) -> Path:
         picture_folder(base / name, count, level=level)
     sides = [part for name in ("normal", "negative", "anomaly") for part in (f"--{name}-dir", name)]
     with contextlib.chdir(base):
-        result = cli("train", *sides, *QUICK)
+        result = cli("train", *sides, *QUICK, "--out", "runs/normal-lis-seed0")
     assert result.exit_code == 0, result.stderr
     return base
 

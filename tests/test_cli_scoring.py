@@ -109,7 +109,8 @@ def test_calibrate_changes_what_follows_from_alpha_and_nothing_else(workplace, c
     assert after["detection_rate"] == np.mean(called[stored["is_anomaly"]])
     changed = {name for name, digest in contents(RUN).items() if files.get(name) != digest}
     drawn = {"figures/score_histograms.png", "figures/trade_off.png"}
-    assert changed == {"metrics.json", "detector.json", "earlier_threshold.npz", *drawn}
+    told = {"metrics.json", "detector.json", "earlier_threshold.npz", "digests.json"}
+    assert changed == told | drawn
     assert contents(RUN).keys() == files.keys() | {"earlier_threshold.npz"}
     threshold, *told = result.stdout.splitlines()
     assert threshold.startswith(f"threshold {before['threshold']:.5g} -> {after['threshold']:.5g}")
@@ -131,8 +132,8 @@ def test_calibrating_back_gives_the_same_files(workplace, cli):
     once = contents(RUN)
     cli("calibrate", "--fpr", 0.5)
     cli("calibrate", "--fpr", 0.3)
-    kept = "earlier_threshold.npz"
-    assert contents(RUN) | {kept: 0} == once | {kept: 0}
+    kept = {"earlier_threshold.npz": 0, "digests.json": 0}
+    assert contents(RUN) | kept == once | kept
 
 
 def test_undo_takes_the_last_calibration_back(workplace, cli):
@@ -147,7 +148,7 @@ def test_undo_takes_the_last_calibration_back(workplace, cli):
     assert runs.read_metrics(RUN) == before
     kept = "earlier_threshold.npz"
     changed = {name for name, digest in contents(RUN).items() if files.get(name) != digest}
-    assert changed <= {kept, "scores.npz"}  # the same arrays, written anew
+    assert changed <= {kept, "digests.json", "scores.npz"}  # the same arrays, written anew
     assert cli("calibrate", "--undo").exit_code == 0  # and the other way round
     assert runs.read_metrics(RUN)["n_calibration"] == 9
 

@@ -28,6 +28,29 @@ def test_what_phase_2_lost_is_said_with_a_way_out(changed, said, tmp_path):
     assert ("--variant ae" in text) == said
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"normal_error_times": 4.2}, True),
+        ({"normal_error_times": 4.2, "auroc": None, "auroc_negatives": None}, True),
+        ({"normal_error_times": 1.3}, False),
+        ({"normal_error_times": None}, False),
+        ({}, False),  # of an earlier version
+        ({"normal_error_times": 4.2, "variant": "anogan"}, False),
+    ],
+)
+def test_normal_pictures_that_phase_2_spoiled_are_told(changed, said, tmp_path):
+    text = "\n".join(closing_lines(METRICS | changed, tmp_path))
+    word = "phase 2 raised the error of held-out normal pictures 4.2-fold"
+    assert (word in text) == said
+
+
+def test_an_auroc_comes_with_its_interval(tmp_path):
+    few = METRICS | {"auroc": 1.0, "n_normal": 2, "n_anomaly": 9}
+    text = "\n".join(closing_lines(few, tmp_path))
+    assert "1.000 at the end (95 %: 0.540 to 1.000; 2 normal, 9 anomalies)" in text
+
+
 FLAWS = {"dataset": "folder", "negatives": "synth:flaws", "variant": "linear-lis"}
 
 

@@ -2,11 +2,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from lisae_tf.evaluation import (
     Scored,
     accuracy_trade_off,
     auroc,
+    auroc_interval,
     detection_curve,
     evaluate,
     fpr_at_tpr,
@@ -79,3 +81,22 @@ def test_the_area_over_predicted_labels_joins_one_point_for_each_scale():
     one[15:] = False
     assert label_auroc(one[None], truth) == pytest.approx(0.2 * 0.5 / 2 + 0.8 * 1.5 / 2)
     assert label_auroc(one[None], np.zeros(20, bool)) is None
+
+
+@pytest.mark.parametrize("area", [0.0, 0.5, 0.8, 0.97, 1.0])
+def test_an_interval_holds_the_auroc_and_shrinks_with_more_pictures(area):
+    intervals = [auroc_interval(area, count, 2 * count) for count in (1, 5, 50, 1000)]
+    widths = [high - low for low, high in intervals]
+    assert all(0 <= low <= area <= high <= 1 for low, high in intervals)
+    assert widths == sorted(widths, reverse=True) and widths[-1] > 0
+    assert widths[0] > 0.7  # one picture tells next to nothing, whatever the figure
+
+
+def test_an_interval_holds_the_true_area_as_often_as_it_says():
+    random, held = np.random.default_rng(0), 0
+    true = stats.norm.cdf(1.5 / np.sqrt(2))
+    for _ in range(1000):
+        area = auroc(random.normal(0, 1, 8), random.normal(1.5, 1, 12))
+        low, high = auroc_interval(area, 8, 12)
+        held += low <= true <= high
+    assert 0.93 < held / 1000 < 0.99

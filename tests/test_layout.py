@@ -242,7 +242,7 @@ def test_unset_folders_leave_no_trace_in_the_record(mvtec):
 @pytest.fixture
 def run(mvtec, cli):
     """The record of a run on `part/`, and what was said."""
-    result = cli("train", "--mvtec", "part", *QUICK, "--quiet")
+    result = cli("train", "--mvtec", "part", *QUICK, "--quiet", "--out", "runs/part-lis-seed0")
     assert result.exit_code == 0, result.stderr
     return json.loads(Path("runs/part-lis-seed0/metrics.json").read_text()), result.stdout
 
@@ -291,7 +291,8 @@ def test_other_commands_find_the_same_pictures(run, cli):
     write_pictures(Path("later"), 30, seed=9)
     result = cli("train", "--continue", "runs/part-lis-seed0", "--normal-dir", "later", "--quiet")
     assert result.exit_code == 0, result.output
-    continued = json.loads(Path("runs/part-later-lis-seed0/metrics.json").read_text())
+    (later,) = Path("runs").glob("part-later-lis-seed0-*")
+    continued = json.loads((later / "metrics.json").read_text())
     assert continued["n_normal"] == 6
     assert continued["continued"]["old_normals"]["n"] == 6
     assert "new_normals" not in continued["continued"]

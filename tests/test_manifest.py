@@ -182,9 +182,11 @@ def test_a_damaged_list_is_refused(workplace, cli):
 
 def test_a_run_without_a_list_says_that_it_cannot_tell(workplace, cli):
     (RUN / manifest.FILE).unlink()
+    (RUN / "digests.json").unlink()
     result = cli("evaluate", "--run", RUN)
     assert result.exit_code == 0
     assert "kept no list of its pictures" in result.stderr
+    assert "kept no digests of its files" in result.stderr
 
 
 @pytest.mark.parametrize("seed", range(30))

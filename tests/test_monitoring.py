@@ -13,7 +13,7 @@ from lisae_tf.cli import main
 from lisae_tf.errors import LisaeError
 from lisae_tf.files import write_json
 from lisae_tf.monitoring import compare, read_scores
-from lisae_tf.runs import METRICS, SCORES
+from lisae_tf.run_files import METRICS, SCORES, record
 from lisae_tf.runs import read_scores as read_scores_of
 
 RATES = {"alpha": 0.03, "expected_rate": 0.05}
@@ -91,6 +91,7 @@ def run(tmp_path):
     write_json(
         folder / METRICS, texts | threshold | {"normal": ["x"], "seed": 0, "negatives": "none"}
     )
+    record(folder)
     return folder
 
 

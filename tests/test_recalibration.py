@@ -1,7 +1,9 @@
 """`calibrate --model`: another threshold in an exported file, and nothing else."""
 
+import os
 import shutil
 import struct
+from pathlib import Path
 
 import export_fixtures
 import numpy as np
@@ -74,6 +76,22 @@ def test_calibrate_writes_a_file_of_another_name_and_never_over_one(models, tmp_
     result = cli("calibrate", "--model", path, "--normal-dir", normal, "--fpr", "0.001")
     assert result.exit_code != 0
     assert "support a false-positive rate of" in result.stderr
+
+
+@pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="needs /dev/shm")
+def test_the_new_file_may_lie_on_another_file_system(models, opened, normal, cli):
+    """At its very root, beside which nothing can be staged."""
+    place = Path(f"/dev/shm/lisae-test-{os.getpid()}.onnx")
+    options = ("--normal-dir", normal, "--fpr", "0.2", "--out", place)
+    before = sorted(place.parent.iterdir())
+    try:
+        result = cli("calibrate", "--model", opened["onnx"].path, *options)
+        assert result.exit_code == 0, result.stderr
+    finally:
+        record = place.with_name(place.name + ".json")
+        place.unlink(missing_ok=True)
+        record.unlink(missing_ok=True)
+    assert sorted(place.parent.iterdir()) == before
 
 
 def test_a_calibration_that_changes_a_score_is_refused(models, tmp_path, opened, monkeypatch):

@@ -12,6 +12,7 @@ from lisae_tf.quiet import start_tensorflow
 @click.command("calibrate")
 @shared.run
 @click.option("--fpr", type=float, help="False-positive rate, as in 0.01.")
+@click.option("--threshold", type=float, help="Set by hand instead; guarantees nothing.")
 @shared.model
 @click.option(
     "--normal-dir", type=shared.path,
@@ -23,13 +24,15 @@ from lisae_tf.quiet import start_tensorflow
 )  # fmt: skip
 @click.option("--undo", is_flag=True, help="Back to the threshold before the last calibration.")
 def command(
-    run: Path | None, model: Path | None, fpr: float | None, normal_dir: Path | None,
-    out: Path | None, undo: bool,
+    run: Path | None, model: Path | None, fpr: float | None, threshold: float | None,
+    normal_dir: Path | None, out: Path | None, undo: bool,
 ):  # fmt: skip
     """Choose the threshold anew for a false-positive rate."""
-    if undo and (fpr is not None or normal_dir is not None or model is not None):
+    if undo and not (fpr is threshold is normal_dir is model is None):
         raise LisaeError("--undo takes back the last calibration of a run; give it alone")
-    if not undo and fpr is None:
+    if threshold is not None and not (fpr is normal_dir is model is None):
+        raise LisaeError("--threshold sets the threshold of a run by hand; give it alone")
+    if not undo and fpr is None and threshold is None:
         raise click.UsageError("name the false-positive rate with --fpr, as in --fpr 0.01")
     if model is not None:
         if run is not None or normal_dir is None:
@@ -39,21 +42,24 @@ def command(
     if out is not None:
         raise LisaeError("--out goes with --model; a run keeps its folder")
     start_tensorflow()
-    from lisae_tf import runs
+    from lisae_tf import run_files, runs
     from lisae_tf.detectors import load_detector
-    from lisae_tf.thresholds import choose_threshold
+    from lisae_tf.thresholds import choose_threshold, set_by_hand
 
-    folder = runs.find_run(run)
-    detector = load_detector(folder)
-    stored = runs.read_scores(folder)
-    if undo:
-        threshold, scores = runs.read_earlier(folder)
-    else:
+    folder = shared.open_run(run)
+    with run_files.writing(folder):
+        detector = load_detector(folder)
+        stored = runs.read_scores(folder)
         scores = stored["calibration"]
-        if normal_dir is not None:
-            scores = _new_scores(detector, folder, normal_dir)
-        threshold = choose_threshold(scores, fpr)
-    _write(folder, detector, stored, threshold, scores)
+        if undo:
+            chosen, scores = runs.read_earlier(folder)
+        elif threshold is not None:
+            chosen = set_by_hand(threshold, stored["test"])
+        else:
+            if normal_dir is not None:
+                scores = _new_scores(detector, folder, normal_dir)
+            chosen = choose_threshold(scores, fpr)
+        _write(folder, detector, stored, chosen, scores)
 
 
 def _new_scores(detector, folder: Path, normal_dir: Path):
@@ -123,6 +129,7 @@ def _write(folder: Path, detector, stored: dict, threshold, scores) -> None:
     from lisae_tf.data.roots import here
     from lisae_tf.evaluation import Scored, by_folder, by_kind, chance_of_alarms, evaluate
     from lisae_tf.files import write_json
+    from lisae_tf.run_files import FIGURES, METRICS, REPORT, SCORES, changing
 
     old, test = detector.threshold_, Scored(stored["test"], stored["is_anomaly"])
     before = runs.read_metrics(folder)
@@ -141,15 +148,16 @@ def _write(folder: Path, detector, stored: dict, threshold, scores) -> None:
             metrics["by_folder"] = found
     if "kind" in stored:
         metrics["by_kind"] = by_kind(test, stored["kind"], threshold.alpha)
-    runs.keep_earlier(folder, old, stored["calibration"])
-    detector.set_threshold(threshold)
-    detector.save_sidecar(folder)
-    # What `monitor` compares with is what the threshold rests on.
-    save_arrays(folder / runs.SCORES, stored | {"calibration": np.asarray(scores)})
-    write_json(folder / runs.METRICS, metrics)
     phase1 = stored.get("test_phase1")
     earlier = None if phase1 is None else Scored(phase1, test.is_anomaly)
-    run_figures.draw_threshold(earlier, test, threshold.alpha, folder / "figures")
+    detector.set_threshold(threshold)
+    with changing(folder) as staged:
+        runs.keep_earlier(staged, old, stored["calibration"])
+        detector.save_sidecar(folder, staged)
+        # What `monitor` compares with is what the threshold rests on.
+        save_arrays(staged / SCORES, stored | {"calibration": np.asarray(scores)})
+        write_json(staged / METRICS, metrics)
+        run_figures.draw_threshold(earlier, test, threshold.alpha, staged / FIGURES)
     click.echo(summary(old.alpha, threshold))
     for name, words in (
         ("false_positive_rate", "normal test pictures above it"),
@@ -157,12 +165,17 @@ def _write(folder: Path, detector, stored: dict, threshold, scores) -> None:
     ):
         if metrics[name] is not None:
             click.echo(f"{words}: {100 * before[name]:.1f} % -> {100 * metrics[name]:.1f} %")
+    if (folder / REPORT).is_file():
+        click.echo(f"note: {folder / REPORT} is by the threshold before; report writes it anew")
 
 
 def summary(old: float, threshold) -> str:
     """One line on what has changed."""
+    moved = f"threshold {old:.5g} -> {threshold.alpha:.5g}"
+    if threshold.by_hand:
+        return f"{moved}: set by hand, which guarantees nothing of new pictures"
     return (
-        f"threshold {old:.5g} -> {threshold.alpha:.5g}: a new normal picture scores above it "
+        f"{moved}: a new normal picture scores above it "
         f"with probability at most {threshold.guaranteed_fpr:.4g} "
         f"({threshold.n_calibration} calibration pictures)"
     )

@@ -1,5 +1,6 @@
 """`evaluate`: the test of a completed run again, from its stored weights."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -25,16 +26,15 @@ def command(
     Pixel figures, with masks of --mask-dir or of the run, are kept in its metrics.json.
     """
     start_tensorflow()
-    from lisae_tf import experiment, runs
+    from lisae_tf import experiment, run_files
     from lisae_tf.config import merge, resolve
     from lisae_tf.data import tasks
     from lisae_tf.data.roots import moved
     from lisae_tf.detectors import load_detector
     from lisae_tf.evaluation import folder_remarks
     from lisae_tf.features.places import remembering
-    from lisae_tf.files import write_json
 
-    folder = runs.find_run(run)
+    folder = shared.open_run(run)
     detector = load_detector(folder)
     config = moved(detector.config, data_roots)
     if mask_dir is not None:
@@ -45,23 +45,34 @@ def command(
         click.echo(f"note: {line}", err=True)
     masks = tasks.load_masks(config, test)
     record = experiment.describe(config, data_dir)
-    with remembering(experiment.FEATURES_KEPT):
-        before, after = experiment.score_test(detector, test)
-        record |= experiment.measure(detector, data, before, after, test)
+    # What is measured with masks is kept.
+    with run_files.writing(folder) if masks is not None else contextlib.nullcontext():
+        with remembering(experiment.FEATURES_KEPT):
+            before, after = experiment.score_test(detector, test)
+            record |= experiment.measure(detector, data, before, after, test)
+            if masks is not None:
+                figures, why_not = experiment.localise(detector, test, masks)
+        requested = record["threshold_requested_fpr"]
+        for line in folder_remarks(record.get("by_folder", {}), requested):
+            click.echo(f"note: {line}", err=True)
         if masks is not None:
-            figures, why_not = experiment.localise(detector, test, masks)
-    for line in folder_remarks(record.get("by_folder", {}), record["threshold_requested_fpr"]):
-        click.echo(f"note: {line}", err=True)
-    if masks is not None:
-        if mask_dir is not None and why_not:
-            raise LisaeError(f"{why_not[0]}; leave --mask-dir out")
-        notes = [*masks.notes, *why_not]
-        for note in notes:
-            click.echo(f"note: {note}", err=True)
-        record |= figures
-        stored = runs.read_metrics(folder)
-        said = stored.get("notes", [])
-        stored["notes"] = said + [note for note in notes if note not in said]
-        others = {key: value for key, value in stored.items() if key not in runs.LOCALISED}
-        write_json(folder / runs.METRICS, others | figures)
+            if mask_dir is not None and why_not:
+                raise LisaeError(f"{why_not[0]}; leave --mask-dir out")
+            record |= figures
+            _keep(folder, figures, [*masks.notes, *why_not])
     click.echo(json.dumps(record, indent=2, sort_keys=True))
+
+
+def _keep(folder: Path, figures: dict, notes: list[str]) -> None:
+    """Writes pixel figures and what is to be said of them into the run's record."""
+    from lisae_tf import run_files, runs
+    from lisae_tf.files import write_json
+
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+    stored = runs.read_metrics(folder)
+    said = stored.get("notes", [])
+    stored["notes"] = said + [note for note in notes if note not in said]
+    others = {key: value for key, value in stored.items() if key not in runs.LOCALISED}
+    with run_files.changing(folder) as staged:
+        write_json(staged / runs.METRICS, others | figures)

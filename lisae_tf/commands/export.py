@@ -30,10 +30,8 @@ from lisae_tf.quiet import start_tensorflow
 def command(form, quantize, dtype, run, out, name, data_dir, data_roots):
     """Export a trained detector and prove that it scores as before."""
     start_tensorflow()
-    from lisae_tf import runs
-
     exported = export_run(
-        runs.find_run(run), list(FORMATS) if form == "all" else [form], out,
+        shared.open_run(run), list(FORMATS) if form == "all" else [form], out,
         name=name, quantize=quantize, dtype=dtype, data_dir=data_dir, data_roots=data_roots,
         say=click.echo,
     )  # fmt: skip

@@ -35,15 +35,18 @@ def command(scores: Path, run: Path | None, last: int | None, significance, smal
     """
     from lisae_tf import monitoring, runs
 
-    folder = runs.find_run(run)
+    folder = shared.open_run(run)
     metrics = runs.read_metrics(folder)
     try:
         alpha, expected = metrics["threshold"], metrics["threshold_guaranteed_fpr"]
     except KeyError as error:
         raise LisaeError(f"the run in {folder} has no threshold; calibrate it first") from error
     window = monitoring.read_scores(scores)
+    calibration = runs.read_scores(folder)["calibration"]
+    if expected is None:  # set by hand: what it promises is what it does to these
+        expected = float((calibration > alpha).mean())
     drift = monitoring.compare(
-        runs.read_scores(folder)["calibration"], window[-last:] if last else window,
+        calibration, window[-last:] if last else window,
         alpha=alpha, expected_rate=expected, significance=significance, smallest=smallest,
     )  # fmt: skip
     if as_json:

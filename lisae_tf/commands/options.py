@@ -169,6 +169,24 @@ def stored(config):
     return absolute(config)
 
 
+def open_run(given: Path | None) -> Path:
+    """The run folder that was given, or the last completed one, its files as they were written.
+
+    Raises:
+        LisaeError: no such run, it is not complete, or a file of it was altered.
+    """
+    from lisae_tf import run_files, runs
+
+    folder = runs.find_run(given)
+    if not run_files.check(folder):
+        click.echo(
+            f"note: {folder} was made by a version that kept no digests of its files: whether they "
+            "are still the same cannot be told",
+            err=True,
+        )
+    return folder
+
+
 def listed(value: str | None) -> list[str] | None:
     """A comma list."""
     return None if value is None else [part.strip() for part in value.split(",") if part.strip()]

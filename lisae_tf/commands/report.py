@@ -18,11 +18,12 @@ def command(
 ):  # fmt: skip
     """Write one HTML file: metrics, figures, telling pictures, error maps, how to serve it."""
     start_tensorflow()
-    from lisae_tf import run_report, runs
+    from lisae_tf import run_report
     from lisae_tf.files import make_folder
+    from lisae_tf.run_files import REPORT
 
-    folder = runs.find_run(run)
-    place = out or folder / "report.html"
+    folder = shared.open_run(run)
+    place = out or folder / REPORT
     make_folder(place.parent)
     run_report.write(folder, place, data_dir, data_roots)
     click.echo(f"wrote {place}")

@@ -74,10 +74,9 @@ def command(
         alpha = scorer.threshold
     else:
         start_tensorflow()
-        from lisae_tf import runs
         from lisae_tf.detectors import load_detector
 
-        scorer = load_detector(runs.find_run(run))
+        scorer = load_detector(shared.open_run(run))
         alpha = scorer.threshold_.alpha
     fields = FIELDS if maps is None else (*FIELDS, "map")
     rows = scored_rows(scorer, alpha, paths, skip_bad, maps)
@@ -111,10 +110,10 @@ def _score_in_parts(
     skip_bad: bool, engine: str, address: str | None,
 ) -> None:  # fmt: skip
     """Scores what is missing in the folder; unreadable pictures have a row with the reason."""
-    from lisae_tf import bulk, runs
+    from lisae_tf import bulk
 
     _refuse_both(run, model)
-    scorer = bulk.scorer_of(None if model is not None else runs.find_run(run), model)
+    scorer = bulk.scorer_of(None if model is not None else shared.open_run(run), model)
     found = bulk.claim(folder, paths, part_size, scorer)
     outcomes = bulk.score(
         found, folder, scorer, engine=engine, address=address,

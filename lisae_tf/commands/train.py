@@ -1,5 +1,6 @@
 """`train`: both phases, threshold, test, figures; a run folder and a few lines at the end."""
 
+import contextlib
 from pathlib import Path
 
 import click
@@ -63,6 +64,8 @@ def command(
     named["data"] = shared.tile_settings(tile, stride, input_size)
     if data_roots and not (continued or resume):
         raise LisaeError("--data-root belongs to --continue or --resume; name the folders as now")
+    if continued:
+        continued = shared.open_run(continued)
     config, notes = _settings(named, config_file, assigned, continued, data_roots)
 
     console = shared.console()
@@ -79,6 +82,8 @@ def command(
     config = folders.settle_folder_channels(config, settled=bool(continued))
     before = continuation.load(continued, config, data_roots) if continued else None
     folder = out or runs.default_folder(run_name(config), resume=resume)
+    if resume and not folder.exists():
+        say(f"note: no interrupted run has these settings; {folder} begins from the start")
     if chief:  # before pictures are read, which may take minutes
         claimed = _claimed(config, folder, data_roots if resume else ())
         runs.check_free(folder, claimed, resume=resume)
@@ -90,20 +95,15 @@ def command(
             f"the pictures are no longer those that {folder} began with ({loaded.since[0]}); put "
             "them back, or train anew in another --out"
         )
-    if chief:
-        runs.claim(folder, claimed, resume=resume)
     callbacks = _callbacks(console, folder, quiet=quiet, tensorboard=tensorboard, chief=chief)
+    own = runs.training(folder, claimed, loaded.manifest, resume=resume) if chief else None
     try:
-        if chief and loaded.manifest:
-            loaded.manifest.write(folder)
-        outcome = experiment.run(
-            config, loaded, folder, callbacks=callbacks, say=say, before=before, strategy=strategy
-        )
-    except LisaeError:
-        if chief:
-            runs.abandon(folder)
-        raise
-    except KeyboardInterrupt:
+        with own or contextlib.nullcontext():
+            outcome = experiment.run(
+                config, loaded, folder, callbacks=callbacks, say=say, before=before,
+                strategy=strategy,
+            )  # fmt: skip
+    except (KeyboardInterrupt, SystemExit):
         if chief:
             click.echo(f"stopped; the same command with --resume --out {folder} goes on", err=True)
         raise
@@ -178,7 +178,8 @@ def run_name(config) -> str:
     else:
         classes = "-".join(str(c) for c in config.normal_class or [0])
         subject = f"{config.dataset}-{classes}".replace("/", "-")
-    return f"{subject}-{config.variant}-seed{config.seed}"
+    # The settings name the folders, and two of one name are not one.
+    return f"{subject[:80]}-{config.variant}-seed{config.seed}-{config.digest()[:6]}"
 
 
 def _callbacks(console, folder: Path, *, quiet: bool, tensorboard: bool, chief: bool) -> tuple:
@@ -195,7 +196,7 @@ def _callbacks(console, folder: Path, *, quiet: bool, tensorboard: bool, chief: 
 
 def closing_lines(metrics: dict, folder: Path, *, features: bool = False) -> list[str]:
     """Whether it is any good, what happened, where it lies, what to type next."""
-    from lisae_tf.verdict import verdict
+    from lisae_tf.verdict import interval, verdict
 
     lines = [*verdict(metrics, features=features)]
     lines += [f"note: {note}" for note in metrics["notes"]]
@@ -207,7 +208,7 @@ def closing_lines(metrics: dict, folder: Path, *, features: bool = False) -> lis
             auroc = f"{before:.3f} after phase 1, {auroc} at the end"
         lines.append(
             f"{normal} ({metrics['variant']}): AUROC {auroc} "
-            f"({metrics['n_normal']} normal, {metrics['n_anomaly']} anomalies)"
+            f"({interval(metrics)}; {metrics['n_normal']} normal, {metrics['n_anomaly']} anomalies)"
         )
         lines.append(
             f"threshold {metrics['threshold']:.5g}: finds {100 * metrics['detection_rate']:.1f} % "
@@ -241,7 +242,7 @@ def closing_lines(metrics: dict, folder: Path, *, features: bool = False) -> lis
             "test pictures called anomalous"
         )
     for name, found in (metrics.get("continued") or {}).items():
-        if name == "run":
+        if name in ("run", "threshold"):
             continue
         auroc = ""
         if found["auroc_before"] is not None:

@@ -14,9 +14,9 @@ from lisae_tf.data.stored import StoredPictures
 from lisae_tf.errors import LisaeError
 from lisae_tf.files import make_folder, read_json, sha256, write_json, write_text
 from lisae_tf.phase import TrainingOptions
+from lisae_tf.run_files import CONFIG, SIDECAR, WEIGHTS, check
 from lisae_tf.thresholds import Threshold, choose_threshold
 
-CONFIG, SIDECAR, WEIGHTS = "config.yaml", "detector.json", "weights.npz"
 FORMAT = 1
 # Pictures, and feature rows, which a caller brings to a common scale first.
 _KINDS = ((np.dtype(np.uint8), 4), (np.dtype(np.float32), 2))
@@ -185,10 +185,15 @@ class Detector(ABC):
         save_arrays(folder / WEIGHTS, self.arrays())
         self.save_sidecar(folder)
 
-    def save_sidecar(self, folder: Path) -> None:
-        """Writes shape, threshold and the hashes of the other files, in one step."""
+    def save_sidecar(self, folder: Path, place: Path | None = None) -> None:
+        """Writes shape, threshold and the hashes of the other files, in one step.
+
+        Args:
+            folder: of the other files.
+            place: the folder to write to; that of the others by default.
+        """
         write_json(
-            folder / SIDECAR,
+            (place or folder) / SIDECAR,
             {
                 "format": FORMAT,
                 "version": __version__,
@@ -210,6 +215,7 @@ class Detector(ABC):
         Raises:
             LisaeError: missing, altered or foreign files.
         """
+        check(folder, (SIDECAR, CONFIG, WEIGHTS))
         sidecar = read_json(folder / SIDECAR)
         try:
             known = sidecar["format"] == FORMAT

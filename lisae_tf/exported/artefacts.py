@@ -11,7 +11,7 @@ from typing import Any
 
 from lisae_tf.errors import LisaeError
 from lisae_tf.exported import seen
-from lisae_tf.files import refuse_special, sha256, write_json
+from lisae_tf.files import refuse_special, sha256, stamp, write_json
 from lisae_tf.thresholds import Threshold
 
 FORMAT = 1
@@ -74,7 +74,7 @@ def write_record(artefact: Path, record: Record) -> Record:
     files = {}
     for path in _model_files(artefact):
         name = path.relative_to(artefact).as_posix() if artefact.is_dir() else path.name
-        files[name] = {"size": path.stat().st_size, "sha256": sha256(path)}
+        files[name] = stamp(path)
     record = record | {"format": FORMAT, "files": files}
     write_json(record_path(artefact), record)
     return record
@@ -229,10 +229,11 @@ def _is_plain(name: str) -> bool:
 def metadata_of(record: Record) -> dict[str, str]:
     """What an ONNX or TFLite file carries inside: the record's texts and the threshold."""
     threshold = threshold_of(record)
+    nothing = "not promised" if record.get("quantization") else "set by hand"
     return record["metadata"] | {
         "version": str(record["version"]),
         "threshold": repr(threshold.alpha),
         "threshold_false_positive_rate": (
-            "not promised" if threshold.by_hand else repr(threshold.guaranteed_fpr)
+            nothing if threshold.by_hand else repr(threshold.guaranteed_fpr)
         ),
     }

@@ -63,9 +63,10 @@ def recalibrate(model: Model, threshold: Threshold, pictures: np.ndarray, out: P
     """
     folder = out if model.path.is_dir() else out.parent
     make_folder(folder.parent)
-    staging = Path(mkdtemp(prefix=".calibrate-", dir=folder.parent))
+    # A folder that is there may be a file system of its own, over whose edge nothing is renamed.
+    staging = Path(mkdtemp(prefix=".calibrate-", dir=folder if folder.exists() else folder.parent))
     try:
-        staged = staging / out.relative_to(folder.parent)
+        staged = staging / folder.name / out.relative_to(folder)
         record = _record(model, threshold, folder)
         if model.path.is_dir():
             _copy_saved_model(model.path, staged, threshold.alpha)
