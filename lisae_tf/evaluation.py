@@ -126,7 +126,7 @@ def by_kind(
 
 def by_folder(
     scored: Scored, counts: Mapping[str, int], threshold: Threshold
-) -> dict[str, dict[str, float | int]]:
+) -> dict[str, dict[str, float | int | None]]:
     """False alarms in each folder of normal pictures.
 
     Args:
@@ -153,19 +153,22 @@ def by_folder(
     }
 
 
-def folder_remarks(found: Mapping[str, Mapping[str, float | int]], asked: float) -> list[str]:
+def folder_remarks(
+    found: Mapping[str, Mapping[str, float | int | None]], asked: float | None
+) -> list[str]:
     """One sentence on each folder with more false alarms than chance allows.
 
     Args:
         found: see `by_folder`.
-        asked: the false-positive rate that the threshold was chosen for.
+        asked: the false-positive rate that the threshold was chosen for; None for one that was set
+            by hand, from which nothing follows.
     """
     return [
         f"{row['alarms']} of the {row['n']} normal test pictures of {folder} are called anomalous, "
         f"more than chance allows where {100 * asked:g} % are asked for: they are unlike the other "
         "normal pictures; give more of them, or train them a model of their own"
         for folder, row in found.items()
-        if row["chance_of_false_alarms"] < UNLIKELY
+        if asked is not None and row["chance_of_false_alarms"] < UNLIKELY
     ]
 
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from hypothesis import settings
 from PIL import Image
 
-from lisae_tf import __version__
+from lisae_tf import __version__, run_files
 from lisae_tf.cli import main
 from lisae_tf.config import read_settings, resolve
 from lisae_tf.data import picture_files
@@ -70,6 +70,7 @@ def copied(base, place, run):
     metrics["config_hash"] = resolve(read_settings(settings)).digest()
     write_json(sidecar, record)
     write_json(sidecar.with_name("metrics.json"), metrics)
+    run_files.record(sidecar.parent, ["config.yaml", "detector.json", "metrics.json"])
     return place
 
 

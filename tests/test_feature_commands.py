@@ -85,7 +85,7 @@ def test_thresholds_and_drift(workplace, cli):
     ran(cli, "score", "good", "--run", "run", "--out", "scores.csv")
     ran(cli, "export", "--run", "run", "--format", "onnx")
     model = next((workplace / "models").rglob("model.onnx"))
-    ran(cli, "calibrate", "--model", model, "--normal-dir", "good", "--fpr", "0.1")
+    ran(cli, "calibrate", "--model", model, "--normal-dir", "unseen", "--fpr", "0.1")
     assert len(list((workplace / "models").rglob("model.onnx"))) == 2
 
 

@@ -57,3 +57,8 @@ def test_train_evaluate_and_calibrate_tell_each_folder(workplace, picture_folder
     lowered = read_json(Path("two/metrics.json"))["by_folder"]
     assert sum(row["alarms"] for row in lowered.values()) > 0
     assert lowered != found
+    # From a threshold that was set by hand nothing follows, not even that it is exceeded too often.
+    assert cli("calibrate", "--run", "two", "--threshold", "1e-6").exit_code == 0
+    result = cli("evaluate", "--run", "two")
+    assert result.exit_code == 0 and "more than chance" not in result.stderr
+    assert all(row["alarms"] == row["n"] for row in json.loads(result.stdout)["by_folder"].values())

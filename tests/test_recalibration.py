@@ -104,7 +104,10 @@ def test_a_calibration_that_changes_a_score_is_refused(models, tmp_path, opened,
         import onnx
 
         model = onnx.load_from_string(replace(data, alpha, metadata))
-        bias = next(each for each in model.graph.initializer if len(each.raw_data) == 32)
+        bias = next(
+            each for each in model.graph.initializer
+            if each.data_type == onnx.TensorProto.FLOAT and len(each.raw_data) == 32
+        )  # fmt: skip
         bias.raw_data = struct.pack("<8f", *range(8))
         return replace(model.SerializeToString(), alpha, metadata)
 
