@@ -16,6 +16,7 @@ from lisae_tf.plots import AFTER, ANOMALY, BEFORE, DPI, NORMAL, STYLE, save
 
 WIDEST = 15  # characters that fit above a picture
 GAP, FRAME = 8, 2  # pixels between pictures and around each
+NARROWEST = 70  # pixels of a column, for the name above it
 _NORMAL, _ANOMALY = (np.array(to_rgb(colour)) * 255 for colour in (NORMAL, ANOMALY))
 
 
@@ -37,17 +38,18 @@ def reconstructions(
         side: of a picture, in inches.
         note: what else the title says.
     """
-    pictures = [_drawn(images, round(side * DPI)) for _, images in rows]
-    height, width = pictures[0].shape[1:3]
+    drawn = _sized(rows[0][1].shape[1:3], round(side * DPI))
+    height, width = drawn[0] + 2 * FRAME + GAP, max(drawn[1] + 2 * FRAME, NARROWEST) + GAP
     canvas = np.full((len(rows) * height, len(columns) * width, 3), 255, np.uint8)
-    for line, drawn in enumerate(pictures):
-        for column, picture in enumerate(drawn):
-            frame = np.full((height - GAP, width - GAP, 3), _NORMAL, np.uint8)
+    for line, (_, images) in enumerate(rows):
+        for column, image in enumerate(images):
+            framed = np.full((height - GAP, drawn[1] + 2 * FRAME, 3), _NORMAL, np.uint8)
             if column >= n_normal:
-                frame[:] = _ANOMALY
-            frame[FRAME:-FRAME, FRAME:-FRAME] = picture[FRAME : -FRAME - GAP, FRAME : -FRAME - GAP]
-            top, left = line * height, column * width
-            canvas[top : top + height - GAP, left : left + width - GAP] = frame
+                framed[:] = _ANOMALY
+            framed[FRAME:-FRAME, FRAME:-FRAME] = _drawn(image, drawn)
+            top = line * height
+            left = column * width + (width - GAP - framed.shape[1]) // 2
+            canvas[top : top + height - GAP, left : left + framed.shape[1]] = framed
     size = (canvas.shape[1] / DPI + 1, canvas.shape[0] / DPI + 0.6)
     figure, axis = plt.subplots(figsize=size, layout="constrained")
     axis.imshow(canvas)
@@ -65,17 +67,18 @@ def reconstructions(
     save(figure, path)
 
 
-def _drawn(images: np.ndarray, width: int) -> np.ndarray:
-    """Pictures of 0-1 or uint8, (N, H, W, C), as uint8 (N, h, `width`, 3): single pixels stay."""
-    if images.dtype != np.uint8:
-        images = np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)
-    height = max(1, round(width * images.shape[1] / images.shape[2]))
-    way = Image.Resampling.NEAREST if images.shape[2] < width else Image.Resampling.BOX
-    resized = [
-        Image.fromarray(image.squeeze()).convert("RGB").resize((width, height), way)
-        for image in images
-    ]
-    return np.stack([np.asarray(each) for each in resized])
+def _sized(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """Height and width in pixels of the figure: the longer side is given."""
+    return tuple(max(1, round(longest * side / max(size))) for side in size)
+
+
+def _drawn(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A picture of 0-1 or uint8, (H, W, C), as uint8 (h, w, 3); pixels that grow stay squares."""
+    if image.dtype != np.uint8:
+        image = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    way = Image.Resampling.NEAREST if image.shape[0] < size[0] else Image.Resampling.BOX
+    picture = Image.fromarray(image.squeeze()).convert("RGB")
+    return np.asarray(picture.resize(size[::-1], way))
 
 
 def _fitting(name: str) -> str:

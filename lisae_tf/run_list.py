@@ -12,6 +12,7 @@ from typing import Any
 from lisae_tf import run_files, runs
 from lisae_tf.config import FOLDER, Config, leaves, read_settings, resolve
 from lisae_tf.data import manifest
+from lisae_tf.data.roots import here
 from lisae_tf.errors import LisaeError
 from lisae_tf.verdict import interval
 
@@ -73,7 +74,7 @@ def _listed(folder: Path) -> Listed:
         config = settings_of(folder)
         data = config.dataset
         if data == FOLDER:
-            data = ", ".join(map(str, config.normal_dirs))
+            data = ", ".join(here(config).normal_dirs)
         known = (folder, date, data, config.variant)
         if (folder / runs.METRICS).is_file():
             run_files.check(folder)

@@ -74,7 +74,8 @@ def test_a_run_is_found_from_anywhere_and_moved_folders_are_named(fresh, cli, mo
 def test_an_interrupted_run_is_resumed_on_moved_folders(fresh, cli):
     base, _ = fresh
     shutil.move(base / "old/data", base / "new")
-    Path("run/metrics.json").unlink()
+    for name in ("metrics.json", "digests.json"):  # as it was before its end
+        Path("run", name).unlink()
     result = cli(
         "train", "--normal-dir", base / "new/normal", "--anomaly-dir", base / "new/anomaly",
         "--variant", "ae", *QUICK, "--out", "run", "--resume", "--data-root",

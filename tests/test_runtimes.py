@@ -120,7 +120,7 @@ def test_a_missing_runtime_is_named_with_the_extra_that_brings_it(
     result = without({package}, "score", "--model", path_of(models, which), folder)
     assert result.returncode == 1
     assert f"needs the package '{package}'" in result.stderr
-    assert f"lisae-tf[{extra}]" in result.stderr
+    assert f"pip install '.[{extra}]' in a clone" in result.stderr
     assert "Traceback" not in result.stderr
 
 
