@@ -8,8 +8,7 @@ from conftest import CHECKOUT, assert_one_sentence
 
 from lisae_tf.data import picture_files
 from lisae_tf.errors import LisaeError, install
-from lisae_tf.files import _cannot_write
-from lisae_tf.serving.server import model_folder
+from lisae_tf.files import cannot_write
 
 
 def test_no_message_names_a_package_that_lies_on_no_index():
@@ -30,7 +29,7 @@ def test_no_message_names_a_package_that_lies_on_no_index():
     ],
 )
 def test_what_to_do_when_a_file_cannot_be_written(number, words, never):
-    said = str(_cannot_write(Path("x"), OSError(number, "no")))
+    said = str(cannot_write(Path("x"), OSError(number, "no")))
     assert words in said and never not in said and "untouched" in said
 
 
@@ -57,12 +56,3 @@ def test_what_a_folder_holds_instead_of_pictures_is_said(tmp_path, name, words):
     assert words in str(raised.value)
     with pytest.raises(LisaeError, match="holds no PNG"):
         picture_files.refuse_missing([tmp_path])
-
-
-@pytest.mark.parametrize("suffix", ["onnx", "tflite"])
-def test_serve_says_what_it_takes(tmp_path, suffix):
-    (tmp_path / "model" / "007").mkdir(parents=True)
-    (tmp_path / "model" / "007" / f"model.{suffix}").write_bytes(b"x")
-    for path in (tmp_path, tmp_path / "model"):
-        with pytest.raises(LisaeError, match="serve takes a SavedModel: make one with export"):
-            model_folder(path)

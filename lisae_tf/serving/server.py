@@ -72,12 +72,6 @@ def model_folder(path: Path) -> Path:
     inner = [each for each in sorted(path.iterdir()) if artefacts.numbered(each)]
     found = path if artefacts.numbered(path) else inner[0] if len(inner) == 1 else None
     if found is not None:
-        files = {each.suffix for each in found.glob("*/*")}
-        if files & {".onnx", ".tflite"} and ".pb" not in files:
-            raise LisaeError(
-                f"{found} holds ONNX or TFLite files, and serve takes a SavedModel: make one with "
-                "export --format savedmodel, or use these with score --model"
-            )
         return found
     if (path / "saved_model.pb").is_file():
         raise LisaeError(f"{path} is one version; give the folder around it")
