@@ -222,8 +222,9 @@ def test_the_table_is_means_over_seeds_then_sets(invented):
     assert text.index("| knn |") < text.index("| ae |") < text.index("| PaDiM")
 
 
-def test_times_that_other_work_slowed_are_not_shown(tmp_path):
-    busy = {"cores": 2, "load_before": 2.6}
+@pytest.mark.parametrize("load", [{"load_before": 2.6}, {"load_before": 0.1, "load_after": 3.9}])
+def test_times_that_other_work_slowed_are_not_shown(tmp_path, load):
+    busy = {"cores": 2} | load
     invent(tmp_path, "a", "knn", {"x": (0.5, 3)}, 0, fit_seconds=8.0, machine=busy)
     invent(tmp_path, "a", "linear-ae", {"x": (0.5, 3)}, machine=busy)
     assert records.read(tmp_path).figure("linear-ae", "a", "fit_seconds") is None

@@ -77,13 +77,18 @@ def load(cell: InspectionCell) -> experiment.Loaded:
     return loaded
 
 
+def _busy() -> float:
+    """Processes that ran or waited in the last minute; a training alone has about two."""
+    return round(os.getloadavg()[0], 1)
+
+
 def measure(cell: InspectionCell) -> dict:
     """Trains, tests and times one cell and writes its file.
 
     Raises:
         LisaeError: whatever is wrong with settings or data, or a failed training.
     """
-    began, busy = time.perf_counter(), os.getloadavg()[0]
+    began, busy = time.perf_counter(), _busy()
     loaded = load(cell)
     memo = _memo(cell.of)
     with remembering(memo):
@@ -98,7 +103,7 @@ def measure(cell: InspectionCell) -> dict:
         "fit_spared_seconds": round(backbone, 2),  # of them, known from other trainings
         "pictures_per_second": round(_speed(detector, loaded.test.pixels), 2),
         "n_training": len(loaded.data.normal.fit),
-        "machine": {"cores": os.cpu_count(), "load_before": round(busy, 1)},
+        "machine": {"cores": os.cpu_count(), "load_before": busy, "load_after": _busy()},
         "seconds": {"training": round(fit_seconds, 2)},
         "duration": round(time.perf_counter() - began, 1),
         "notes": [*loaded.data.notes, *loaded.test.notes, *detector.notes],

@@ -79,9 +79,10 @@ class Results:
 
 
 def _undisturbed(record: dict) -> bool:
-    """Whether nothing else kept the machine busy when a training began."""
+    """Whether nothing else kept the machine busy when a training began and ended."""
     machine = record["machine"]
-    return machine["load_before"] <= machine["cores"] + 0.5
+    load = max(machine["load_before"], machine.get("load_after", 0))
+    return load <= machine["cores"] + 0.5
 
 
 def _weighted(by_kind: dict[str, dict], kinds: Iterable[str]) -> float | None:
