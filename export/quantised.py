@@ -13,7 +13,7 @@ import numpy as np
 from export.artefact import Artefact
 from export.bounds import usual_score
 from lisae_tf.detectors.base import Detector
-from lisae_tf.exported import tflite_file
+from lisae_tf.exported import baseline, tflite_file
 from lisae_tf.exported.artefacts import write_record
 from lisae_tf.exported.runtimes import Model, open_model
 from lisae_tf.thresholds import Threshold, choose_threshold
@@ -37,11 +37,12 @@ def with_own_threshold(
         stored: the scores that the run keeps with its threshold, (M,).
         say: takes a line on what has become of the threshold.
     """
-    given = artefact.detector.threshold_
+    given, own_scores = artefact.detector.threshold_, None
     if rests_on_these(artefact.detector, pictures, stored):
         write_record(path, artefact.record)
         scores = _scores(open_model(path), pictures)
         threshold = choose_threshold(scores, given.requested_fpr, nearest=True)
+        own_scores = baseline.pack(scores)
         say(
             f"threshold {given.alpha:.5g} -> {threshold.alpha:.5g}, from this file's own scores of "
             f"{threshold.n_calibration} calibration pictures: a new normal picture scores above it "
@@ -54,7 +55,8 @@ def with_own_threshold(
             "keeps that of the trained model, whose scores are others, and promises no false-alarm "
             "rate; set it with calibrate --model FILE --normal-dir DIR --fpr RATE"
         )
-    own = replace(artefact, record=artefact.record | {"threshold": threshold.to_json()})
+    changed = {"threshold": threshold.to_json(), "calibration_scores": own_scores}
+    own = replace(artefact, record=artefact.record | changed)
     path.write_bytes(tflite_file.replace(path.read_bytes(), threshold.alpha, own.metadata))
     return own
 

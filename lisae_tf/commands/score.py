@@ -69,7 +69,7 @@ def command(
     if model is not None:
         from lisae_tf.exported.runtimes import open_model
 
-        _refuse_both(run, model)
+        shared.refuse_both(run, model)
         scorer = open_model(model)
         alpha = scorer.threshold
     else:
@@ -100,11 +100,6 @@ def command(
             write_rows(rows, stream, form, fields)
 
 
-def _refuse_both(run: Path | None, model: Path | None) -> None:
-    if run is not None and model is not None:
-        raise LisaeError("--run and --model exclude each other; give one of them")
-
-
 def _score_in_parts(
     paths: tuple[Path, ...], run: Path | None, model: Path | None, folder: Path, part_size: int,
     skip_bad: bool, engine: str, address: str | None,
@@ -112,7 +107,7 @@ def _score_in_parts(
     """Scores what is missing in the folder; unreadable pictures have a row with the reason."""
     from lisae_tf import bulk
 
-    _refuse_both(run, model)
+    shared.refuse_both(run, model)
     scorer = bulk.scorer_of(None if model is not None else shared.open_run(run), model)
     found = bulk.claim(folder, paths, part_size, scorer)
     outcomes = bulk.score(
