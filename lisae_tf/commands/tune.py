@@ -40,7 +40,7 @@ def command(
     config = shared.stored(config)
     console = shared.console()
     start_tensorflow()
-    from lisae_tf import runs, selection, tuning
+    from lisae_tf import run_files, runs, selection, tuning
     from lisae_tf.commands.train import run_name
     from lisae_tf.data import folders
 
@@ -52,8 +52,9 @@ def command(
     runs.claim(folder, config.to_yaml(), resume=resume)
     kinds = [each.kind for each in left]
     console.print(f"left out of each training, in turn: {'; '.join(kinds)}")
-    study, best = tuning.tune(config, left, folder, trials, console.print)
-    tuning.draw(study, best, kinds, folder / tuning.FIGURE)
+    with run_files.writing(folder):
+        study, best = tuning.tune(config, left, folder, trials, console.print)
+        tuning.draw(study, best, kinds, folder / tuning.FIGURE)
     given = tuning.Search(config).given_value(study)
     as_set = "" if given is None else f"; the settings given: {given:.4f}"
     console.print(
