@@ -50,7 +50,10 @@ def _known_column(name: str) -> None:
 
 @click.command("latent")
 @click.argument("column")
-@click.option("--rows", default="AE (own latent),LIS-AE,LinSep-LIS-AE", show_default=True)
+@click.option(
+    "--rows", default="AE (own latent),LIS-AE,LinSep-LIS-AE", show_default=True,
+    help="Rows of the table to choose a size for; comma list.",
+)  # fmt: skip
 @click.option("--sizes", default="4,8,16,32,64,128", show_default=True, help="Sizes to try.")
 @trained.jobs_option
 @trained.quick_option
@@ -86,7 +89,9 @@ def _latent(column: str, rows, sizes, jobs, quick, out, data_dir):
 
 @click.command("tuning")
 @click.option("--columns", help="Comma list; all by default.")
-@click.option("--trials", type=click.IntRange(1), default=12, show_default=True, help="A column.")
+@click.option(
+    "--trials", type=click.IntRange(1), default=12, show_default=True, help="For each column."
+)
 @trained.jobs_option
 @trained.out_option
 @shared.data_dir

@@ -12,11 +12,11 @@ from lisae_tf.quiet import start_tensorflow
 @click.command("calibrate")
 @shared.run
 @click.option("--fpr", type=float, help="False-positive rate, as in 0.01.")
-@click.option("--threshold", type=float, help="Set by hand instead; guarantees nothing.")
+@click.option("--threshold", type=float, help="Set the threshold by hand; guarantees nothing.")
 @shared.model
 @click.option(
     "--normal-dir", type=shared.path,
-    help="New normal pictures; by default the scores that the threshold rests on now.",
+    help="New normal pictures, which --fpr needs with --model; a run has scores of its own.",
 )  # fmt: skip
 @click.option(
     "--out", type=shared.path,

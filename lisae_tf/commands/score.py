@@ -24,7 +24,10 @@ FIELDS = ("path", "score", "threshold", "is_anomaly")
 )  # fmt: skip
 @shared.run
 @shared.model
-@click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv")
+@click.option(
+    "--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True,
+    help="A row, or a JSON object on a line, for each picture.",
+)  # fmt: skip
 @click.option("--out", type=shared.path, help="File; standard output by default.")
 @click.option(
     "--maps", type=shared.path,
@@ -33,7 +36,7 @@ FIELDS = ("path", "score", "threshold", "is_anomaly")
 @click.option("--skip-bad", is_flag=True, help="Leave unreadable pictures out.")
 @click.option(
     "--parts", type=shared.path,
-    help="Write Parquet files of --part-size pictures into this folder; again goes on.",
+    help="Write Parquet files of --part-size pictures into this folder; run again to go on.",
 )  # fmt: skip
 @click.option(
     "--part-size", type=click.IntRange(1), default=10_000, show_default=True,

@@ -20,7 +20,10 @@ from lisae_tf.quiet import start_tensorflow
 @shared.config_file
 @shared.assigned
 @click.option("--seed", type=int, help="Seed of everything random.")
-@click.option("--trials", type=click.IntRange(min=1), default=30, show_default=True)
+@click.option(
+    "--trials", type=click.IntRange(min=1), default=30, show_default=True,
+    help="Settings to try, in all.",
+)  # fmt: skip
 @click.option("--out", type=shared.path, help="Folder; runs/tune-... by default.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted study in the same folder.")
 @click.option("--skip-bad", is_flag=True, help="Leave unreadable pictures out.")

@@ -19,6 +19,7 @@ from lisae_tf.files import make_folder, sha256, staging
 from lisae_tf.thresholds import Threshold
 
 _FILES = {"onnx": onnx_file, "tflite": tflite_file}
+_EXPORT = "calibrate the run instead, and export it again"
 _VARIABLE = "threshold/.ATTRIBUTES/VARIABLE_VALUE"
 _VARIABLES = Path("variables", "variables")
 
@@ -111,7 +112,9 @@ def recalibrate(
             else:
                 os.rename(apart / folder.name, folder)
     except OSError as error:
-        raise LisaeError(f"cannot write {out}: {error.strerror or error}; name --out") from error
+        raise LisaeError(
+            f"cannot write {out}: {error.strerror or error}; name another place with --out"
+        ) from error
     return out
 
 
@@ -134,9 +137,13 @@ def _check(parent: Model, child: Model, pictures: np.ndarray) -> None:
     for each in (pictures, noise(parent)):
         before, after = parent.score(each), child.run(each)
         if before.tobytes() != after["score"].tobytes():
-            raise LisaeError("the new model scores otherwise than the old; nothing was written")
+            raise LisaeError(
+                f"the new model scores otherwise than the old, so nothing was written; {_EXPORT}"
+            )
         if not np.array_equal(after["is_anomaly"], before > np.float32(child.threshold)):
-            raise LisaeError("the new threshold does not take effect; nothing was written")
+            raise LisaeError(
+                f"the new threshold does not take effect, so nothing was written; {_EXPORT}"
+            )
     if parent.path.is_dir():
         same = _same_but_threshold(parent.path, child.path)
     else:
@@ -144,7 +151,7 @@ def _check(parent: Model, child: Model, pictures: np.ndarray) -> None:
         back = files.replace(child.path.read_bytes(), parent.threshold, parent.metadata)
         same = back == parent.path.read_bytes()
     if not same:
-        raise LisaeError("more than the threshold has changed; nothing was written")
+        raise LisaeError(f"more than the threshold would change, so nothing was written; {_EXPORT}")
 
 
 def _copy_saved_model(parent: Path, folder: Path, alpha: float) -> None:
