@@ -16,6 +16,10 @@ For each set and model the script writes FOLDER/SET-MODEL.json, each measured in
 own; files that are there already are not measured again. No label of an anomaly is seen before
 scoring: anomalib's own thresholds and normalisation, which it takes from half of the test
 pictures unless told otherwise, are switched off, and all test pictures are scored.
+
+PatchCore's coreset is picked by anomalib's own greedy rule, from the same random projection and
+first place, but its distances come from one matrix product a step instead of a difference written
+out: a tenth of the time, in PatchCore's favour. `--slow-coreset` leaves anomalib's code as it is.
 """
 
 import argparse
@@ -171,6 +175,27 @@ def model_of(name: str, size: tuple[int, int]):
     return model
 
 
+def quicken_coreset() -> None:
+    """Let anomalib's coreset take |a|² − 2ab + |b|² for a distance: the same choice, sooner."""
+    import torch
+    from anomalib.models.components.sampling.k_center_greedy import KCenterGreedy
+
+    def update_distances(self, cluster_center):
+        if cluster_center is None:
+            return
+        if self.min_distances is None:
+            self.lengths = self.features.square().sum(1)
+        center = self.features[cluster_center].squeeze()
+        squares = self.lengths - 2 * (self.features @ center) + center.square().sum()
+        distances = squares.clamp(min=0)[:, None]
+        if self.min_distances is None:
+            self.min_distances = distances
+        else:
+            torch.minimum(self.min_distances, distances, out=self.min_distances)
+
+    KCenterGreedy.update_distances = update_distances
+
+
 def peak_mib() -> float:
     """Largest memory of this process so far, in MiB."""
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
@@ -295,6 +320,8 @@ def measure(set_name: str, model_name: str, size: tuple[int, int], args) -> None
     from lightning import seed_everything
 
     torch.set_num_threads(args.threads)
+    if not args.slow_coreset:
+        quicken_coreset()
     seed_everything(args.seed, verbose=False)
     root = args.data_dir.resolve() / set_name
     result = {
@@ -374,6 +401,7 @@ def measure(set_name: str, model_name: str, size: tuple[int, int], args) -> None
             "coreset_sampling_ratio": CORESETS[model_name],
             "num_neighbors": NEIGHBOURS,
             "memory_bank": list(model.model.memory_bank.shape),
+            "coreset_distances": "anomalib's" if args.slow_coreset else "matrix product",
         },
         "train_pictures": len(datamodule.train_data),
         **measures,
@@ -410,6 +438,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--workers", type=int, default=0, help="processes that read pictures")
     parser.add_argument("--minutes", type=float, help="stop after so many minutes")
+    parser.add_argument(
+        "--slow-coreset", action="store_true", help="PatchCore's coreset by anomalib's own code"
+    )
     parser.add_argument("--shared", action="store_true", help="other work ran beside it")
     args = parser.parse_args()
     args.models = args.models.split(",")
