@@ -18,8 +18,8 @@ scoring: anomalib's own thresholds and normalisation, which it takes from half o
 pictures unless told otherwise, are switched off, and all test pictures are scored.
 
 PatchCore's coreset is picked by anomalib's own greedy rule, from the same random projection and
-first place, but its distances come from one matrix product a step instead of a difference written
-out: a tenth of the time, in PatchCore's favour. `--slow-coreset` leaves anomalib's code as it is.
+first place, but distances that cannot change the choice are left out: the same coreset in a
+fraction of the time, in PatchCore's favour. `--slow-coreset` leaves anomalib's code as it is.
 """
 
 import argparse
@@ -176,22 +176,31 @@ def model_of(name: str, size: tuple[int, int]):
 
 
 def quicken_coreset() -> None:
-    """Let anomalib's coreset take |a|² − 2ab + |b|² for a distance: the same choice, sooner."""
+    """Let anomalib's coreset leave out distances that cannot matter: the same choice, sooner.
+
+    A new centre c is nearer to a place x than its own centre b only if |c − b| < 2 |x − b|
+    (triangle inequality); for the rest the nearest centre stays what it was.
+    """
     import torch
     from anomalib.models.components.sampling.k_center_greedy import KCenterGreedy
 
     def update_distances(self, cluster_center):
         if cluster_center is None:
             return
+        center = self.features[cluster_center].reshape(1, -1)
         if self.min_distances is None:
-            self.lengths = self.features.square().sum(1)
-        center = self.features[cluster_center].squeeze()
-        squares = self.lengths - 2 * (self.features @ center) + center.square().sum()
-        distances = squares.clamp(min=0)[:, None]
-        if self.min_distances is None:
-            self.min_distances = distances
-        else:
-            torch.minimum(self.min_distances, distances, out=self.min_distances)
+            self.centers = center
+            self.nearest = torch.zeros(len(self.features), dtype=torch.long)
+            self.min_distances = torch.linalg.norm(self.features - center, dim=1, keepdim=True)
+            return
+        apart = torch.linalg.norm(self.centers - center, dim=1)
+        closest = self.min_distances[:, 0]
+        rows = torch.nonzero(2 * closest > apart[self.nearest])[:, 0]
+        distances = torch.linalg.norm(self.features[rows] - center, dim=1)
+        nearer = distances < closest[rows]
+        closest[rows[nearer]] = distances[nearer]
+        self.nearest[rows[nearer]] = len(self.centers)
+        self.centers = torch.cat([self.centers, center])
 
     KCenterGreedy.update_distances = update_distances
 
@@ -401,7 +410,7 @@ def measure(set_name: str, model_name: str, size: tuple[int, int], args) -> None
             "coreset_sampling_ratio": CORESETS[model_name],
             "num_neighbors": NEIGHBOURS,
             "memory_bank": list(model.model.memory_bank.shape),
-            "coreset_distances": "anomalib's" if args.slow_coreset else "matrix product",
+            "coreset_distances": "anomalib's" if args.slow_coreset else "those that matter",
         },
         "train_pictures": len(datamodule.train_data),
         **measures,
