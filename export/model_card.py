@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lisae_tf.exported import artefacts
 from lisae_tf.exported.artefacts import Record
-from lisae_tf.files import write_text
+from lisae_tf.core.files import write_text
 
 _TITLES = {
     "auroc": "AUROC",

@@ -9,11 +9,11 @@ from conftest import QUICK
 from PIL import Image
 
 from lisae_tf.commands.options import settle
-from lisae_tf.config import read_settings
-from lisae_tf.data import checks, pictures
+from lisae_tf.config.settings import read_settings
+from lisae_tf.data import (checks, pictures)
 from lisae_tf.data.data_check import treatment
 from lisae_tf.data.folders import settle_folder_channels
-from lisae_tf.data.pictures import Header, decode, portable
+from lisae_tf.data.pictures import (Header, decode, portable)
 
 
 def sixteen(levels, kind="PNG"):
@@ -146,7 +146,7 @@ def test_one_depth_from_training_to_the_served_file(tmp_path, cli, monkeypatch):
 
     from lisae_tf.serving import inference
     from lisae_tf.serving.limits import Limits
-    from lisae_tf.serving.saved_model import load
+    from lisae_tf.exported.saved_model import load
 
     version = tmp_path / "models/savedmodel/run/1"
     served = load(version, version.parent, "run", 1)

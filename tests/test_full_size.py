@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lisae_tf.paper import benchmark, grid
+from lisae_tf.paper import benchmark
+from lisae_tf.grids import grid
 
 pytestmark = [
     pytest.mark.slow,

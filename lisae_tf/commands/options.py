@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lisae_tf.data.protocols import DEFAULT_FLAWS, DEFAULT_SYNTHETIC, base_name
-from lisae_tf.errors import LisaeError
+from lisae_tf.data.protocols import (DEFAULT_FLAWS, DEFAULT_SYNTHETIC, base_name)
+from lisae_tf.core.errors import LisaeError
 
 if TYPE_CHECKING:  # slow to import
     from rich.console import Console
@@ -175,7 +175,7 @@ def open_run(given: Path | None) -> Path:
     Raises:
         LisaeError: no such run, it is not complete, or a file of it was altered.
     """
-    from lisae_tf import run_files, runs
+    from lisae_tf.runs import (files as run_files, folders as runs)
 
     folder = runs.find_run(given)
     if not run_files.check(folder):
@@ -213,7 +213,7 @@ def _own_folders(chosen: dict[str, Any]) -> dict[str, Any]:
     Args:
         chosen: what the user says.
     """
-    from lisae_tf import config
+    from lisae_tf.config import settings as config
 
     on_pixels = "features" in chosen and chosen["features"] is None
     on_pixels |= "features" not in chosen and chosen.get("variant") in config.PICTURES_ONLY
@@ -231,7 +231,7 @@ def _shaping(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
     """Options as settings: --mvtec, --features and folders as what they stand for."""
-    from lisae_tf import config
+    from lisae_tf.config import settings as config
 
     given = {name: value for name, value in options.items() if value not in (None, ())}
     named_by = "--normal-dir"
@@ -264,7 +264,7 @@ def settle(
     Raises:
         LisaeError: unknown keys, wrong types, broken YAML.
     """
-    from lisae_tf import config
+    from lisae_tf.config import settings as config
 
     notes = []
     given = _given(options)

@@ -3,7 +3,7 @@
 import click
 
 from lisae_tf.commands import options as shared
-from lisae_tf.quiet import start_tensorflow
+from lisae_tf.core.quiet import start_tensorflow
 
 
 @click.command("tune")
@@ -40,7 +40,8 @@ def command(
     config = shared.stored(config)
     console = shared.console()
     start_tensorflow()
-    from lisae_tf import runs, selection, tuning
+    from lisae_tf.runs import folders as runs
+    from lisae_tf.experiments import (selection, tuning)
     from lisae_tf.commands.train import run_name
     from lisae_tf.data import folders
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from lisae_tf.data import pictures
-from lisae_tf.errors import LisaeError
+from lisae_tf.core.errors import LisaeError
 
 PATCH = 32
 STRIDE = 8

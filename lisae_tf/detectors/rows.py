@@ -2,7 +2,7 @@
 
 from lisae_tf.data.parts import TrainingData
 from lisae_tf.detectors.graph import GraphDetector
-from lisae_tf.errors import LisaeError
+from lisae_tf.core.errors import LisaeError
 
 
 class RowDetector(GraphDetector):

@@ -8,10 +8,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lisae_tf.config import dataset_settings, merge, resolve
-from lisae_tf.errors import LisaeError
-from lisae_tf.files import read_json
-from lisae_tf.paper.cells import Cell, cell_of
+from lisae_tf.config.settings import (dataset_settings, merge, resolve)
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.files import read_json
+from lisae_tf.grids.cells import (Cell, cell_of)
 
 Tasks = tuple[tuple[str, ...], ...]
 

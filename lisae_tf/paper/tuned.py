@@ -6,9 +6,9 @@ Pure descriptions; how the settings were chosen is in `tuned_columns`.
 from collections.abc import Sequence
 from pathlib import Path
 
-from lisae_tf.config import Config, dataset_settings, read_settings, resolve
-from lisae_tf.files import read_json
-from lisae_tf.paper.cells import Cell, cell_of
+from lisae_tf.config.settings import (Config, dataset_settings, read_settings, resolve)
+from lisae_tf.core.files import read_json
+from lisae_tf.grids.cells import (Cell, cell_of)
 from lisae_tf.paper.tables import COLUMNS
 
 SEED = 0

@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from lisae_tf.serving.admission import Admission
-from lisae_tf.serving.codes import RequestError
+from lisae_tf.exported.codes import RequestError
 from lisae_tf.serving.limits import Limits
 from lisae_tf.serving.metrics import Metrics
-from lisae_tf.serving.saved_model import ServedModel
+from lisae_tf.exported.saved_model import ServedModel
 from lisae_tf.serving.versions import Versions
 
 
