@@ -12,10 +12,10 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks.measure import Row, compare, figures_row
 from benchmarks.subjects import FLOPS, TRAINING, Subject, multiplications, peak_flops, subject
+from lisae_tf.config.settings import merge, resolve
+from lisae_tf.data.pipelines import steps_at_once, steps_per_epoch, training_batches
 from lisae_tf.experiments import experiment
 from lisae_tf.model.autoencoder import LatentInsensitiveAutoencoder
-from lisae_tf.config.settings import (merge, resolve)
-from lisae_tf.data.pipelines import (steps_at_once, steps_per_epoch, training_batches)
 from lisae_tf.training.encoder_features import encode
 from lisae_tf.training.phase import build_autoencoder
 
@@ -151,7 +151,7 @@ class PlainLatentShaping(keras.Model):
 
 def _plain_augmentation() -> keras.Model:
     """What Keras has of our augmentations, as its guides use it."""
-    from lisae_tf.data.augmentation import (BLUR_SIGMA, CROP_SHARE)
+    from lisae_tf.data.augmentation import BLUR_SIGMA, CROP_SHARE
 
     return keras.Sequential([
         keras.layers.RandomFlip(),

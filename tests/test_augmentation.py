@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from lisae_tf.data.augmentation import (AUGMENTATIONS, augment, random_strokes)
+from lisae_tf.data.augmentation import AUGMENTATIONS, augment, random_strokes
 
 SEED = tf.constant([3, 5], tf.int32)
 

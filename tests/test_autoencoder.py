@@ -4,10 +4,10 @@ import pytest
 import tensorflow as tf
 from training_fixtures import surface, tiny_config
 
-from lisae_tf.model.checkpoints import weights_of
 from lisae_tf.data.pipelines import training_batches
+from lisae_tf.model.checkpoints import weights_of
 from lisae_tf.model.losses import negative_loss
-from lisae_tf.model.networks import (Architecture, build_networks)
+from lisae_tf.model.networks import Architecture, build_networks
 from lisae_tf.training.phase import build_autoencoder
 
 

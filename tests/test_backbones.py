@@ -12,8 +12,8 @@ import pytest
 
 from benchmarks import backbone_reference
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.features import (backbones, efficientnet_lite)
 from lisae_tf.core.files import read_json
+from lisae_tf.features import backbones, efficientnet_lite
 
 NAME = "efficientnet_lite0"
 BLOCKS = [block.name for block in efficientnet_lite.blocks()]

@@ -8,10 +8,10 @@ from click.testing import CliRunner
 from PIL import Image
 
 from lisae_tf.cli import main
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import checks
 from lisae_tf.data.data_check import treatment
-from lisae_tf.data.pictures import (Decoded, Header)
-from lisae_tf.core.errors import LisaeError
+from lisae_tf.data.pictures import Decoded, Header
 
 
 def scene(seed: int, size: int = 64) -> np.ndarray:

@@ -10,9 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lisae_tf.config import settings as configuration
-from lisae_tf.commands.options import settle
-from lisae_tf.config.settings import (PROTOCOLS, VARIANTS, Config, assignments, config_folder, dataset_settings, merge, parse_yaml, read_settings, resolve)
+from lisae_tf.config.settings import (
+    PROTOCOLS,
+    VARIANTS,
+    Config,
+    assignments,
+    config_folder,
+    dataset_settings,
+    merge,
+    parse_yaml,
+    read_settings,
+    resolve,
+)
 from lisae_tf.core.errors import LisaeError
+from lisae_tf.experiments.settling import settle
 
 CONFIGS = sorted(path.stem for path in config_folder().glob("*.yaml"))
 

@@ -10,11 +10,11 @@ from conftest import QUICK
 from PIL import Image
 from training_fixtures import surface
 
+from lisae_tf.config.settings import ONE_CLASS, resolve
 from lisae_tf.core.arrays import load_arrays
-from lisae_tf.config.settings import (ONE_CLASS, resolve)
 from lisae_tf.data.folder_test import load_folder_test
 from lisae_tf.data.folder_training import load_folder_training
-from lisae_tf.detectors import (DETECTORS, load_detector, make_detector)
+from lisae_tf.detectors import DETECTORS, load_detector, make_detector
 
 SMALL = (
     *("--features", "none"),

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from lisae_tf.core.arrays import load_arrays
-from lisae_tf.training.distribution import make_strategy
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import read_json
+from lisae_tf.training.distribution import make_strategy
 
 ROOT = Path(__file__).parents[1]
 WORKPLACE = tempfile.TemporaryDirectory()  # where `runs/last` may be written

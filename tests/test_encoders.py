@@ -10,11 +10,11 @@ from training_fixtures import (
     without_times,
 )
 
-from lisae_tf.model.checkpoints import weights_of
-from lisae_tf.detectors import make_detector
-from lisae_tf.training.encoder_training import (build_encoder, refuse_collapse, train_encoder)
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.model.heads import (DistanceHead, LabelledDistanceHead, LogitHead, PseudoHuberHead)
+from lisae_tf.detectors import make_detector
+from lisae_tf.model.checkpoints import weights_of
+from lisae_tf.model.heads import DistanceHead, LabelledDistanceHead, LogitHead, PseudoHuberHead
+from lisae_tf.training.encoder_training import build_encoder, refuse_collapse, train_encoder
 from lisae_tf.training.phase import TrainingOptions
 
 N, M = np.float32([0.5, 2.0]), np.float32([0.25, 1.0, 4.0])

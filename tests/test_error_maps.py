@@ -9,7 +9,14 @@ from conftest import assert_one_sentence
 
 from lisae_tf.config.settings import read_settings
 from lisae_tf.data.pictures import decode
-from lisae_tf.report.error_maps import (FULL_RED, FULL_RED_HIGHEST, LARGEST, full_red, overlay, resized)
+from lisae_tf.report.error_maps import (
+    FULL_RED,
+    FULL_RED_HIGHEST,
+    LARGEST,
+    full_red,
+    overlay,
+    resized,
+)
 
 
 def test_maps_are_resized_bilinearly_and_their_own_size_changes_nothing():

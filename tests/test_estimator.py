@@ -15,12 +15,12 @@ from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.estimator_checks import check_estimator
 from training_fixtures import TINY, surface
 
-from lisae_tf.data.parts import side_indices
-from lisae_tf.detectors import (DETECTORS, load_detector)
-from lisae_tf.detectors.graph import AutoencoderDetector
 from lisae_tf.core.errors import LisaeError
+from lisae_tf.data.parts import side_indices
+from lisae_tf.detectors import DETECTORS, load_detector
+from lisae_tf.detectors.graph import AutoencoderDetector
 from lisae_tf.interfaces.estimator import LISAEDetector
-from lisae_tf.interfaces.tabular import (Standardiser, synthetic_rows)
+from lisae_tf.interfaces.tabular import Standardiser, synthetic_rows
 
 # Of many settings for few samples; they have tests of their own.
 pytestmark = [

@@ -4,7 +4,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from lisae_tf.evaluation.metrics import (Scored, accuracy_trade_off, auroc, auroc_interval, detection_curve, evaluate, fpr_at_tpr, label_auroc)
+from lisae_tf.evaluation.metrics import (
+    Scored,
+    accuracy_trade_off,
+    auroc,
+    auroc_interval,
+    detection_curve,
+    evaluate,
+    fpr_at_tpr,
+    label_auroc,
+)
 
 scores = st.lists(st.integers(0, 1000).map(float), min_size=1, max_size=40)
 

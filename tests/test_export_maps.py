@@ -11,7 +11,7 @@ from keras import layers, ops
 
 from lisae_tf.data.pictures import decode
 from lisae_tf.data.tasks import load_test
-from lisae_tf.detectors import (DETECTORS, load_detector)
+from lisae_tf.detectors import DETECTORS, load_detector
 from lisae_tf.detectors.lisae import LatentInsensitiveDetector
 from lisae_tf.exported.runtimes import open_model
 from lisae_tf.model.scoring import Pool

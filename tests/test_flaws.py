@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from lisae_tf.data import (flaws, synthetic)
-from lisae_tf.data.flaws import (FLAW_HALF, MOST_FLAWS)
+from lisae_tf.data import flaws, synthetic
+from lisae_tf.data.flaws import FLAW_HALF, MOST_FLAWS
 from lisae_tf.data.parts import Parts
 from lisae_tf.data.protocols import SYNTHETIC
 from lisae_tf.data.stored import StoredPictures
-from lisae_tf.data.synthetic import (CHANGED, combined, made_with_masks)
+from lisae_tf.data.synthetic import CHANGED, combined, made_with_masks
 
 SEED = tf.constant([3, 4], tf.int32)
 

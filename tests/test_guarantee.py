@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lisae_tf.core.thresholds import choose_threshold
 from lisae_tf.data import picture_files
 from lisae_tf.exported.runtimes import open_model
-from lisae_tf.core.thresholds import choose_threshold
 
 SPLITS, ERRORS = 200, 3  # and how many standard errors the mean may lie above the rate
 RATES = (0.05, 0.1)

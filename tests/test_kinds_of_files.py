@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lisae_tf.data import (picture_files, pictures)
-from lisae_tf.data.pictures import (BadPicture, decode, portable)
+from lisae_tf.data import picture_files, pictures
+from lisae_tf.data.pictures import BadPicture, decode, portable
 
 TABLE = Path(__file__).resolve().parents[1] / "docs" / "pictures.md"
 GREY = np.array([[0, 50, 100], [150, 200, 250]], np.uint8)

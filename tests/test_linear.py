@@ -3,7 +3,7 @@ import pytest
 from training_fixtures import tiny_config, tiny_data
 
 from lisae_tf.detectors import make_detector
-from lisae_tf.model.linear import (fit_linear, principal_subspace)
+from lisae_tf.model.linear import fit_linear, principal_subspace
 from lisae_tf.training.phase import TrainingOptions
 
 

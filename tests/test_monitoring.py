@@ -8,12 +8,12 @@ import pytest
 from click.testing import CliRunner
 from pyarrow import parquet
 
-from lisae_tf.core.arrays import save_arrays
 from lisae_tf.cli import main
+from lisae_tf.core.arrays import save_arrays
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import write_json
-from lisae_tf.experiments.monitoring import (compare, read_scores)
-from lisae_tf.runs.files import (METRICS, SCORES, record)
+from lisae_tf.experiments.monitoring import compare, read_scores
+from lisae_tf.runs.files import METRICS, SCORES, record
 from lisae_tf.runs.folders import read_scores as read_scores_of
 
 RATES = {"alpha": 0.03, "expected_rate": 0.05}

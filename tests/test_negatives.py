@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.features.negatives import (BOTH, CLEARLY, MADE, NONE, REAL, Chooser, NegativeMaps, marked_places, mixed, rows_of)
+from lisae_tf.features.negatives import (
+    BOTH,
+    CLEARLY,
+    MADE,
+    NONE,
+    REAL,
+    Chooser,
+    NegativeMaps,
+    marked_places,
+    mixed,
+    rows_of,
+)
 
 M, SIDE = 12, 6  # features, and places along each side of a picture
 

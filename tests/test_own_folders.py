@@ -9,12 +9,22 @@ from conftest import CHECKOUT, QUICK, assert_one_sentence
 from PIL import Image
 
 from lisae_tf.config import settings as configuration
-from lisae_tf.commands.options import settle
-from lisae_tf.config.settings import (ONE_CLASS, PICTURES_ONLY, VARIANTS, Config, config_folder, is_record, merge, read_settings, resolve)
-from lisae_tf.data.folders import (FEATURES_SIDE, STEP, _own_size, settle_folder_channels, size_of)
-from lisae_tf.data.pictures import Header
+from lisae_tf.config.sections import Features, Network
+from lisae_tf.config.settings import (
+    ONE_CLASS,
+    PICTURES_ONLY,
+    VARIANTS,
+    Config,
+    config_folder,
+    is_record,
+    merge,
+    read_settings,
+    resolve,
+)
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.config.sections import (Features, Network)
+from lisae_tf.data.folders import FEATURES_SIDE, STEP, _own_size, settle_folder_channels, size_of
+from lisae_tf.data.pictures import Header
+from lisae_tf.experiments.settling import settle
 
 GOOD = {"normal_dir": "good"}
 BOTH = {"normal_dir": "good", "negative_dir": "other"}

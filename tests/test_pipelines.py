@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from lisae_tf.data.pipelines import (augmented_bank, held_out_batches, steps_at_once, steps_per_epoch, training_batches)
+from lisae_tf.data.pipelines import (
+    augmented_bank,
+    held_out_batches,
+    steps_at_once,
+    steps_per_epoch,
+    training_batches,
+)
 
 
 def pictures(count, offset=0):

@@ -95,8 +95,8 @@ def test_the_new_file_may_lie_on_another_file_system(models, opened, normal, cli
 
 
 def test_a_calibration_that_changes_a_score_is_refused(models, tmp_path, opened, monkeypatch):
-    from lisae_tf.exported import (onnx_file, recalibration)
     from lisae_tf.core.thresholds import Threshold
+    from lisae_tf.exported import onnx_file, recalibration
 
     replace = onnx_file.replace
 

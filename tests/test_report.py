@@ -11,7 +11,7 @@ from benchmark_fixtures import store
 
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import read_json
-from lisae_tf.paper import (published, report, tables)
+from lisae_tf.paper import published, report, tables
 
 CHECKOUT = Path(__file__).parents[1]
 LIS, AE = ("LIS-AE", "cifar10"), ("AE", "cifar10")

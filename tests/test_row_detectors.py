@@ -8,10 +8,10 @@ import pytest
 from scipy.spatial.distance import cdist, mahalanobis
 from training_fixtures import as_bytes, tiny_config
 
-from lisae_tf.data.parts import (Parts, TrainingData)
-from lisae_tf.detectors import (load_detector, make_detector)
-from lisae_tf.detectors.knn import (NearestDistance, greedy_coreset)
 from lisae_tf.core.errors import LisaeError
+from lisae_tf.data.parts import Parts, TrainingData
+from lisae_tf.detectors import load_detector, make_detector
+from lisae_tf.detectors.knn import NearestDistance, greedy_coreset
 from lisae_tf.model.linear import RIDGE
 from lisae_tf.training.phase import TrainingOptions
 

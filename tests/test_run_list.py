@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from conftest import QUICK, assert_one_sentence
 
-from lisae_tf.runs import (files as run_files, folders as runs)
 from lisae_tf.commands.train import run_name
 from lisae_tf.config.settings import resolve
+from lisae_tf.runs import files as run_files
+from lisae_tf.runs import folders as runs
 
 RUN = Path("runs/normal-lis-seed0")
 SIDES = ("--normal-dir", "normal", "--negative-dir", "negative", "--anomaly-dir", "anomaly")

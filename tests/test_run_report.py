@@ -9,13 +9,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from lisae_tf.core.arrays import save_arrays
+from lisae_tf.core.files import read_json, write_json
+from lisae_tf.core.thresholds import choose_threshold
+from lisae_tf.detectors import load_detector
+from lisae_tf.evaluation.metrics import Scored, auroc
 from lisae_tf.report import run_report
 from lisae_tf.runs import folders as runs
-from lisae_tf.core.arrays import save_arrays
-from lisae_tf.detectors import load_detector
-from lisae_tf.evaluation.metrics import (Scored, auroc)
-from lisae_tf.core.files import (read_json, write_json)
-from lisae_tf.core.thresholds import choose_threshold
 
 VOID = {"meta", "img", "br", "link"}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

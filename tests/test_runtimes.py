@@ -19,7 +19,7 @@ from PIL import Image
 
 from lisae_tf.core import wire
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.exported import (artefacts, onnx_file, tflite_file)
+from lisae_tf.exported import artefacts, onnx_file, tflite_file
 from lisae_tf.exported.runtimes import open_model
 
 run, models, opened = export_fixtures.run, export_fixtures.models, export_fixtures.opened

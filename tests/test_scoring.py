@@ -4,8 +4,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_fixtures import surface, tiny_config
 
+from lisae_tf.model.scoring import (
+    BATCH_SIZE,
+    Pool,
+    Scorer,
+    reconstruction_score,
+    scoring_graph,
+    set_threshold,
+)
 from lisae_tf.training.phase import build_autoencoder
-from lisae_tf.model.scoring import (BATCH_SIZE, Pool, Scorer, reconstruction_score, scoring_graph, set_threshold)
 
 PICTURES = surface("gravel", 60)
 

@@ -11,10 +11,10 @@ import pytest
 import serving_fixtures as toy
 
 from lisae_tf.core.errors import LisaeError
+from lisae_tf.exported.codes import CODES, RequestError
 from lisae_tf.serving import model_config
-from lisae_tf.exported.codes import (CODES, RequestError)
 from lisae_tf.serving.limits import Limits
-from lisae_tf.serving.versions import (END, Versions)
+from lisae_tf.serving.versions import END, Versions
 
 
 @pytest.fixture(scope="module")

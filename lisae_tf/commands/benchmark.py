@@ -98,7 +98,7 @@ def _tuning(columns, trials, jobs, out, data_dir):
     for column in wanted:
         _known_column(column)
     start_tensorflow()
-    from lisae_tf.paper import (tuned, tuned_columns)
+    from lisae_tf.paper import tuned, tuned_columns
 
     root = out or trained.RESULTS
     cells = {}

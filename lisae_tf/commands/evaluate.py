@@ -26,14 +26,14 @@ def command(
     Pixel figures, with masks of --mask-dir or of the run, are kept in its metrics.json.
     """
     start_tensorflow()
-    from lisae_tf.experiments import experiment
-    from lisae_tf.runs import files as run_files
-    from lisae_tf.config.settings import (merge, resolve)
+    from lisae_tf.config.settings import merge, resolve
     from lisae_tf.data import tasks
     from lisae_tf.data.roots import moved
     from lisae_tf.detectors import load_detector
     from lisae_tf.evaluation.metrics import folder_remarks
+    from lisae_tf.experiments import experiment
     from lisae_tf.features.places import remembering
+    from lisae_tf.runs import files as run_files
 
     folder = shared.open_run(run)
     detector = load_detector(folder)
@@ -66,8 +66,9 @@ def command(
 
 def _keep(folder: Path, figures: dict, notes: list[str]) -> None:
     """Writes pixel figures and what is to be said of them into the run's record."""
-    from lisae_tf.runs import (files as run_files, folders as runs)
     from lisae_tf.core.files import write_json
+    from lisae_tf.runs import files as run_files
+    from lisae_tf.runs import folders as runs
 
     for note in notes:
         click.echo(f"note: {note}", err=True)

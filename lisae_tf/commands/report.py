@@ -18,8 +18,8 @@ def command(
 ):  # fmt: skip
     """Write one HTML file: metrics, figures, telling pictures, error maps, how to serve it."""
     start_tensorflow()
-    from lisae_tf.report import run_report
     from lisae_tf.core.files import make_folder
+    from lisae_tf.report import run_report
     from lisae_tf.runs.files import REPORT
 
     folder = shared.open_run(run)

@@ -50,8 +50,8 @@ def command(
 
     With --model, an ONNX or TFLite file needs no TensorFlow.
     """
-    from lisae_tf.data import lists
     from lisae_tf.core.files import replacing
+    from lisae_tf.data import lists
 
     if listed is not None:
         paths += tuple(lists.read(listed))
@@ -169,10 +169,10 @@ def _write_maps(scorer, alpha: float, batch, folder: Path, first: int) -> Iterat
     """Writes the overlays of a batch, numbered as their rows are; gives their paths."""
     from PIL import Image
 
+    from lisae_tf.core.files import make_folder, replacing
     from lisae_tf.data.picture_files import SUFFIXES
     from lisae_tf.data.pictures import decode
     from lisae_tf.report.error_maps import overlay
-    from lisae_tf.core.files import (make_folder, replacing)
 
     make_folder(folder)
     errors = scorer.error_maps(batch.pixels)

@@ -74,7 +74,7 @@ def command(
     start_tensorflow()
     from lisae_tf.serving import server
     from lisae_tf.serving.admission import Memory
-    from lisae_tf.serving.limits import (MEMORY, Limits)
+    from lisae_tf.serving.limits import MEMORY, Limits
     from lisae_tf.serving.throttle import Throttle
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)

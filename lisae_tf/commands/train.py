@@ -73,10 +73,10 @@ def command(
     for note in notes:
         say(f"note: {note}")
     start_tensorflow()
-    from lisae_tf.experiments import (continuation, experiment)
-    from lisae_tf.training import distribution
-    from lisae_tf.runs import folders as runs
     from lisae_tf.data import folders
+    from lisae_tf.experiments import continuation, experiment
+    from lisae_tf.runs import folders as runs
+    from lisae_tf.training import distribution
 
     strategy = _strategy(distribute, config, out)
     chief = strategy is None or distribution.is_chief(strategy)
@@ -125,7 +125,9 @@ def _settings(named: dict, config_file: Path | None, assigned, continued: Path |
 
         named["normal_dir"] = continuation.normal_dirs(continued, named["normal_dir"])
         config_file = continued / "config.yaml"
-    config, notes = shared.settle(named, config_file, assigned)
+    from lisae_tf.experiments.settling import settle
+
+    config, notes = settle(named, config_file, assigned)
     config = shared.stored(config)
     if continued:
         from lisae_tf.data.roots import moved
@@ -147,8 +149,8 @@ def _claimed(config, folder: Path, data_roots: tuple[str, ...]) -> str:
 
 def _kept(resumed: Path | None, continued: Path | None, config, data_roots):
     """The pictures that keep the parts they have: of an interrupted run, or of a continued one."""
-    from lisae_tf.experiments import continuation
     from lisae_tf.data import manifest
+    from lisae_tf.experiments import continuation
 
     if resumed and (found := manifest.read(resumed)):
         return found
@@ -198,7 +200,7 @@ def _callbacks(console, folder: Path, *, quiet: bool, tensorboard: bool, chief: 
 
 def closing_lines(metrics: dict, folder: Path, *, features: bool = False) -> list[str]:
     """Whether it is any good, what happened, where it lies, what to type next."""
-    from lisae_tf.evaluation.verdict import (interval, verdict)
+    from lisae_tf.evaluation.verdict import interval, verdict
 
     lines = [*verdict(metrics, features=features)]
     lines += [f"note: {note}" for note in metrics["notes"]]

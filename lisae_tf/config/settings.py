@@ -14,9 +14,29 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from lisae_tf.config.sections import (
+    AnoGAN,
+    Calibration,
+    Data,
+    FeatureExtraction,
+    Features,
+    Fusion,
+    Hypersphere,
+    IsolationForest,
+    KernelDensity,
+    LatentShaping,
+    Memory,
+    NearestNeighbours,
+    Network,
+    OneClassSVM,
+    Scoring,
+    Section,
+    SigmoidReplicator,
+    VariationalAutoencoder,
+    is_none,
+)
 from lisae_tf.config.tiling import tiling_of
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.config.sections import (AnoGAN, Calibration, Data, FeatureExtraction, Features, Fusion, Hypersphere, IsolationForest, KernelDensity, LatentShaping, Memory, NearestNeighbours, Network, OneClassSVM, Scoring, Section, SigmoidReplicator, VariationalAutoencoder, is_none)
 
 Classes = Annotated[list[int | str], Field(min_length=1)]
 
@@ -342,7 +362,7 @@ def is_record(settings: Mapping[str, Any]) -> bool:
 
 def config_folder() -> Path:
     """Where the dataset configurations lie: in the package; in a clone a link leads to them."""
-    return Path(__file__).resolve().parent / "configs"
+    return Path(__file__).resolve().parent / "yaml"
 
 
 def dataset_settings(dataset: str) -> dict[str, Any] | None:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lisae_tf.core.errors import LisaeError
 from lisae_tf.config.sections import Data
+from lisae_tf.core.errors import LisaeError
 
 
 @dataclass(frozen=True)

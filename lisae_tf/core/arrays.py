@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.core.files import (refuse_special, replacing)
+from lisae_tf.core.files import refuse_special, replacing
 
 Arrays = dict[str, np.ndarray]
 

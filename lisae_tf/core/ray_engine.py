@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from lisae_tf.core.errors import (LisaeError, install)
+from lisae_tf.core.errors import LisaeError, install
 
 AHEAD = 2  # tasks in flight for each core
 RETRIES = 3  # after a worker died

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from lisae_tf.config.settings import Config
-from lisae_tf.data import (checks, masks, picture_files)
-from lisae_tf.data.folders import (refuse_few, refuse_overlap, remarks, size_of)
+from lisae_tf.data import checks, masks, picture_files
+from lisae_tf.data.folders import refuse_few, refuse_overlap, remarks, size_of
 from lisae_tf.data.layout import kind_of
-from lisae_tf.data.manifest import (ANOMALY, NORMAL_TEST)
+from lisae_tf.data.manifest import ANOMALY, NORMAL_TEST
 from lisae_tf.data.opened_folders import Folders
 from lisae_tf.data.parts import TestData
 from lisae_tf.data.stored import concatenated

@@ -9,13 +9,28 @@ from typing import TypeVar
 import numpy as np
 
 from lisae_tf.config.settings import Config
-from lisae_tf.data import (checks, pictures)
-from lisae_tf.data.folders import (MIN_NEGATIVE, MIN_NORMAL, read_set, refuse_few)
-from lisae_tf.data.groups import (Groups, group, remarks)
-from lisae_tf.data.layout import (PictureSet, kind_of, normal_test_set, test_sets)
-from lisae_tf.data.manifest import (ANOMALY, CALIBRATION, FIT, NEGATIVE, NORMAL, NORMAL_TEST, STOPPING, TEST, TRAINED_ON, UNUSED, Entry, Manifest, digests, match)
-from lisae_tf.data.parts import side_indices
 from lisae_tf.core.errors import LisaeError
+from lisae_tf.data import checks, pictures
+from lisae_tf.data.folders import MIN_NEGATIVE, MIN_NORMAL, read_set, refuse_few
+from lisae_tf.data.groups import Groups, group, remarks
+from lisae_tf.data.layout import PictureSet, kind_of, normal_test_set, test_sets
+from lisae_tf.data.manifest import (
+    ANOMALY,
+    CALIBRATION,
+    FIT,
+    NEGATIVE,
+    NORMAL,
+    NORMAL_TEST,
+    STOPPING,
+    TEST,
+    TRAINED_ON,
+    UNUSED,
+    Entry,
+    Manifest,
+    digests,
+    match,
+)
+from lisae_tf.data.parts import side_indices
 
 _Part = TypeVar("_Part", str, int)
 PARTS = (FIT, STOPPING, CALIBRATION, TEST)

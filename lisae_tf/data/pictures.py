@@ -22,11 +22,20 @@ import numpy as np
 from PIL import ExifTags, Image
 from PIL.Image import Transpose
 
-from lisae_tf.data import stored
-from lisae_tf.data.levels import (WHITE, BadPicture, Header, eight_bits, mode_of, plain, refuse_misread, sixteen_bits)
-from lisae_tf.data.picture_files import (FORMATS, NAMES, files_of, refuse_missing)
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import refuse_special
+from lisae_tf.data import stored
+from lisae_tf.data.levels import (
+    WHITE,
+    BadPicture,
+    Header,
+    eight_bits,
+    mode_of,
+    plain,
+    refuse_misread,
+    sixteen_bits,
+)
+from lisae_tf.data.picture_files import FORMATS, NAMES, files_of, refuse_missing
 
 MAX_PIXELS = 64_000_000
 _MANY = ("PNG", "TIFF", "WEBP")  # formats whose files may hold several pictures

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from lisae_tf.data.augmentation import (random_strokes, split_seed)
+from lisae_tf.data.augmentation import random_strokes, split_seed
 from lisae_tf.data.flaws import flaws
 from lisae_tf.data.parts import Parts
 from lisae_tf.data.pipelines import augmented_bank

@@ -8,19 +8,27 @@ from pathlib import Path
 
 import numpy as np
 
-from lisae_tf.config.settings import (FOLDER, Config)
-from lisae_tf.data import (manifest, roots)
-from lisae_tf.data.datasets import (Dataset, Images, open_dataset)
-from lisae_tf.data.drawings import (background_is_bright, draw)
-from lisae_tf.data.folder_test import (read_test_masks, test_of)
+from lisae_tf.config.settings import FOLDER, Config
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.data import manifest, roots
+from lisae_tf.data.datasets import Dataset, Images, open_dataset
+from lisae_tf.data.drawings import background_is_bright, draw
+from lisae_tf.data.folder_test import read_test_masks, test_of
 from lisae_tf.data.folder_training import training_of
 from lisae_tf.data.folders import FOLDER_SIZE
 from lisae_tf.data.manifest import Manifest
 from lisae_tf.data.masks import Masks
 from lisae_tf.data.opened_folders import Folders
-from lisae_tf.data.parts import (Parts, TestData, TrainingData, mirrored, split_side)
-from lisae_tf.data.protocols import (GENERATED, Negatives, Task, base_name, make_negatives, make_task, synthetic_generators)
-from lisae_tf.core.errors import LisaeError
+from lisae_tf.data.parts import Parts, TestData, TrainingData, mirrored, split_side
+from lisae_tf.data.protocols import (
+    GENERATED,
+    Negatives,
+    Task,
+    base_name,
+    make_negatives,
+    make_task,
+    synthetic_generators,
+)
 
 # Drawn sets: ink and paper are brought to the polarity of the normal pictures.
 _DRAWN = ("omniglot", *GENERATED)

@@ -3,10 +3,16 @@
 from pathlib import Path
 
 from lisae_tf.config.settings import Config
-from lisae_tf.detectors.anogan import (AnoGANDetector, FeatureMatchingDetector)
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.detectors.anogan import AnoGANDetector, FeatureMatchingDetector
 from lisae_tf.detectors.base import Detector
-from lisae_tf.detectors.encoders import (ClassifierDetector, DeepSADDetector, DeepSVDDDetector, HypersphereClassifierDetector)
-from lisae_tf.detectors.graph import (AutoencoderDetector, GraphDetector)
+from lisae_tf.detectors.encoders import (
+    ClassifierDetector,
+    DeepSADDetector,
+    DeepSVDDDetector,
+    HypersphereClassifierDetector,
+)
+from lisae_tf.detectors.graph import AutoencoderDetector, GraphDetector
 from lisae_tf.detectors.isolation_forest import IsolationForestDetector
 from lisae_tf.detectors.kde import KernelDensityDetector
 from lisae_tf.detectors.knn import NearestNeighboursDetector
@@ -19,9 +25,8 @@ from lisae_tf.detectors.mem_ae import MemoryDetector
 from lisae_tf.detectors.oc_svm import OneClassSVMDetector
 from lisae_tf.detectors.places import make_places
 from lisae_tf.detectors.sig_repnn import SigmoidReplicatorDetector
-from lisae_tf.detectors.tiled import (TiledAutoencoderDetector, TiledDetector)
+from lisae_tf.detectors.tiled import TiledAutoencoderDetector, TiledDetector
 from lisae_tf.detectors.vae import VariationalDetector
-from lisae_tf.core.errors import LisaeError
 
 DETECTORS: dict[str, type[Detector]] = {
     "ae": LatentInsensitiveDetector,

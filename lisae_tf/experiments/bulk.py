@@ -13,13 +13,13 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from lisae_tf import __version__
-from lisae_tf.experiments import bulk_rows
-from lisae_tf.experiments.bulk_rows import (LISTING, Part)
-from lisae_tf.data import (picture_files, picture_tables)
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.exported import artefacts
-from lisae_tf.core.files import (as_utf8, make_folder, read_json, replacing, sha256, write_json)
+from lisae_tf.core.files import as_utf8, make_folder, read_json, replacing, sha256, write_json
 from lisae_tf.core.thresholds import Threshold
+from lisae_tf.data import picture_files, picture_tables
+from lisae_tf.experiments import bulk_rows
+from lisae_tf.experiments.bulk_rows import LISTING, Part
+from lisae_tf.exported import artefacts
 
 PART_SIZE = 10_000
 MANIFEST = "_manifest.json"  # readers of Parquet folders pass over such a name

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lisae_tf.data import (picture_files, picture_tables, pictures)
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import sha256
+from lisae_tf.data import picture_files, picture_tables, pictures
 
 BATCH_SIZE, BATCH_BYTES = 256, 2**26  # encoded pictures held at a time, unless one alone has more
 LARGEST = 2**30  # bytes of a file that is read whole

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lisae_tf.config.settings import (FOLDER, Config, read_settings, resolve)
-from lisae_tf.data import (manifest, roots)
+from lisae_tf.config.settings import FOLDER, Config, read_settings, resolve
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.data import manifest, roots
 from lisae_tf.data.manifest import Manifest
 from lisae_tf.data.parts import TestData
-from lisae_tf.core.errors import LisaeError
 from lisae_tf.evaluation.metrics import auroc
 from lisae_tf.runs.folders import CONFIG
 

@@ -13,28 +13,35 @@ import numpy as np
 import tensorflow as tf
 
 from lisae_tf import __version__
-from lisae_tf.runs import folders as runs
+from lisae_tf.config.settings import FOLDER, Config
 from lisae_tf.core.arrays import save_arrays
-from lisae_tf.config.settings import (FOLDER, Config)
-from lisae_tf.experiments.continuation import Before
+from lisae_tf.core.files import write_json
+from lisae_tf.core.thresholds import choose_threshold
 from lisae_tf.data.datasets import open_dataset
 from lisae_tf.data.manifest import Manifest
 from lisae_tf.data.masks import Masks
-from lisae_tf.data.parts import (TestData, TrainingData)
-from lisae_tf.data.protocols import (make_task, synthetic_generators)
+from lisae_tf.data.parts import TestData, TrainingData
+from lisae_tf.data.protocols import make_task, synthetic_generators
 from lisae_tf.data.roots import here
-from lisae_tf.data.tasks import (TaskData, load_masks)
+from lisae_tf.data.tasks import TaskData, load_masks
 from lisae_tf.detectors import make_detector
 from lisae_tf.detectors.base import Detector
-from lisae_tf.training.distribution import is_chief
-from lisae_tf.report.error_maps import resized
-from lisae_tf.evaluation.metrics import (Scored, auroc, by_folder, by_kind, chance_of_alarms, evaluate, folder_remarks)
+from lisae_tf.evaluation.metrics import (
+    Scored,
+    auroc,
+    by_folder,
+    by_kind,
+    chance_of_alarms,
+    evaluate,
+    folder_remarks,
+)
+from lisae_tf.experiments.continuation import Before
 from lisae_tf.features.places import remembering
-from lisae_tf.core.files import write_json
+from lisae_tf.report.error_maps import resized
+from lisae_tf.runs.files import CHECKPOINT, FIGURES, HISTORY, METRICS, SCORES, changing
+from lisae_tf.training.distribution import is_chief
 from lisae_tf.training.phase import TrainingOptions
-from lisae_tf.runs.files import (CHECKPOINT, FIGURES, HISTORY, METRICS, SCORES, changing)
 from lisae_tf.training.sharing import SharedPhase1
-from lisae_tf.core.thresholds import choose_threshold
 
 FEATURES_KEPT = 2**28  # bytes of pictures' features, which several steps of a run ask for
 
@@ -299,13 +306,3 @@ def _write(outcome: Outcome, folder: Path, calibration_scores: np.ndarray, watch
             )
         write_json(staged / METRICS, outcome.metrics)
     (folder / CHECKPOINT).unlink(missing_ok=True)
-
-
-def stored_scores(folder: Path) -> tuple[np.ndarray, Scored]:
-    """Calibration scores and test scores of a completed run.
-
-    Raises:
-        LisaeError: missing, damaged or foreign files.
-    """
-    arrays = runs.read_scores(folder)
-    return arrays["calibration"], Scored(arrays["test"], arrays["is_anomaly"])

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from lisae_tf.data import picture_tables
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import refuse_special
+from lisae_tf.data import picture_tables
 
 MIN_SCORES = 20  # fewer show nothing
 

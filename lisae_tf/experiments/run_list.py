@@ -9,12 +9,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from lisae_tf.runs import (files as run_files, folders as runs)
-from lisae_tf.config.settings import (FOLDER, Config, leaves, read_settings, resolve)
+from lisae_tf.config.settings import FOLDER, Config, leaves, read_settings, resolve
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import manifest
 from lisae_tf.data.roots import here
-from lisae_tf.core.errors import LisaeError
 from lisae_tf.evaluation.verdict import interval
+from lisae_tf.runs import files as run_files
+from lisae_tf.runs import folders as runs
 
 COMPLETE, WRITING, FAILED, INTERRUPTED = "complete", "being written", "failed", "interrupted"
 UNREADABLE = "unreadable"

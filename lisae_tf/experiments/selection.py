@@ -14,15 +14,15 @@ import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.metrics import roc_auc_score
 
-from lisae_tf.config.settings import (FOLDER, Config)
+from lisae_tf.config.settings import FOLDER, Config
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.checks import thumbnails
-from lisae_tf.data.datasets import (Dataset, open_dataset)
+from lisae_tf.data.datasets import Dataset, open_dataset
 from lisae_tf.data.parts import TrainingData
-from lisae_tf.data.protocols import (SYNTH, is_made)
-from lisae_tf.data.tasks import (load_training, open_task, read_like)
+from lisae_tf.data.protocols import SYNTH, is_made
+from lisae_tf.data.tasks import load_training, open_task, read_like
 from lisae_tf.detectors import make_detector
 from lisae_tf.detectors.base import Detector
-from lisae_tf.core.errors import LisaeError
 from lisae_tf.training.phase import TrainingOptions
 from lisae_tf.training.sharing import SharedPhase1
 

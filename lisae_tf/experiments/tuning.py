@@ -20,15 +20,14 @@ import numpy as np
 import optuna
 from scipy import stats
 
-from lisae_tf.experiments import selection
-from lisae_tf.config.settings import (Config, merge, resolve)
-from lisae_tf.detectors import make_detector
+from lisae_tf.config.settings import Config, merge, resolve
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import write_text
-from lisae_tf.paper.tuned import BEST
-from lisae_tf.training.sharing import (LINSEP, LOSSES, SharedPhase1)
+from lisae_tf.detectors import make_detector
+from lisae_tf.experiments import selection
+from lisae_tf.training.sharing import LINSEP, LOSSES, SharedPhase1
 
-TRIALS, FIGURE = "trials.journal", "tuning.png"
+BEST, TRIALS, FIGURE = "best.yaml", "trials.journal", "tuning.png"
 LATENT_SIZES = (4, 8, 16, 32, 64, 128)
 # By path in the settings; what is not there for a variant is not tried.
 GAMMA, GAMMA_TIMES, BETA = (f"latent_shaping.{name}" for name in ("gamma", "gamma_times", "beta"))

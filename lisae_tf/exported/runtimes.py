@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lisae_tf.core.errors import (LisaeError, install)
-from lisae_tf.exported import (artefacts, onnx_file, tflite_file)
-from lisae_tf.exported.artefacts import (SAVED_MODEL, Record)
+from lisae_tf.core.errors import LisaeError, install
+from lisae_tf.exported import artefacts, onnx_file, tflite_file
+from lisae_tf.exported.artefacts import SAVED_MODEL, Record
 
 BATCH_SIZE, PIXELS = 256, 2**20  # of a batch, at most
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lisae_tf import __version__
-from lisae_tf.config.settings import (Config, resolve)
+from lisae_tf.config.settings import Config, resolve
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.core.files import (make_folder, read_json, write_json)
+from lisae_tf.core.files import make_folder, read_json, write_json
 
 if TYPE_CHECKING:
     from lisae_tf.training.sharing import SharedPhase1

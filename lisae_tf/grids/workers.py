@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from lisae_tf.grids.group import (Finished, Training, run_group)
 from lisae_tf.core.quiet import start_tensorflow
+from lisae_tf.grids.group import Finished, Training, run_group
 
 GROUPS_PER_PROCESS = 20  # TensorFlow keeps a little of each training
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")

@@ -9,12 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lisae_tf.commands.options import settle
 from lisae_tf.config.settings import Config
 from lisae_tf.data.folders import settle_folder_channels
-from lisae_tf.inspection.rows import Row
-from lisae_tf.inspection.sets import (InspectionSet, Split)
+from lisae_tf.experiments.settling import settle
 from lisae_tf.grids.cells import Cell
+from lisae_tf.inspection.rows import Row
+from lisae_tf.inspection.sets import InspectionSet, Split
 
 if TYPE_CHECKING:
     from lisae_tf.training.sharing import SharedPhase1

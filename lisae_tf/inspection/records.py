@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lisae_tf.core.files import read_json
-from lisae_tf.inspection.rows import ROWS
 from lisae_tf.grids.cells import TRAINING_VERSION
+from lisae_tf.inspection.rows import ROWS
 
 CELLS, PEERS = "cells", "peers"  # folders below that of the results
 USUAL = "usual"  # the split without real negatives

@@ -9,9 +9,13 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-from lisae_tf.training.distribution import mean_over_replicas
-from lisae_tf.model.losses import (negative_loss, reconstruction_error, separation_loss)
-from lisae_tf.model.networks import (input_dtype, scale)
+from lisae_tf.model.losses import (
+    mean_over_replicas,
+    negative_loss,
+    reconstruction_error,
+    separation_loss,
+)
+from lisae_tf.model.networks import input_dtype, scale
 
 Phase = Literal["feature-extraction", "latent-shaping"]
 

@@ -6,6 +6,7 @@ e(x) is ‖x̂ − x‖² divided by H·W·C: the per-pixel mean of the squared 
 
 from collections.abc import Callable
 
+import tensorflow as tf
 from keras import ops
 
 
@@ -52,3 +53,9 @@ def separation_loss(normal_logit, negative_logit):
         A scalar; both sides weigh the same whatever N and M are.
     """
     return (ops.mean(ops.softplus(-normal_logit)) + ops.mean(ops.softplus(negative_logit))) / 2
+
+
+def mean_over_replicas(loss: tf.Tensor) -> tf.Tensor:
+    """This replica's share of the loss: gradients are summed over replicas."""
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    return loss / replicas if replicas > 1 else loss

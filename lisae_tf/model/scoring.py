@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from lisae_tf.model.losses import squared_error
-from lisae_tf.model.networks import (input_dtype, scale)
+from lisae_tf.model.networks import input_dtype, scale
 
 BATCH_SIZE = 500
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lisae_tf.config.settings import (Config, dataset_settings, merge, resolve)
+from lisae_tf.config.settings import Config, dataset_settings, merge, resolve
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.core.files import (make_folder, read_json, write_json)
+from lisae_tf.core.files import make_folder, read_json, write_json
 from lisae_tf.grids.cells import TRAINING_VERSION
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 from sklearn import metrics
 
-from lisae_tf.evaluation.metrics import (Scored, accuracy_trade_off)
 from lisae_tf.core.files import as_utf8
-from lisae_tf.core.plots import (AFTER, ANOMALY, BEFORE, DPI, NORMAL, STYLE, save)
+from lisae_tf.core.plots import AFTER, ANOMALY, BEFORE, DPI, NORMAL, STYLE, save
+from lisae_tf.evaluation.metrics import Scored, accuracy_trade_off
 
 WIDEST = 15  # characters that fit above a picture
 GAP, FRAME = 8, 2  # pixels between pictures and around each

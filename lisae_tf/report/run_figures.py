@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
-from lisae_tf.report import figures
+from lisae_tf.core.files import make_folder
 from lisae_tf.data.parts import TestData
 from lisae_tf.detectors.base import Detector
 from lisae_tf.detectors.graph import AutoencoderDetector
-from lisae_tf.report.error_maps import (full_red, overlay)
 from lisae_tf.evaluation.metrics import Scored
-from lisae_tf.core.files import make_folder
+from lisae_tf.report import figures
+from lisae_tf.report.error_maps import full_red, overlay
 
 SHOWN = 5  # pictures of each side in the reconstruction grid
 MAP_SIDE = 1.8  # inches of a picture with its errors: small flaws are to be seen

@@ -17,20 +17,27 @@ from matplotlib import colormaps
 from PIL import Image
 from scipy import stats
 
-from lisae_tf.runs import folders as runs
-from lisae_tf.config.settings import (FOLDER, Config)
+from lisae_tf.config.settings import FOLDER, Config
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.files import write_text
 from lisae_tf.data.parts import TestData
 from lisae_tf.data.roots import moved
 from lisae_tf.data.tasks import reopen
 from lisae_tf.detectors import load_detector
 from lisae_tf.detectors.base import Detector
 from lisae_tf.detectors.graph import AutoencoderDetector
-from lisae_tf.report.error_maps import resized
-from lisae_tf.core.errors import LisaeError
-from lisae_tf.evaluation.metrics import (CONFIDENCE, UNLIKELY, Scored, auroc, auroc_interval, chance_of_alarms, fpr_at_tpr)
-from lisae_tf.experiments.experiment import stored_scores
-from lisae_tf.core.files import write_text
+from lisae_tf.evaluation.metrics import (
+    CONFIDENCE,
+    UNLIKELY,
+    Scored,
+    auroc,
+    auroc_interval,
+    chance_of_alarms,
+    fpr_at_tpr,
+)
 from lisae_tf.evaluation.verdict import verdict
+from lisae_tf.report.error_maps import resized
+from lisae_tf.runs import folders as runs
 
 SHOWN = 8  # pictures of each kind
 RESAMPLES = 400
@@ -195,7 +202,8 @@ def render(folder: Path, data_dir: Path | None = None, data_roots: Sequence[str]
     """
     record = runs.read_metrics(folder)
     detector = load_detector(folder)
-    _, scored = stored_scores(folder)
+    stored = runs.read_scores(folder)
+    scored = Scored(stored["test"], stored["is_anomaly"])
     alpha = detector.threshold_.alpha
     alarms = int(np.sum(scored.normal > alpha))
     config = moved(detector.config, data_roots)
@@ -213,7 +221,7 @@ def render(folder: Path, data_dir: Path | None = None, data_roots: Sequence[str]
     ]
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(
-        files("lisae_tf").joinpath("templates/report.html").read_text(encoding="utf-8")
+        files("lisae_tf.report").joinpath("templates/report.html").read_text(encoding="utf-8")
     )
     return template.render(
         run=folder.name,

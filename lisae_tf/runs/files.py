@@ -12,9 +12,9 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from lisae_tf.data.manifest import FILE as MANIFEST
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.core.files import (Stamp, cannot_write, make_folder, read_json, stamp, write_json)
+from lisae_tf.core.files import Stamp, cannot_write, make_folder, read_json, stamp, write_json
+from lisae_tf.data.manifest import FILE as MANIFEST
 
 CONFIG, METRICS, HISTORY, SCORES, CHECKPOINT = (
     "config.yaml", "metrics.json", "history.json", "scores.npz", "checkpoint.npz",

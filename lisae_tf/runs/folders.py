@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from lisae_tf.runs import files as run_files
-from lisae_tf.core.arrays import (load_arrays, save_arrays)
+from lisae_tf.core.arrays import load_arrays, save_arrays
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.files import make_folder, read_json, write_text
+from lisae_tf.core.thresholds import Threshold
 from lisae_tf.data.manifest import FILE as MANIFEST
 from lisae_tf.data.manifest import Manifest
-from lisae_tf.core.errors import LisaeError
-from lisae_tf.core.files import (make_folder, read_json, write_text)
-from lisae_tf.runs.files import (CONFIG, DIGESTS, EARLIER, METRICS, SCORES)
-from lisae_tf.core.thresholds import Threshold
+from lisae_tf.runs import files as run_files
+from lisae_tf.runs.files import CONFIG, DIGESTS, EARLIER, METRICS, SCORES
 
 RUNS = Path("runs")
 LAST = "last"

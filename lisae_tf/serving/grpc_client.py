@@ -21,7 +21,7 @@ from tensorflow_serving.apis import (
 )
 
 from lisae_tf.exported.codes import Refused
-from lisae_tf.serving.scores import (ScoringClient, VersionStatus)
+from lisae_tf.serving.scores import ScoringClient, VersionStatus
 
 _TRY_AGAIN = ["UNAVAILABLE", "RESOURCE_EXHAUSTED"]
 

@@ -16,7 +16,7 @@ from prometheus_client import (
 )
 
 from lisae_tf.exported.codes import RequestError
-from lisae_tf.serving.versions import (AVAILABLE, Versions)
+from lisae_tf.serving.versions import AVAILABLE, Versions
 
 PATH = "/monitoring/prometheus/metrics"
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lisae_tf.data.pictures import (BadPicture, portable)
 from lisae_tf.core.errors import LisaeError
+from lisae_tf.data.pictures import BadPicture, portable
 from lisae_tf.exported.codes import Refused
 
 AVAILABLE = "AVAILABLE"

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.serving import model_config
 from lisae_tf.exported.codes import RequestError
 from lisae_tf.exported.saved_model import ServedModel
+from lisae_tf.serving import model_config
 
 LOADING, AVAILABLE, UNLOADING, END = 20, 30, 40, 50
 _MAX_VERSION = 2**63 - 1

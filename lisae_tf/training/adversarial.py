@@ -13,16 +13,21 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from lisae_tf.model.checkpoints import (set_weights, weights_of)
 from lisae_tf.config.settings import Config
-from lisae_tf.training.convergence import (Convergence, ResumePoint)
-from lisae_tf.data.parts import (TrainingData, full_scale)
-from lisae_tf.data.pipelines import (held_out_batches, steps_at_once, steps_per_epoch, training_batches)
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.training.feature_extraction import LinearWarmup
+from lisae_tf.data.parts import TrainingData, full_scale
+from lisae_tf.data.pipelines import (
+    held_out_batches,
+    steps_at_once,
+    steps_per_epoch,
+    training_batches,
+)
+from lisae_tf.model.checkpoints import set_weights, weights_of
 from lisae_tf.model.losses import reconstruction_error
 from lisae_tf.model.networks import scale
-from lisae_tf.training.phase import (TrainingOptions, build_autoencoder, fit_phase)
+from lisae_tf.training.convergence import Convergence, ResumePoint
+from lisae_tf.training.feature_extraction import LinearWarmup
+from lisae_tf.training.phase import TrainingOptions, build_autoencoder, fit_phase
 
 CRITIC_SEED = 500_009  # apart from that of the encoder, whose architecture it shares
 

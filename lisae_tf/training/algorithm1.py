@@ -6,17 +6,17 @@ pictures.
 
 from dataclasses import dataclass, field, replace
 
-from lisae_tf.core.arrays import Arrays
-from lisae_tf.model.autoencoder import LatentInsensitiveAutoencoder
-from lisae_tf.model.checkpoints import (set_weights, weights_of)
 from lisae_tf.config.settings import Config
-from lisae_tf.training.convergence import ResumePoint
+from lisae_tf.core.arrays import Arrays
 from lisae_tf.data.parts import TrainingData
+from lisae_tf.model.autoencoder import LatentInsensitiveAutoencoder
+from lisae_tf.model.checkpoints import set_weights, weights_of
+from lisae_tf.model.networks import LatentBuilder, tanh_latent
+from lisae_tf.training.convergence import ResumePoint
 from lisae_tf.training.distribution import lost_worker_named
 from lisae_tf.training.feature_extraction import feature_extraction
 from lisae_tf.training.latent_shaping import latent_shaping
-from lisae_tf.model.networks import (LatentBuilder, tanh_latent)
-from lisae_tf.training.phase import (TrainingOptions, build_autoencoder)
+from lisae_tf.training.phase import TrainingOptions, build_autoencoder
 
 SHAPED = ("lis", "linsep", "linsep-fused")  # the variants with a second phase
 

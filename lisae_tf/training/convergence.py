@@ -11,12 +11,12 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from lisae_tf.core.arrays import (Arrays, load_arrays, save_arrays)
-from lisae_tf.model.checkpoints import (set_weights, weights_of)
-from lisae_tf.training.distribution import is_chief
+from lisae_tf.core.arrays import Arrays, load_arrays, save_arrays
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import sha256
+from lisae_tf.model.checkpoints import set_weights, weights_of
 from lisae_tf.runs.files import CONFIG
+from lisae_tf.training.distribution import is_chief
 
 _RECORD = {"phase", "attempt", "state", "earlier_history", "restart_seeds"}
 

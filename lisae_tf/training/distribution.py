@@ -73,12 +73,6 @@ def is_distributed() -> bool:
     return tf.distribute.has_strategy()
 
 
-def mean_over_replicas(loss: tf.Tensor) -> tf.Tensor:
-    """This replica's share of the loss: gradients are summed over replicas."""
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    return loss / replicas if replicas > 1 else loss
-
-
 def fit(
     model: keras.Model,
     stream: tf.data.Dataset,

@@ -10,18 +10,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from lisae_tf.model.autoencoder import LatentInsensitiveAutoencoder
-from lisae_tf.model.checkpoints import (set_weights, weights_of)
 from lisae_tf.config.settings import Config
-from lisae_tf.training.convergence import (Convergence, ResumePoint)
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.augmentation import augment
 from lisae_tf.data.parts import TrainingData
-from lisae_tf.data.pipelines import (held_out_batches, steps_per_epoch, training_batches)
-from lisae_tf.core.errors import LisaeError
-from lisae_tf.training.feature_extraction import (LinearWarmup, feature_extraction)
-from lisae_tf.model.heads import (DistanceHead, Head)
-from lisae_tf.model.networks import (input_dtype, linear_latent, scale)
-from lisae_tf.training.phase import (TrainingOptions, build_autoencoder, fit_phase)
+from lisae_tf.data.pipelines import held_out_batches, steps_per_epoch, training_batches
+from lisae_tf.model.autoencoder import LatentInsensitiveAutoencoder
+from lisae_tf.model.checkpoints import set_weights, weights_of
+from lisae_tf.model.heads import DistanceHead, Head
+from lisae_tf.model.networks import input_dtype, linear_latent, scale
+from lisae_tf.training.convergence import Convergence, ResumePoint
+from lisae_tf.training.feature_extraction import LinearWarmup, feature_extraction
+from lisae_tf.training.phase import TrainingOptions, build_autoencoder, fit_phase
 
 # Spread of the codes over ‖c‖²: below it float32 hardly tells one picture from another.
 COLLAPSED = 1e-8

@@ -10,17 +10,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from lisae_tf.config.settings import Config
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.data.augmentation import augment
+from lisae_tf.data.parts import Parts, TrainingData, full_scale
+from lisae_tf.data.pipelines import held_out_batches, steps_per_epoch, training_batches
 from lisae_tf.model.autoencoder import LatentInsensitiveAutoencoder
 from lisae_tf.model.checkpoints import set_weights
-from lisae_tf.config.settings import Config
-from lisae_tf.training.convergence import (Convergence, ResumePoint)
-from lisae_tf.data.augmentation import augment
-from lisae_tf.data.parts import (Parts, TrainingData, full_scale)
-from lisae_tf.data.pipelines import (held_out_batches, steps_per_epoch, training_batches)
-from lisae_tf.core.errors import LisaeError
-from lisae_tf.model.networks import (LatentBuilder, tanh_latent)
-from lisae_tf.training.phase import (TrainingOptions, build_autoencoder, fit_epochs, fit_phase)
-from lisae_tf.training.sharing import (LINSEP, LOSSES)
+from lisae_tf.model.networks import LatentBuilder, tanh_latent
+from lisae_tf.training.convergence import Convergence, ResumePoint
+from lisae_tf.training.phase import TrainingOptions, build_autoencoder, fit_epochs, fit_phase
+from lisae_tf.training.sharing import LINSEP, LOSSES
 
 RESTART_STRIDE = 1_000_003  # between the seeds of a run and of its restarts
 # `spread_kept` of a collapsed network lies below. One that is 5 % below the mean picture's error

@@ -11,16 +11,21 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from lisae_tf.model.autoencoder import LatentInsensitiveAutoencoder
+from lisae_tf.config.sections import LatentShaping
 from lisae_tf.config.settings import Config
-from lisae_tf.training.convergence import (Convergence, ResumePoint)
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.augmentation import augment
 from lisae_tf.data.parts import TrainingData
-from lisae_tf.data.pipelines import (augmented_bank, held_out_batches, steps_per_epoch, training_batches)
-from lisae_tf.training.encoder_features import (Features, encode)
-from lisae_tf.core.errors import LisaeError
-from lisae_tf.training.phase import (TrainingOptions, fit_phase, picture_errors)
-from lisae_tf.config.sections import LatentShaping
+from lisae_tf.data.pipelines import (
+    augmented_bank,
+    held_out_batches,
+    steps_per_epoch,
+    training_batches,
+)
+from lisae_tf.model.autoencoder import LatentInsensitiveAutoencoder
+from lisae_tf.training.convergence import Convergence, ResumePoint
+from lisae_tf.training.encoder_features import Features, encode
+from lisae_tf.training.phase import TrainingOptions, fit_phase, picture_errors
 
 
 def resolve_gamma(settings: LatentShaping, normal_error: float) -> tuple[float, str | None]:

@@ -9,13 +9,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from lisae_tf.training import distribution
-from lisae_tf.core.arrays import Arrays
-from lisae_tf.model.autoencoder import LatentInsensitiveAutoencoder
 from lisae_tf.config.settings import Config
-from lisae_tf.training.convergence import Convergence
+from lisae_tf.core.arrays import Arrays
 from lisae_tf.data.pipelines import steps_at_once
-from lisae_tf.model.networks import (Architecture, LatentBuilder, build_networks, tanh_latent)
+from lisae_tf.model.autoencoder import LatentInsensitiveAutoencoder
+from lisae_tf.model.networks import Architecture, LatentBuilder, build_networks, tanh_latent
+from lisae_tf.training import distribution
+from lisae_tf.training.convergence import Convergence
 from lisae_tf.training.sharing import SharedPhase1
 
 

@@ -8,10 +8,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lisae_tf.config.settings import (dataset_settings, merge, resolve)
+from lisae_tf.config.settings import dataset_settings, merge, resolve
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import read_json
-from lisae_tf.grids.cells import (Cell, cell_of)
+from lisae_tf.grids.cells import Cell, cell_of
 
 Tasks = tuple[tuple[str, ...], ...]
 
@@ -111,3 +111,7 @@ def chosen_latent(root: Path, config: str, variant: str) -> int | None:
     """The latent size chosen on held-out training data; None: as the configuration says."""
     path = latent_file(root, config, variant)
     return read_json(path)["latent"] if path.is_file() else None
+
+
+# By (row, column), as they are printed.
+Figures = dict[tuple[str, str], Figure]
