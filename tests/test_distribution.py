@@ -32,7 +32,7 @@ SETTINGS = (
 PROGRAM = """
 import os, sys
 import keras
-from lisae_tf import convergence
+from lisae_tf.training import convergence
 from lisae_tf.cli import main
 if os.environ.get("DIE_AFTER"):
     whole = convergence.Convergence.on_epoch_end

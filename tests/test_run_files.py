@@ -246,7 +246,7 @@ def test_the_kernel_lets_go_of_a_run_whose_writer_was_killed(tmp_path):
     script = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from lisae_tf import run_files\n"
+        "from lisae_tf.runs import files as run_files\n"
         "with run_files.writing(Path(sys.argv[1])):\n"
         "    print('writing', flush=True)\n"
         "    time.sleep(600)\n"
