@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lisae_tf import files, runs
-from lisae_tf.errors import LisaeError
-from lisae_tf.files import make_folder, read_json, replacing, sha256, write_json, write_text
+from lisae_tf.core import files
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.files import make_folder, read_json, replacing, sha256, write_json, write_text
+from lisae_tf.runs import folders as runs
 
 
 def full(*arguments, **options):

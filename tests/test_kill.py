@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from lisae_tf.arrays import load_arrays
-from lisae_tf.errors import LisaeError
+from lisae_tf.core.arrays import load_arrays
+from lisae_tf.core.errors import LisaeError
 
 CLI = [sys.executable, str(Path(__file__).parents[1] / "cli.py")]
 TRAIN = [

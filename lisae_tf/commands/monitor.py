@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from lisae_tf.commands import options as shared
-from lisae_tf.errors import LisaeError
+from lisae_tf.core.errors import LisaeError
 
 DRIFTED = 3  # exit code
 
@@ -33,7 +33,8 @@ def command(scores: Path, run: Path | None, last: int | None, significance, smal
 
     Exit code 0: no drift; 3: drift, the threshold should be looked at; 1: something was wrong.
     """
-    from lisae_tf import monitoring, runs
+    from lisae_tf.experiments import monitoring
+    from lisae_tf.runs import folders as runs
 
     folder = shared.open_run(run)
     metrics = runs.read_metrics(folder)
