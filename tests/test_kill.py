@@ -89,7 +89,8 @@ def killed_at_random(
             kills += 1
             killed(folder)
         else:
-            assert process.returncode == 0, errors.decode()
+            # Killed between its last file and its end, it has nothing left to do.
+            assert process.returncode == 0 or b"is complete" in errors, errors.decode()
             return kills
 
 
