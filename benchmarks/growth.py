@@ -10,10 +10,10 @@ import numpy as np
 
 from benchmarks.measure import Row, figures_row
 from benchmarks.subjects import subject
-from lisae_tf.config import dataset_settings, merge, resolve
+from lisae_tf.config.sections import LatentShaping
+from lisae_tf.config.settings import dataset_settings, merge, resolve
+from lisae_tf.core.files import read_json, write_json
 from lisae_tf.data.parts import TrainingData, split_side
-from lisae_tf.files import read_json, write_json
-from lisae_tf.sections import LatentShaping
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(__file__).with_name("growth.json")
@@ -37,7 +37,7 @@ def train(file: Path, width: int, budget: int) -> dict:
         Seconds of each phase and the peak resident memory in MiB.
     """
     from lisae_tf.detectors import make_detector
-    from lisae_tf.phase import TrainingOptions
+    from lisae_tf.training.phase import TrainingOptions
 
     filters = [width * count for count in FILTERS]
     over = {
@@ -109,7 +109,7 @@ def measure(data_dir: Path | None, quick: bool, path: Path = DATA) -> None:
 
 def draw(path: Path = DATA, figure: Path = FIGURE) -> None:
     """The plot of a file of figures."""
-    from lisae_tf.plots import plt, save
+    from lisae_tf.core.plots import plt, save
 
     rows = read_json(path)["rows"]
     first = min(rows, key=lambda row: (row["width"], row["pictures"]))

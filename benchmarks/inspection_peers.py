@@ -16,6 +16,10 @@ For each set and model the script writes FOLDER/SET-MODEL.json, each measured in
 own; files that are there already are not measured again. No label of an anomaly is seen before
 scoring: anomalib's own thresholds and normalisation, which it takes from half of the test
 pictures unless told otherwise, are switched off, and all test pictures are scored.
+
+PatchCore's coreset is picked by anomalib's own greedy rule, from the same random projection and
+first place, but distances that cannot change the choice are left out: the same coreset in a
+fraction of the time, in PatchCore's favour. `--slow-coreset` leaves anomalib's code as it is.
 """
 
 import argparse
@@ -171,6 +175,36 @@ def model_of(name: str, size: tuple[int, int]):
     return model
 
 
+def quicken_coreset() -> None:
+    """Let anomalib's coreset leave out distances that cannot matter: the same choice, sooner.
+
+    A new centre c is nearer to a place x than its own centre b only if |c − b| < 2 |x − b|
+    (triangle inequality); for the rest the nearest centre stays what it was.
+    """
+    import torch
+    from anomalib.models.components.sampling.k_center_greedy import KCenterGreedy
+
+    def update_distances(self, cluster_center):
+        if cluster_center is None:
+            return
+        center = self.features[cluster_center].reshape(1, -1)
+        if self.min_distances is None:
+            self.centers = center
+            self.nearest = torch.zeros(len(self.features), dtype=torch.long)
+            self.min_distances = torch.linalg.norm(self.features - center, dim=1, keepdim=True)
+            return
+        apart = torch.linalg.norm(self.centers - center, dim=1)
+        closest = self.min_distances[:, 0]
+        rows = torch.nonzero(2 * closest > apart[self.nearest])[:, 0]
+        distances = torch.linalg.norm(self.features[rows] - center, dim=1)
+        nearer = distances < closest[rows]
+        closest[rows[nearer]] = distances[nearer]
+        self.nearest[rows[nearer]] = len(self.centers)
+        self.centers = torch.cat([self.centers, center])
+
+    KCenterGreedy.update_distances = update_distances
+
+
 def peak_mib() -> float:
     """Largest memory of this process so far, in MiB."""
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
@@ -295,6 +329,8 @@ def measure(set_name: str, model_name: str, size: tuple[int, int], args) -> None
     from lightning import seed_everything
 
     torch.set_num_threads(args.threads)
+    if not args.slow_coreset:
+        quicken_coreset()
     seed_everything(args.seed, verbose=False)
     root = args.data_dir.resolve() / set_name
     result = {
@@ -374,6 +410,7 @@ def measure(set_name: str, model_name: str, size: tuple[int, int], args) -> None
             "coreset_sampling_ratio": CORESETS[model_name],
             "num_neighbors": NEIGHBOURS,
             "memory_bank": list(model.model.memory_bank.shape),
+            "coreset_distances": "anomalib's" if args.slow_coreset else "those that matter",
         },
         "train_pictures": len(datamodule.train_data),
         **measures,
@@ -410,6 +447,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--workers", type=int, default=0, help="processes that read pictures")
     parser.add_argument("--minutes", type=float, help="stop after so many minutes")
+    parser.add_argument(
+        "--slow-coreset", action="store_true", help="PatchCore's coreset by anomalib's own code"
+    )
     parser.add_argument("--shared", action="store_true", help="other work ran beside it")
     args = parser.parse_args()
     args.models = args.models.split(",")

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lisae_tf import __version__
-from lisae_tf.files import read_json, write_json
+from lisae_tf.core.files import read_json, write_json
 
 RESULTS = Path(__file__).with_name("results.json")
 

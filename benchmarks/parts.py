@@ -12,8 +12,8 @@ from benchmarks.measure import Row, compare
 from benchmarks.scoring import trained
 from benchmarks.subjects import subject
 from export import export_run
-from lisae_tf import bulk
-from lisae_tf.files import make_folder
+from lisae_tf.core.files import make_folder
+from lisae_tf.experiments import bulk
 
 
 def _files(images: np.ndarray, folder: Path) -> Path:

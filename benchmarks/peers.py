@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lisae_tf.networks import LEAK
+from lisae_tf.model.networks import LEAK
 
 
 class TorchAutoencoder(nn.Module):
-    """Encoder, latent and decoder of `lisae_tf.networks`, pictures as (N, C, H, W)."""
+    """Encoder, latent and decoder of `lisae_tf.model.networks`, pictures as (N, C, H, W)."""
 
     def __init__(self, encoder: keras.Model, latent: keras.Model, decoder: keras.Model):
         super().__init__()

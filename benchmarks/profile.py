@@ -10,9 +10,9 @@ import tensorflow as tf
 
 from benchmarks.subjects import FLOPS, TRAINING, multiplications, peak_flops, subject
 from benchmarks.training import built
+from lisae_tf.core.files import write_text
+from lisae_tf.core.markdown import markdown
 from lisae_tf.data.pipelines import steps_at_once, steps_per_epoch, training_batches
-from lisae_tf.files import write_text
-from lisae_tf.markdown import markdown
 
 FOLDER = Path(__file__).with_name("profiles")
 

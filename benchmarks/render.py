@@ -5,8 +5,8 @@ from pathlib import Path
 from benchmarks.growth import FIGURE
 from benchmarks.measure import RESULTS, stored
 from benchmarks.profile import FOLDER
-from lisae_tf.files import write_text
-from lisae_tf.markdown import markdown
+from lisae_tf.core.files import write_text
+from lisae_tf.core.markdown import markdown
 
 README = Path(__file__).with_name("README.md")
 HEAD = """# Measured against what people would use instead

@@ -12,12 +12,12 @@ from PIL import Image
 from benchmarks.measure import Row, compare, figures_row
 from benchmarks.subjects import FLOPS, Subject, multiplications, peak_flops, subject
 from export import export_run
-from lisae_tf import experiment
 from lisae_tf.commands.score import scored_rows
-from lisae_tf.config import merge, resolve
+from lisae_tf.config.settings import merge, resolve
+from lisae_tf.core.files import make_folder
 from lisae_tf.detectors.base import Detector
+from lisae_tf.experiments import experiment
 from lisae_tf.exported.runtimes import open_model
-from lisae_tf.files import make_folder
 
 ROOT = Path(__file__).parents[1]
 SHORT = {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lisae_tf.config import Config, dataset_settings, merge, resolve
+from lisae_tf.config.settings import Config, dataset_settings, merge, resolve
 from lisae_tf.data.datasets import open_dataset
 
 FLOPS = 2  # of a multiply-add

@@ -12,12 +12,12 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks.measure import Row, compare, figures_row
 from benchmarks.subjects import FLOPS, TRAINING, Subject, multiplications, peak_flops, subject
-from lisae_tf import experiment
-from lisae_tf.autoencoder import LatentInsensitiveAutoencoder
-from lisae_tf.config import merge, resolve
+from lisae_tf.config.settings import merge, resolve
 from lisae_tf.data.pipelines import steps_at_once, steps_per_epoch, training_batches
-from lisae_tf.encoder_features import encode
-from lisae_tf.phase import build_autoencoder
+from lisae_tf.experiments import experiment
+from lisae_tf.model.autoencoder import LatentInsensitiveAutoencoder
+from lisae_tf.training.encoder_features import encode
+from lisae_tf.training.phase import build_autoencoder
 
 
 def built(item: Subject, precision: str = "float32") -> LatentInsensitiveAutoencoder:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lisae_tf.errors import LisaeError, install
+from lisae_tf.core.errors import LisaeError, install
+from lisae_tf.core.files import make_folder, staging
 from lisae_tf.exported.artefacts import numbered, write_record
-from lisae_tf.files import make_folder, staging
 
 # What `--format` takes, and the module whose `write` makes it.
 FORMATS = {
@@ -65,10 +65,10 @@ def export_run(
     """
     from export.artefact import make_artefact
     from export.samples import load_samples
-    from lisae_tf import runs
     from lisae_tf.detectors import load_detector
-    from lisae_tf.experiment import FEATURES_KEPT
+    from lisae_tf.experiments.experiment import FEATURES_KEPT
     from lisae_tf.features.places import remembering
+    from lisae_tf.runs import folders as runs
 
     if quantize and "tflite" not in formats:
         raise LisaeError("--quantize concerns TFLite alone; add --format tflite or all")

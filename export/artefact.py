@@ -12,14 +12,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from lisae_tf import __version__, runs
+from lisae_tf import __version__
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import manifest
 from lisae_tf.detectors.base import Detector
 from lisae_tf.detectors.graph import GraphDetector
-from lisae_tf.errors import LisaeError
 from lisae_tf.exported import baseline, seen
 from lisae_tf.exported.artefacts import Record, metadata_of
-from lisae_tf.scoring import scoring_graph, set_threshold
+from lisae_tf.model.scoring import scoring_graph, set_threshold
+from lisae_tf.runs import folders as runs
 
 PAPER = "Battikh and Lenskiy (2021), Latent-Insensitive Autoencoders for Anomaly Detection"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

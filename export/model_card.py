@@ -6,9 +6,9 @@ Runs without TensorFlow.
 import json
 from pathlib import Path
 
+from lisae_tf.core.files import write_text
 from lisae_tf.exported import artefacts
 from lisae_tf.exported.artefacts import Record
-from lisae_tf.files import write_text
 
 _TITLES = {
     "auroc": "AUROC",

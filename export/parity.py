@@ -11,12 +11,12 @@ import numpy as np
 from export.artefact import Artefact
 from export.bounds import ABSOLUTE, BOUNDS, Bounds, usual_score
 from export.samples import Samples
-from lisae_tf.errors import LisaeError
-from lisae_tf.evaluation import Scored, auroc, evaluate
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.files import write_json
+from lisae_tf.evaluation.metrics import Scored, auroc, evaluate
 from lisae_tf.exported import artefacts
 from lisae_tf.exported.runtimes import Model, open_model
-from lisae_tf.files import write_json
-from lisae_tf.runs import MEASURED
+from lisae_tf.runs.folders import MEASURED
 
 BATCHES = (1, 2, 7, 64)  # as far as the runtime is given so many large pictures at once
 # So many batches of a size; more of the same say nothing new.

@@ -12,11 +12,11 @@ import numpy as np
 
 from export.artefact import Artefact
 from export.bounds import usual_score
+from lisae_tf.core.thresholds import Threshold, choose_threshold
 from lisae_tf.detectors.base import Detector
 from lisae_tf.exported import baseline, tflite_file
 from lisae_tf.exported.artefacts import write_record
 from lisae_tf.exported.runtimes import Model, open_model
-from lisae_tf.thresholds import Threshold, choose_threshold
 
 SAME = 1e-3  # relative: scores of one picture on other devices
 

@@ -10,7 +10,7 @@ from export.encoded import decode_pictures
 from export.samples import Samples
 from export.warmup import write_warmup
 from lisae_tf.exported.artefacts import GRAPH
-from lisae_tf.networks import scale
+from lisae_tf.model.networks import scale
 
 LABELS = ("normal", "anomaly")
 # TensorFlow 2 writes every signature as Predict.

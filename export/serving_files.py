@@ -8,11 +8,11 @@ import re
 from collections.abc import Container
 from pathlib import Path
 
-from lisae_tf.errors import LisaeError
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.files import write_text
 from lisae_tf.exported import artefacts
 from lisae_tf.exported.artefacts import GRAPH, numbered
 from lisae_tf.exported.runtimes import PIXELS
-from lisae_tf.files import write_text
 
 MODELS, BATCHING, MONITORING, COMPOSE = (
     "models.config", "batching.config", "monitoring.config", "docker-compose.yml",

@@ -18,9 +18,9 @@ from ai_edge_litert.tools import flatbuffer_utils
 
 from export.artefact import Artefact
 from export.samples import Samples
+from lisae_tf.core.quiet import no_stderr
 from lisae_tf.exported import tflite_file
 from lisae_tf.exported.artefacts import SIGNATURES
-from lisae_tf.quiet import no_stderr
 
 # From the last layer's output to the decision and the map.
 FLOAT_OPERATIONS = [

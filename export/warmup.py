@@ -13,7 +13,7 @@ from PIL import Image
 
 from export.artefact import Artefact
 from export.serving_files import batch_sizes
-from lisae_tf.wire import field
+from lisae_tf.core.wire import field
 
 FILE = Path("assets.extra", "tf_serving_warmup_requests")
 GREY = 128

@@ -13,7 +13,7 @@ import threading
 import click
 
 from lisae_tf import __version__
-from lisae_tf.errors import LisaeError, install
+from lisae_tf.core.errors import LisaeError, install
 
 COMMANDS = (
     "data",

@@ -3,9 +3,10 @@
 import zlib
 from pathlib import Path
 
-from lisae_tf.files import make_folder, write_json
-from lisae_tf.paper import cells, tables
-from lisae_tf.paper.trainings import Figure
+from lisae_tf.core.files import make_folder, write_json
+from lisae_tf.grids import cells
+from lisae_tf.grids.trainings import Figure
+from lisae_tf.paper import tables
 
 NAMES = {
     "mnist": tables.DIGITS, "svhn_cropped": tables.DIGITS, "fashion_mnist": tables.CLOTHES,

@@ -14,11 +14,12 @@ from click.testing import CliRunner, Result
 from hypothesis import settings
 from PIL import Image
 
-from lisae_tf import __version__, run_files
+from lisae_tf import __version__
 from lisae_tf.cli import main
-from lisae_tf.config import read_settings, resolve
+from lisae_tf.config.settings import read_settings, resolve
+from lisae_tf.core.files import make_folder, read_json, write_json
 from lisae_tf.data import picture_files
-from lisae_tf.files import make_folder, read_json, write_json
+from lisae_tf.runs import files as run_files
 
 # Processes that test side by side share the cores; set before TensorFlow is imported.
 if WORKERS := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):

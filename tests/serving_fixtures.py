@@ -68,7 +68,7 @@ def write_model(folder: Path, version: int = 1) -> Path:
 def built(version: int) -> Path:
     """A version folder that is built once for all tests."""
     folder = Path(_scratch.name, str(version))
-    from lisae_tf.quiet import start_tensorflow
+    from lisae_tf.core.quiet import start_tensorflow
 
     start_tensorflow()
     import keras

@@ -11,18 +11,18 @@ from training_fixtures import (
     without_times,
 )
 
-from lisae_tf.adversarial import (
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.data.pipelines import training_batches
+from lisae_tf.detectors import make_detector
+from lisae_tf.model.checkpoints import set_weights, weights_of
+from lisae_tf.training.adversarial import (
     build_adversarial,
     feature_distance,
     gradient_penalty,
     train_adversarial,
 )
-from lisae_tf.checkpoints import set_weights, weights_of
-from lisae_tf.convergence import ResumePoint
-from lisae_tf.data.pipelines import training_batches
-from lisae_tf.detectors import make_detector
-from lisae_tf.errors import LisaeError
-from lisae_tf.phase import TrainingOptions
+from lisae_tf.training.convergence import ResumePoint
+from lisae_tf.training.phase import TrainingOptions
 
 
 def weights(model):

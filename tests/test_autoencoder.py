@@ -4,11 +4,11 @@ import pytest
 import tensorflow as tf
 from training_fixtures import surface, tiny_config
 
-from lisae_tf.checkpoints import weights_of
 from lisae_tf.data.pipelines import training_batches
-from lisae_tf.losses import negative_loss
-from lisae_tf.networks import Architecture, build_networks
-from lisae_tf.phase import build_autoencoder
+from lisae_tf.model.checkpoints import weights_of
+from lisae_tf.model.losses import negative_loss
+from lisae_tf.model.networks import Architecture, build_networks
+from lisae_tf.training.phase import build_autoencoder
 
 
 @pytest.fixture

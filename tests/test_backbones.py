@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from benchmarks import backbone_reference
-from lisae_tf.errors import LisaeError
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.files import read_json
 from lisae_tf.features import backbones, efficientnet_lite
-from lisae_tf.files import read_json
 
 NAME = "efficientnet_lite0"
 BLOCKS = [block.name for block in efficientnet_lite.blocks()]

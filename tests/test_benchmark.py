@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from lisae_tf.files import write_json
-from lisae_tf.paper import benchmark, grid
-from lisae_tf.paper import cells as cells_module
+from lisae_tf.core.files import write_json
+from lisae_tf.grids import cells as cells_module
+from lisae_tf.grids import grid
+from lisae_tf.paper import benchmark
 
 RESULTS = Path(__file__).parents[1] / "results"
 SMALL = {

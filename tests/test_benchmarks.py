@@ -12,9 +12,9 @@ from click.testing import CliRunner
 from benchmarks import measure
 from benchmarks.__main__ import main
 from benchmarks.growth import peak_mib
-from lisae_tf.config import resolve
-from lisae_tf.errors import LisaeError
-from lisae_tf.phase import build_autoencoder
+from lisae_tf.config.settings import resolve
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.training.phase import build_autoencoder
 
 ROOT = Path(__file__).parents[1]
 

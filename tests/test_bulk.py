@@ -18,8 +18,9 @@ import tensorflow as tf
 from PIL import Image
 from pyarrow import parquet
 
-from lisae_tf import bulk, ray_engine
-from lisae_tf.errors import LisaeError
+from lisae_tf.core import ray_engine
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.experiments import bulk
 
 PART = 7
 

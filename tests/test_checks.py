@@ -8,10 +8,10 @@ from click.testing import CliRunner
 from PIL import Image
 
 from lisae_tf.cli import main
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import checks
 from lisae_tf.data.data_check import treatment
 from lisae_tf.data.pictures import Decoded, Header
-from lisae_tf.errors import LisaeError
 
 
 def scene(seed: int, size: int = 64) -> np.ndarray:
@@ -217,7 +217,7 @@ def test_copies_alone_are_too_little_to_hold_parts_apart(tmp_path):
 
 
 def test_each_folder_of_normal_pictures_is_a_set_as_in_training(folders, tmp_path):
-    from lisae_tf.config import resolve
+    from lisae_tf.config.settings import resolve
     from lisae_tf.data.folder_training import load_folder_training
 
     more = write(tmp_path / "more", [scene(seed) for seed in range(300, 322)])
@@ -249,7 +249,7 @@ def test_each_folder_of_normal_pictures_is_a_set_as_in_training(folders, tmp_pat
 
 
 def test_training_notes_what_the_check_finds(folders):
-    from lisae_tf.config import resolve
+    from lisae_tf.config.settings import resolve
     from lisae_tf.data.folder_test import load_folder_test
     from lisae_tf.data.folder_training import load_folder_training
 

@@ -11,16 +11,16 @@ from sklearn.neighbors import KernelDensity
 from sklearn.svm import OneClassSVM
 from training_fixtures import surface, tiny_config, tiny_data
 
-from lisae_tf.arrays import load_arrays, save_arrays
+from lisae_tf.core.arrays import load_arrays, save_arrays
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.files import read_json, sha256, write_json
 from lisae_tf.detectors import load_detector, make_detector
 from lisae_tf.detectors.base import SIDECAR, WEIGHTS
 from lisae_tf.detectors.oc_svm import labels_by_scale
 from lisae_tf.detectors.pixels import rows, thin
-from lisae_tf.errors import LisaeError
-from lisae_tf.evaluation import label_auroc
-from lisae_tf.files import read_json, sha256, write_json
-from lisae_tf.networks import build_linear_networks
-from lisae_tf.phase import TrainingOptions
+from lisae_tf.evaluation.metrics import label_auroc
+from lisae_tf.model.networks import build_linear_networks
+from lisae_tf.training.phase import TrainingOptions
 
 DATA = tiny_data()
 NEW = np.concatenate([surface("gravel", 30, "test"), surface("camera", 30, "test")])

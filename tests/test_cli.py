@@ -11,10 +11,11 @@ from conftest import QUICK, assert_one_sentence, contents
 from test_files import NOT_WRITABLE, full
 
 from lisae_tf import cli as command_line
-from lisae_tf import experiment, runs
-from lisae_tf.commands.options import settle
-from lisae_tf.config import read_settings, resolve
-from lisae_tf.errors import LisaeError
+from lisae_tf.config.settings import read_settings, resolve
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.experiments import experiment
+from lisae_tf.experiments.settling import settle
+from lisae_tf.runs import folders as runs
 
 RUN = Path("runs/normal-lis-seed0")
 FOLDERS = ("--normal-dir", "normal", "--negative-dir", "negative")

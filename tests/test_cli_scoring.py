@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from conftest import QUICK, assert_one_sentence, contents
 
-from lisae_tf import runs
-from lisae_tf.arrays import load_arrays
+from lisae_tf.core.arrays import load_arrays
 from lisae_tf.data import manifest, picture_files, pictures
+from lisae_tf.runs import folders as runs
 
 RUN = Path("runs/normal-lis-seed0")
 FOLDERS = ("--normal-dir", "normal", "--negative-dir", "negative")

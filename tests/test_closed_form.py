@@ -5,12 +5,12 @@ import pytest
 from scipy import linalg
 from training_fixtures import tiny_config
 
-from lisae_tf import linear
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.parts import Parts, TrainingData
 from lisae_tf.detectors import make_detector
-from lisae_tf.errors import LisaeError
-from lisae_tf.linear import DOMINANCE, RIDGE, fit_in_closed_form, principal_subspace
-from lisae_tf.phase import TrainingOptions
+from lisae_tf.model import linear
+from lisae_tf.model.linear import DOMINANCE, RIDGE, fit_in_closed_form, principal_subspace
+from lisae_tf.training.phase import TrainingOptions
 
 M, R = 16, 4
 

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lisae_tf import config as configuration
-from lisae_tf.commands.options import settle
-from lisae_tf.config import (
+from lisae_tf.config import settings as configuration
+from lisae_tf.config.settings import (
     PROTOCOLS,
     VARIANTS,
     Config,
@@ -23,7 +22,8 @@ from lisae_tf.config import (
     read_settings,
     resolve,
 )
-from lisae_tf.errors import LisaeError
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.experiments.settling import settle
 
 CONFIGS = sorted(path.stem for path in config_folder().glob("*.yaml"))
 
@@ -408,12 +408,15 @@ def test_a_setting_that_the_variant_never_reads_is_said(variant, item, said):
 def test_configurations_are_the_packages_own_wherever_it_lies(tmp_path):
     """As installed into a folder where another package has a folder `configs`."""
     shutil.copytree(
-        Path(configuration.__file__).parent, tmp_path / "lisae_tf",
+        Path(configuration.__file__).parents[1], tmp_path / "lisae_tf",
         ignore=shutil.ignore_patterns("__pycache__"),
     )  # fmt: skip
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "mnist.yaml").write_text("seed: 7\n")
-    code = "from lisae_tf import config; print(config.__file__, config.dataset_settings('mnist'))"
+    code = (
+        "from lisae_tf.config import settings as config; "
+        "print(config.__file__, config.dataset_settings('mnist'))"
+    )
     found = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)},
         check=True, capture_output=True, text=True,

@@ -10,8 +10,8 @@ from conftest import QUICK
 from PIL import Image
 from training_fixtures import surface
 
-from lisae_tf.arrays import load_arrays
-from lisae_tf.config import ONE_CLASS, resolve
+from lisae_tf.config.settings import ONE_CLASS, resolve
+from lisae_tf.core.arrays import load_arrays
 from lisae_tf.data.folder_test import load_folder_test
 from lisae_tf.data.folder_training import load_folder_training
 from lisae_tf.detectors import DETECTORS, load_detector, make_detector
@@ -131,7 +131,7 @@ def test_it_begins_with_the_old_weights(continued, monkeypatch):
     assert new.config.negative_dir == str(base / "coins")
     fresh = make_detector(new.config)
     data = load_folder_training(new.config, skip_bad=False)
-    from lisae_tf.phase import TrainingOptions
+    from lisae_tf.training.phase import TrainingOptions
 
     fresh.fit_data(data, TrainingOptions())
 

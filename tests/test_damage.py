@@ -194,7 +194,7 @@ class Harm:
 
         def use():
             from lisae_tf.commands.score import scored_rows
-            from lisae_tf.errors import LisaeError
+            from lisae_tf.core.errors import LisaeError
 
             try:
                 rows = list(scored_rows(scorer, scorer.threshold, (chosen,), bool(skip)))

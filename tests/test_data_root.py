@@ -8,10 +8,10 @@ import pytest
 from conftest import QUICK, assert_one_sentence
 
 from export.samples import load_samples
-from lisae_tf.config import read_settings, resolve
+from lisae_tf.config.settings import read_settings, resolve
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import manifest, roots
 from lisae_tf.detectors import load_detector
-from lisae_tf.errors import LisaeError
 
 RUN = Path("runs/normal-lis-seed0")
 

@@ -8,12 +8,12 @@ import pytest
 from conftest import QUICK
 from PIL import Image
 
-from lisae_tf.commands.options import settle
-from lisae_tf.config import read_settings
+from lisae_tf.config.settings import read_settings
 from lisae_tf.data import checks, pictures
 from lisae_tf.data.data_check import treatment
 from lisae_tf.data.folders import settle_folder_channels
 from lisae_tf.data.pictures import Header, decode, portable
+from lisae_tf.experiments.settling import settle
 
 
 def sixteen(levels, kind="PNG"):
@@ -144,9 +144,9 @@ def test_one_depth_from_training_to_the_served_file(tmp_path, cli, monkeypatch):
     table = pyarrow.parquet.read_table(tmp_path / "parts" / "part-000000.parquet")
     np.testing.assert_allclose(table["score"].to_numpy(), expected, rtol=1e-4)
 
+    from lisae_tf.exported.saved_model import load
     from lisae_tf.serving import inference
     from lisae_tf.serving.limits import Limits
-    from lisae_tf.serving.saved_model import load
 
     version = tmp_path / "models/savedmodel/run/1"
     served = load(version, version.parent, "run", 1)

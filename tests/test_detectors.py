@@ -7,16 +7,16 @@ import pytest
 import tensorflow as tf
 from training_fixtures import surface, tiny_config
 
-from lisae_tf.config import merge, resolve
+from lisae_tf.config.settings import merge, resolve
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.detectors import DETECTORS, load_detector, make_detector
 from lisae_tf.detectors.base import CONFIG, SIDECAR, WEIGHTS
 from lisae_tf.detectors.encoders import EncoderDetector
 from lisae_tf.detectors.graph import AutoencoderDetector, GraphDetector
 from lisae_tf.detectors.places import PlacesDetector
 from lisae_tf.detectors.rows import RowDetector
-from lisae_tf.errors import LisaeError
-from lisae_tf.networks import scale
-from lisae_tf.paper.cells import held_out_loss
+from lisae_tf.grids.cells import held_out_loss
+from lisae_tf.model.networks import scale
 
 # Float32 sums in another order; the linear case's small scores are differences of large numbers.
 RTOL, ATOL = 1e-5, 1e-7

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lisae_tf.arrays import load_arrays
-from lisae_tf.distribution import make_strategy
-from lisae_tf.errors import LisaeError
-from lisae_tf.files import read_json
+from lisae_tf.core.arrays import load_arrays
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.files import read_json
+from lisae_tf.training.distribution import make_strategy
 
 ROOT = Path(__file__).parents[1]
 WORKPLACE = tempfile.TemporaryDirectory()  # where `runs/last` may be written
@@ -32,7 +32,7 @@ SETTINGS = (
 PROGRAM = """
 import os, sys
 import keras
-from lisae_tf import convergence
+from lisae_tf.training import convergence
 from lisae_tf.cli import main
 if os.environ.get("DIE_AFTER"):
     whole = convergence.Convergence.on_epoch_end

@@ -12,10 +12,10 @@ from test_kinds_of_files import READ, cases, png
 
 from export.encoded import decode_pictures
 from lisae_tf.data.pictures import decode, portable
+from lisae_tf.exported.codes import RequestError
+from lisae_tf.exported.saved_model import load
 from lisae_tf.serving import inference
-from lisae_tf.serving.codes import RequestError
 from lisae_tf.serving.limits import Limits
-from lisae_tf.serving.saved_model import load
 from lisae_tf.serving.scores import ScoringClient
 
 

@@ -10,12 +10,12 @@ from training_fixtures import (
     without_times,
 )
 
-from lisae_tf.checkpoints import weights_of
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.detectors import make_detector
-from lisae_tf.encoder_training import build_encoder, refuse_collapse, train_encoder
-from lisae_tf.errors import LisaeError
-from lisae_tf.heads import DistanceHead, LabelledDistanceHead, LogitHead, PseudoHuberHead
-from lisae_tf.phase import TrainingOptions
+from lisae_tf.model.checkpoints import weights_of
+from lisae_tf.model.heads import DistanceHead, LabelledDistanceHead, LogitHead, PseudoHuberHead
+from lisae_tf.training.encoder_training import build_encoder, refuse_collapse, train_encoder
+from lisae_tf.training.phase import TrainingOptions
 
 N, M = np.float32([0.5, 2.0]), np.float32([0.25, 1.0, 4.0])
 CODES = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)

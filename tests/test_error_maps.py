@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from conftest import assert_one_sentence
 
-from lisae_tf.config import read_settings
+from lisae_tf.config.settings import read_settings
 from lisae_tf.data.pictures import decode
-from lisae_tf.error_maps import (
+from lisae_tf.report.error_maps import (
     FULL_RED,
     FULL_RED_HIGHEST,
     LARGEST,

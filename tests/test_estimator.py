@@ -15,12 +15,12 @@ from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.estimator_checks import check_estimator
 from training_fixtures import TINY, surface
 
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.parts import side_indices
 from lisae_tf.detectors import DETECTORS, load_detector
 from lisae_tf.detectors.graph import AutoencoderDetector
-from lisae_tf.errors import LisaeError
-from lisae_tf.estimator import LISAEDetector
-from lisae_tf.feature_rows import Standardiser, synthetic_rows
+from lisae_tf.interfaces.estimator import LISAEDetector
+from lisae_tf.interfaces.tabular import Standardiser, synthetic_rows
 
 # Of many settings for few samples; they have tests of their own.
 pytestmark = [
@@ -236,7 +236,7 @@ def test_pyod():
     pytest.importorskip("pyod", reason="PyOD is not installed (extra `pyod`)")
     from pyod.models.iforest import IForest
 
-    from lisae_tf.pyod_estimator import LISAEPyOD
+    from lisae_tf.interfaces.pyod_estimator import LISAEPyOD
 
     train, near, far = ring(300), ring(50, seed=1), ring(50, seed=2, radius=1.0)
     truth = np.repeat([0, 1], 50)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from lisae_tf.evaluation import (
+from lisae_tf.evaluation.metrics import (
     Scored,
     accuracy_trade_off,
     auroc,

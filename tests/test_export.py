@@ -15,7 +15,7 @@ from conftest import contents
 from export_fixtures import ALL, FLOATS, path_of, strings
 from PIL import Image
 
-from lisae_tf.errors import LisaeError
+from lisae_tf.core.errors import LisaeError
 
 run, models, opened = export_fixtures.run, export_fixtures.models, export_fixtures.opened
 detector, samples = export_fixtures.detector, export_fixtures.samples
@@ -201,7 +201,7 @@ def huge_png():
     ],
 )
 def test_what_is_no_picture_is_refused_inside_the_graph(opened, data, reason):
-    from lisae_tf.serving.codes import RequestError
+    from lisae_tf.exported.codes import RequestError
 
     with pytest.raises(RequestError) as refused:
         opened["savedmodel"].loaded.run("score_bytes", {"image_bytes": strings(data)})

@@ -14,7 +14,7 @@ from lisae_tf.data.tasks import load_test
 from lisae_tf.detectors import DETECTORS, load_detector
 from lisae_tf.detectors.lisae import LatentInsensitiveDetector
 from lisae_tf.exported.runtimes import open_model
-from lisae_tf.scoring import Pool
+from lisae_tf.model.scoring import Pool
 
 WHICH = ("savedmodel", "onnx", "tflite", "tflite-fp16", "tflite-int8")
 TILES = {"whole": (), "in tiles": ("--input-size", "32,32", "--tile", 16, "--stride", 8)}

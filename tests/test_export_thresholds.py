@@ -14,11 +14,11 @@ import pytest
 from conftest import assert_one_sentence
 from export_fixtures import ALL
 
+from lisae_tf.core.thresholds import Threshold, choose_threshold, set_by_hand
 from lisae_tf.data import manifest
 from lisae_tf.data.tasks import load_training
 from lisae_tf.exported import baseline, seen
 from lisae_tf.exported.runtimes import open_model
-from lisae_tf.thresholds import Threshold, choose_threshold, set_by_hand
 
 run, models, opened = export_fixtures.run, export_fixtures.models, export_fixtures.opened
 detector = export_fixtures.detector

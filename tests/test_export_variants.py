@@ -8,9 +8,9 @@ import pytest
 from export_fixtures import TRAIN
 from scipy.stats import spearmanr
 
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.tasks import load_test
 from lisae_tf.detectors import load_detector
-from lisae_tf.errors import LisaeError
 from lisae_tf.exported.runtimes import open_model
 
 SETTINGS = (

@@ -11,10 +11,10 @@ import keras
 import numpy as np
 import pytest
 
+from lisae_tf.config.sections import Backbone
 from lisae_tf.detectors import load_detector
 from lisae_tf.exported.runtimes import open_model
 from lisae_tf.features import backbones
-from lisae_tf.sections import Backbone
 
 NAMES = [name for name in Backbone.__args__ if name != "efficientnet_lite0"]
 SLOW = [name if name == "mobilenet_v3_small" else pytest.param(name, marks=pytest.mark.slow)

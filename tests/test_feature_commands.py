@@ -12,8 +12,8 @@ import pytest
 from conftest import assert_one_sentence, copied
 from PIL import Image
 
+from lisae_tf.core.files import read_json
 from lisae_tf.data.pictures import decode
-from lisae_tf.files import read_json
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import pytest
 from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
 
-from lisae_tf.errors import LisaeError
-from lisae_tf.estimator import LISAEDetector
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.interfaces.estimator import LISAEDetector
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*calibration samples? supports?:UserWarning")
 SMALL = {"features": {"places": 2000, "made": 20}, "data": {"calibration_fraction": 0.2}}
@@ -58,7 +58,7 @@ def test_given_negatives_join_made_ones(sides):
 
 
 def test_negatives_given_to_a_detector_itself_are_real_ones(sides):
-    from lisae_tf.config import resolve
+    from lisae_tf.config.settings import resolve
     from lisae_tf.detectors import make_detector
 
     features = SMALL["features"] | {"negatives": "real"}
@@ -83,7 +83,7 @@ def test_what_cannot_be_is_said(x, more, words):
 
 def test_pyod_takes_it_too(sides):
     pytest.importorskip("pyod")
-    from lisae_tf.pyod_estimator import LISAEPyOD
+    from lisae_tf.interfaces.pyod_estimator import LISAEPyOD
 
     normal, flawed = sides
     detector = LISAEPyOD(make()).fit(normal)

@@ -7,8 +7,8 @@ import feature_fixtures
 import pytest
 from conftest import assert_one_sentence
 
+from lisae_tf.config.sections import Backbone
 from lisae_tf.features import backbones
-from lisae_tf.sections import Backbone
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lisae_tf import files, runs
-from lisae_tf.errors import LisaeError
-from lisae_tf.files import (
+from lisae_tf.core import files
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.files import (
     make_folder,
     read_json,
     replacing,
@@ -20,6 +20,7 @@ from lisae_tf.files import (
     write_json,
     write_text,
 )
+from lisae_tf.runs import folders as runs
 
 
 def full(*arguments, **options):
@@ -181,7 +182,7 @@ def test_a_folder_that_a_killed_process_staged_in_is_removed(tmp_path):
     long_ago = time.time() - 3600
     code = (
         "import os, sys; from pathlib import Path\n"
-        "from lisae_tf.files import staging\n"
+        "from lisae_tf.core.files import staging\n"
         "with staging(Path(sys.argv[1]), '.export-') as apart:\n"
         "    (apart / 'half').write_text('half')\n"
         "    os.utime(apart, (0, 0))\n"

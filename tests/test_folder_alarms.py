@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from conftest import QUICK
 
-from lisae_tf.evaluation import Scored, by_folder, folder_remarks
-from lisae_tf.files import read_json
-from lisae_tf.thresholds import choose_threshold
+from lisae_tf.core.files import read_json
+from lisae_tf.core.thresholds import choose_threshold
+from lisae_tf.evaluation.metrics import Scored, by_folder, folder_remarks
 
 
 def scored(*normal: np.ndarray) -> Scored:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lisae_tf.paper import benchmark, grid
+from lisae_tf.grids import grid
+from lisae_tf.paper import benchmark
 
 pytestmark = [
     pytest.mark.slow,

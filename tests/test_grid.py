@@ -5,14 +5,15 @@ import itertools
 import pytest
 from benchmark_fixtures import NAMES, invented
 
-from lisae_tf.config import merge, resolve
+from lisae_tf.config.settings import merge, resolve
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.files import make_folder, read_json, write_json
 from lisae_tf.data.datasets import open_dataset
 from lisae_tf.data.protocols import make_negatives, make_task
-from lisae_tf.errors import LisaeError
-from lisae_tf.files import make_folder, read_json, write_json
-from lisae_tf.paper import cells, grid, published, tables, workers
-from lisae_tf.paper.trainings import Column, Figure, Row
-from lisae_tf.sharing import phase1_key
+from lisae_tf.grids import cells, grid, workers
+from lisae_tf.grids.trainings import Column, Figure, Row
+from lisae_tf.paper import published, tables
+from lisae_tf.training.sharing import phase1_key
 
 SURFACES = Column("surfaces", (("gravel",),))
 SMALL = merge(grid.QUICK, {"feature_extraction": {"warmup_steps": 20}})

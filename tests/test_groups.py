@@ -9,10 +9,10 @@ import pytest
 from conftest import QUICK, assert_one_sentence
 from PIL import Image
 
-from lisae_tf.config import resolve
+from lisae_tf.config.settings import resolve
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import checks, groups, manifest
 from lisae_tf.data.opened_folders import Folders
-from lisae_tf.errors import LisaeError
 
 SIDE = 96
 

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lisae_tf.core.thresholds import choose_threshold
 from lisae_tf.data import picture_files
 from lisae_tf.exported.runtimes import open_model
-from lisae_tf.thresholds import choose_threshold
 
 SPLITS, ERRORS = 200, 3  # and how many standard errors the mean may lie above the rate
 RATES = (0.05, 0.1)
@@ -148,7 +148,7 @@ def test_the_estimator_keeps_its_rate_when_all_is_done_anew(variant, copies, mea
     """
     from lisae_tf.data import pictures
     from lisae_tf.data.checks import thumbnails
-    from lisae_tf.estimator import LISAEDetector
+    from lisae_tf.interfaces.estimator import LISAEDetector
 
     images = pictures.decode_all(picture_files.find(GOOD), (64, 64), 3).pixels
     rows = np.asarray(thumbnails(images), np.float64).reshape(len(images), -1)[:, ::4]

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lisae_tf.config import resolve
+from lisae_tf.config.settings import resolve
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.files import make_folder, read_json, write_json
 from lisae_tf.data import folders
 from lisae_tf.data.pictures import content_hashes
-from lisae_tf.errors import LisaeError
-from lisae_tf.files import make_folder, read_json, write_json
+from lisae_tf.grids.cells import TRAINING_VERSION
 from lisae_tf.inspection import cells, measure, records, report, rows
 from lisae_tf.inspection.sets import InspectionSet, Split, find_sets
-from lisae_tf.paper.cells import TRAINING_VERSION
 
 CHECKOUT = Path(__file__).parents[1]
 QUICK_ROWS = "linear-ae,linear-lis made,linear-lis real"

@@ -1,6 +1,6 @@
 """kill -9 in each phase, then --resume: the run ends as if nothing had happened.
 
-LISAE_KILLS lowers the count of the full-size test of the bulk scorer.
+LISAE_KILLS lowers the counts of the full-size tests.
 """
 
 import contextlib
@@ -11,12 +11,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from lisae_tf.arrays import load_arrays
-from lisae_tf.errors import LisaeError
+from lisae_tf.core.arrays import load_arrays
+from lisae_tf.core.errors import LisaeError
 
 CLI = [sys.executable, str(Path(__file__).parents[1] / "cli.py")]
 TRAIN = [
@@ -64,18 +65,15 @@ def test_kill_9_in_each_phase_then_resume_is_byte_equal(tmp_path):
     kill_in(killed, 1)
     kill_in(killed, 2, "--resume")
     train(killed, "--resume")
-    for name in ("weights.npz", "detector.json", "scores.npz", "config.yaml"):
-        assert (killed / name).read_bytes() == (undisturbed / name).read_bytes(), name
-    assert without_times(killed) == without_times(undisturbed)
-    left = sorted(path.name for path in killed.iterdir())
-    assert left == sorted(path.name for path in undisturbed.iterdir())
-    assert "checkpoint.npz" not in left
+    check_same_run(killed, undisturbed)
 
 
 KILLS = int(os.environ.get("LISAE_KILLS", "50"))
 
 
-def killed_at_random(command: list, seconds: float, generator: random.Random, folder: Path) -> int:
+def killed_at_random(
+    command: list, seconds: float, generator: random.Random, folder: Path, killed=lambda _: None
+) -> int:
     """Starts it again and again, and kills it, until it ends by itself; gives how often."""
     kills = 0
     while True:
@@ -89,14 +87,48 @@ def killed_at_random(command: list, seconds: float, generator: random.Random, fo
             process.kill()
             process.communicate()
             kills += 1
+            killed(folder)
         else:
-            assert process.returncode == 0, errors.decode()
+            # Killed between its last file and its end, it has nothing left to do.
+            assert process.returncode == 0 or b"is complete" in errors, errors.decode()
             return kills
 
 
 def kept(folder: Path, names: str) -> dict[str, bytes]:
     """The files of such names; what a killed process left half-written is hidden."""
     return {path.name: path.read_bytes() for path in sorted(folder.glob(names))}
+
+
+def check_same_run(folder: Path, undisturbed: Path) -> None:
+    for name in ("weights.npz", "detector.json", "scores.npz", "config.yaml"):
+        assert (folder / name).read_bytes() == (undisturbed / name).read_bytes(), name
+    assert without_times(folder) == without_times(undisturbed)
+    left = sorted(path.name for path in folder.iterdir())
+    assert left == sorted(path.name for path in undisturbed.iterdir())
+    assert "checkpoint.npz" not in left
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_fifty_random_kills_of_training(tmp_path, measured):
+    undisturbed = tmp_path / "undisturbed"
+    began = time.monotonic()
+    train(undisturbed)
+    seconds = time.monotonic() - began
+    generator, kills, runs, phases = random.Random(0), 0, 0, Counter()
+
+    def noted(folder):
+        with contextlib.suppress(LisaeError):  # before the first epoch there is no checkpoint
+            phases[load_arrays(folder / "checkpoint.npz")[1]["phase"]] += 1
+
+    while kills < KILLS:
+        folder = tmp_path / f"killed-{runs}"
+        command = [*TRAIN, "--out", folder, "--resume"]
+        kills += killed_at_random(command, seconds, generator, folder, noted)
+        runs += 1
+        check_same_run(folder, undisturbed)
+    assert phases[1] and phases[2]
+    measured(kills=kills, runs=runs, kills_by_phase=phases, run_seconds=round(seconds, 1))
 
 
 @pytest.mark.slow

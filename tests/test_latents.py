@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from training_fixtures import KillAfter, Killed, as_bytes, surface, tiny_config, tiny_data
 
-from lisae_tf.checkpoints import weights_of
+from lisae_tf.config.sections import Memory
 from lisae_tf.detectors import make_detector
 from lisae_tf.detectors.mem_ae import Recall
 from lisae_tf.detectors.sig_repnn import staircase
 from lisae_tf.detectors.vae import Sample
-from lisae_tf.phase import TrainingOptions, build_autoencoder
-from lisae_tf.sections import Memory
+from lisae_tf.model.checkpoints import weights_of
+from lisae_tf.training.phase import TrainingOptions, build_autoencoder
 
 LATENTS = ("vae", "mem-ae", "sig-repnn")
 DATA = tiny_data()

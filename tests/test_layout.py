@@ -8,7 +8,8 @@ import pytest
 from conftest import QUICK, assert_one_sentence
 from PIL import Image
 
-from lisae_tf.config import resolve
+from lisae_tf.config.settings import resolve
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import masks, pictures
 from lisae_tf.data.folder_test import load_folder_test
 from lisae_tf.data.folder_training import load_folder_training
@@ -16,8 +17,7 @@ from lisae_tf.data.layout import PictureSet, kind_of, mvtec_settings, subject
 from lisae_tf.data.layout import test_sets as sets_of
 from lisae_tf.data.parts import mirrored
 from lisae_tf.data.tasks import load_masks
-from lisae_tf.errors import LisaeError
-from lisae_tf.sharing import phase1_key
+from lisae_tf.training.sharing import phase1_key
 
 SIDE = 16
 MASKS = ("scratch", "hole")  # kinds with masks; `dent` has none

@@ -3,8 +3,8 @@ import pytest
 from training_fixtures import tiny_config, tiny_data
 
 from lisae_tf.detectors import make_detector
-from lisae_tf.linear import fit_linear, principal_subspace
-from lisae_tf.phase import TrainingOptions
+from lisae_tf.model.linear import fit_linear, principal_subspace
+from lisae_tf.training.phase import TrainingOptions
 
 
 @pytest.fixture

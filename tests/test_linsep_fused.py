@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from training_fixtures import surface, tiny_config, tiny_data
 
-from lisae_tf.checkpoints import set_weights
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.parts import Parts
 from lisae_tf.detectors import make_detector
 from lisae_tf.detectors.linsep_fused import choose_fusion
 from lisae_tf.detectors.lisae import LatentInsensitiveDetector
-from lisae_tf.errors import LisaeError
-from lisae_tf.phase import TrainingOptions, build_autoencoder
+from lisae_tf.model.checkpoints import set_weights
+from lisae_tf.training.phase import TrainingOptions, build_autoencoder
 
 WEIGHTS = [0.0, 0.25, 0.5, 1.0, 2.0, 4.0]
 

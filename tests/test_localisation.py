@@ -9,8 +9,8 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from lisae_tf.data.masks import read_masks
-from lisae_tf.error_maps import resized
-from lisae_tf.localisation import per_region_overlap, pixel_auroc, pixel_figures
+from lisae_tf.evaluation.localisation import per_region_overlap, pixel_auroc, pixel_figures
+from lisae_tf.report.error_maps import resized
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_evaluate_adds_both_where_there_are_masks(workplace, cli):
 def test_maps_of_another_resolution_are_brought_to_that_of_the_masks(workplace, monkeypatch):
     from lisae_tf.data.tasks import load_masks, load_test
     from lisae_tf.detectors import load_detector
-    from lisae_tf.experiment import localise
+    from lisae_tf.experiments.experiment import localise
 
     write_masks(workplace / "masks", sorted((workplace / "anomaly").iterdir()))
     detector = load_detector(workplace / "runs" / "normal-lis-seed0")

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lisae_tf.losses import HINGES, negative_loss, reconstruction_error, separation_loss
+from lisae_tf.model.losses import HINGES, negative_loss, reconstruction_error, separation_loss
 
 # Thousandths: TensorFlow flushes subnormal floats to zero, which hypothesis objects to.
 thousandths = st.integers(0, 1000).map(lambda n: n / 1000)

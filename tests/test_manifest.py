@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from conftest import QUICK
 
-from lisae_tf.config import read_settings, resolve
+from lisae_tf.config.settings import read_settings, resolve
+from lisae_tf.core.files import read_json, sha256
 from lisae_tf.data import manifest
 from lisae_tf.data.tasks import TaskData, reopen
-from lisae_tf.files import read_json, sha256
 
 RUN = Path("runs/normal-lis-seed0")
 

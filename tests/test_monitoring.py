@@ -8,13 +8,13 @@ import pytest
 from click.testing import CliRunner
 from pyarrow import parquet
 
-from lisae_tf.arrays import save_arrays
 from lisae_tf.cli import main
-from lisae_tf.errors import LisaeError
-from lisae_tf.files import write_json
-from lisae_tf.monitoring import compare, read_scores
-from lisae_tf.run_files import METRICS, SCORES, record
-from lisae_tf.runs import read_scores as read_scores_of
+from lisae_tf.core.arrays import save_arrays
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.files import write_json
+from lisae_tf.experiments.monitoring import compare, read_scores
+from lisae_tf.runs.files import METRICS, SCORES, record
+from lisae_tf.runs.folders import read_scores as read_scores_of
 
 RATES = {"alpha": 0.03, "expected_rate": 0.05}
 

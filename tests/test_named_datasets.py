@@ -6,11 +6,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from lisae_tf.config import resolve
+from lisae_tf.config.settings import resolve
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import datasets, pictures
 from lisae_tf.data.drawings import background_is_bright
 from lisae_tf.data.tasks import load_test, load_training
-from lisae_tf.errors import LisaeError
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lisae_tf.errors import LisaeError
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.features.negatives import (
     BOTH,
     CLEARLY,

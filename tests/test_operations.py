@@ -13,14 +13,14 @@ from training_fixtures import tiny_config
 
 from export.artefact import Artefact
 from export.savedmodel import signatures
-from lisae_tf.config import GRAPHLESS
+from lisae_tf.config.settings import GRAPHLESS
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.detectors import DETECTORS, make_detector
 from lisae_tf.detectors.rows import RowDetector
-from lisae_tf.errors import LisaeError
+from lisae_tf.exported import operations
 from lisae_tf.exported.runtimes import open_model
 from lisae_tf.features.backbones import BACKBONES
-from lisae_tf.scoring import scoring_graph
-from lisae_tf.serving import operations
+from lisae_tf.model.scoring import scoring_graph
 
 run, models = export_fixtures.run, export_fixtures.models
 

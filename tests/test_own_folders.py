@@ -8,9 +8,9 @@ import pytest
 from conftest import CHECKOUT, QUICK, assert_one_sentence
 from PIL import Image
 
-from lisae_tf import config as configuration
-from lisae_tf.commands.options import settle
-from lisae_tf.config import (
+from lisae_tf.config import settings as configuration
+from lisae_tf.config.sections import Features, Network
+from lisae_tf.config.settings import (
     ONE_CLASS,
     PICTURES_ONLY,
     VARIANTS,
@@ -21,10 +21,10 @@ from lisae_tf.config import (
     read_settings,
     resolve,
 )
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.folders import FEATURES_SIDE, STEP, _own_size, settle_folder_channels, size_of
 from lisae_tf.data.pictures import Header
-from lisae_tf.errors import LisaeError
-from lisae_tf.sections import Features, Network
+from lisae_tf.experiments.settling import settle
 
 GOOD = {"normal_dir": "good"}
 BOTH = {"normal_dir": "good", "negative_dir": "other"}

@@ -4,10 +4,11 @@ import numpy as np
 from benchmark_fixtures import store
 from PIL import Image
 
-from lisae_tf import experiment
-from lisae_tf.config import merge
-from lisae_tf.files import read_json
-from lisae_tf.paper import grid, reconstructions, report, report_figures, tables
+from lisae_tf.config.settings import merge
+from lisae_tf.core.files import read_json
+from lisae_tf.experiments import experiment
+from lisae_tf.grids import grid
+from lisae_tf.paper import reconstructions, report, report_figures, tables
 from lisae_tf.paper.reconstructions import EXHIBITS, Exhibit, decompose
 from lisae_tf.paper.results import Results
 

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lisae_tf.config import resolve
+from lisae_tf.config.sections import Data
+from lisae_tf.config.settings import resolve
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import parts, surfaces
 from lisae_tf.data.parts import split
 from lisae_tf.data.tasks import load_test, load_training
-from lisae_tf.errors import LisaeError
-from lisae_tf.sections import Data
 
 
 @st.composite

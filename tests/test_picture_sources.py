@@ -8,10 +8,10 @@ from conftest import KINDS
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import pictures
 from lisae_tf.data.picture_files import find
 from lisae_tf.data.pictures import BadPicture, array_to_uint8, decode, decode_all, load_array
-from lisae_tf.errors import LisaeError
 
 
 def save(path, array):

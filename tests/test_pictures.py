@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import picture_files, pictures
 from lisae_tf.data.picture_files import find
 from lisae_tf.data.pictures import BadPicture, decode, decode_all
-from lisae_tf.errors import LisaeError
 
 # No two of its eight orientations are equal, and it has no square side.
 UPRIGHT = np.array([[0, 50, 100], [150, 200, 250]], np.uint8)

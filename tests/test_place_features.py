@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 
-from lisae_tf.errors import LisaeError
+from lisae_tf.config.sections import Features
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.features import places
 from lisae_tf.features.places import Memo, PlaceFeatures, remembering
-from lisae_tf.sections import Features
 
 SHAPE, GRID, SIZE = (64, 64, 3), (8, 8), 40 + 112
 

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 from training_fixtures import as_bytes
 
-from lisae_tf.config import resolve
+from lisae_tf.config.settings import resolve
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.thresholds import choose_threshold
 from lisae_tf.data.parts import Parts, TrainingData
 from lisae_tf.data.synthetic import made_with_masks
 from lisae_tf.detectors import load_detector, make_detector
 from lisae_tf.detectors.linear_ae import LinearDetector
 from lisae_tf.detectors.places import PlacesDetector, evenly
-from lisae_tf.errors import LisaeError
 from lisae_tf.features.places import remembering
-from lisae_tf.phase import TrainingOptions
-from lisae_tf.thresholds import choose_threshold
+from lisae_tf.training.phase import TrainingOptions
 
 SHAPE, GRID = (64, 64, 3), (8, 8)
 SPOT = (20, 44)  # the middle of place (2, 5)

@@ -5,17 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lisae_tf.config import resolve
+from lisae_tf.config.settings import resolve
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import datasets, tasks
 from lisae_tf.data.datasets import Dataset, Images
-from lisae_tf.data.protocols import (
-    PROTOCOLS,
-    Negatives,
-    class_numbers,
-    make_negatives,
-    make_task,
-)
-from lisae_tf.errors import LisaeError
+from lisae_tf.data.protocols import PROTOCOLS, Negatives, class_numbers, make_negatives, make_task
 
 TEN = tuple(f"class {chr(97 + number)}" for number in range(10))
 EACH = 24  # pictures of a class in a part

@@ -5,9 +5,9 @@ import os
 import pytest
 from test_grid import small
 
-from lisae_tf import ray_engine
-from lisae_tf.errors import LisaeError
-from lisae_tf.paper import grid, workers
+from lisae_tf.core import ray_engine
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.grids import grid, workers
 
 
 def test_what_a_worker_refuses_arrives_as_it_is(cluster):

@@ -18,7 +18,7 @@ def small(name, count):
 @pytest.fixture(scope="module")
 def left():
     """What the examples leave behind, in order; the linear case takes the place of networks."""
-    from lisae_tf import estimator
+    from lisae_tf.interfaces import estimator
 
     class Quick(estimator.LISAEDetector):
         def _config(self, X, seed):

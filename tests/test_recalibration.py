@@ -12,7 +12,7 @@ from conftest import assert_one_sentence, contents
 from export_fixtures import ALL, path_of
 from PIL import Image
 
-from lisae_tf.errors import LisaeError
+from lisae_tf.core.errors import LisaeError
 
 run, models, opened = export_fixtures.run, export_fixtures.models, export_fixtures.opened
 detector, samples = export_fixtures.detector, export_fixtures.samples
@@ -135,8 +135,8 @@ def test_the_new_file_may_lie_on_another_file_system(models, opened, normal, cli
 
 
 def test_a_calibration_that_changes_a_score_is_refused(models, tmp_path, opened, monkeypatch):
+    from lisae_tf.core.thresholds import Threshold
     from lisae_tf.exported import onnx_file, recalibration
-    from lisae_tf.thresholds import Threshold
 
     replace = onnx_file.replace
 

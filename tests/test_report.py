@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from benchmark_fixtures import store
 
-from lisae_tf.errors import LisaeError
-from lisae_tf.files import read_json
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.files import read_json
 from lisae_tf.paper import published, report, tables
 
 CHECKOUT = Path(__file__).parents[1]
@@ -85,7 +85,7 @@ def test_a_seed_begun_changes_no_task_of_the_whole_ones(stored):
 
 
 def test_a_stale_cell_counts_as_missing(stored, monkeypatch):
-    from lisae_tf.paper import cells
+    from lisae_tf.grids import cells
 
     monkeypatch.setattr(cells, "TRAINING_VERSION", cells.TRAINING_VERSION + 1)
     with pytest.raises(LisaeError, match="no current cell"):

@@ -8,12 +8,12 @@ import pytest
 from scipy.spatial.distance import cdist, mahalanobis
 from training_fixtures import as_bytes, tiny_config
 
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.parts import Parts, TrainingData
 from lisae_tf.detectors import load_detector, make_detector
 from lisae_tf.detectors.knn import NearestDistance, greedy_coreset
-from lisae_tf.errors import LisaeError
-from lisae_tf.linear import RIDGE
-from lisae_tf.phase import TrainingOptions
+from lisae_tf.model.linear import RIDGE
+from lisae_tf.training.phase import TrainingOptions
 
 M = 6
 

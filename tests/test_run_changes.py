@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import QUICK, contents, copied
 
-from lisae_tf import run_files
+from lisae_tf.runs import files as run_files
 
 RUN, OTHER = Path("runs/normal-lis-seed0"), Path("other")
 PICTURES = ("normal", "negative", "anomaly")

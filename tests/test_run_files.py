@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 from conftest import QUICK, assert_one_sentence, contents
 
-from lisae_tf import run_files, runs
-from lisae_tf.convergence import ResumePoint
-from lisae_tf.errors import LisaeError
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.files import read_json, write_json
+from lisae_tf.core.thresholds import set_by_hand
 from lisae_tf.exported.artefacts import metadata_of
-from lisae_tf.files import read_json, write_json
-from lisae_tf.thresholds import set_by_hand
+from lisae_tf.runs import files as run_files
+from lisae_tf.runs import folders as runs
+from lisae_tf.training.convergence import ResumePoint
 
 RUN = Path("runs/normal-lis-seed0")
 FOLDERS = ("--normal-dir", "normal", "--negative-dir", "negative", "--anomaly-dir", "anomaly")
@@ -245,7 +246,7 @@ def test_the_kernel_lets_go_of_a_run_whose_writer_was_killed(tmp_path):
     script = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from lisae_tf import run_files\n"
+        "from lisae_tf.runs import files as run_files\n"
         "with run_files.writing(Path(sys.argv[1])):\n"
         "    print('writing', flush=True)\n"
         "    time.sleep(600)\n"

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from conftest import QUICK, assert_one_sentence
 
-from lisae_tf import run_files, runs
 from lisae_tf.commands.train import run_name
-from lisae_tf.config import resolve
+from lisae_tf.config.settings import resolve
+from lisae_tf.runs import files as run_files
+from lisae_tf.runs import folders as runs
 
 RUN = Path("runs/normal-lis-seed0")
 SIDES = ("--normal-dir", "normal", "--negative-dir", "negative", "--anomaly-dir", "anomaly")
@@ -47,7 +48,7 @@ def test_each_run_is_listed_with_what_became_of_it(begun, cli):
 
 
 def test_a_run_that_fails_leaves_nothing_in_the_way(workplace, cli, monkeypatch):
-    from lisae_tf import experiment
+    from lisae_tf.experiments import experiment
 
     def fail(*args, **how):
         raise RuntimeError("out of memory")

@@ -9,12 +9,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from lisae_tf import run_report, runs
-from lisae_tf.arrays import save_arrays
+from lisae_tf.core.arrays import save_arrays
+from lisae_tf.core.files import read_json, write_json
+from lisae_tf.core.thresholds import choose_threshold
 from lisae_tf.detectors import load_detector
-from lisae_tf.evaluation import Scored, auroc
-from lisae_tf.files import read_json, write_json
-from lisae_tf.thresholds import choose_threshold
+from lisae_tf.evaluation.metrics import Scored, auroc
+from lisae_tf.report import run_report
+from lisae_tf.runs import folders as runs
 
 VOID = {"meta", "img", "br", "link"}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

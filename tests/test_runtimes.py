@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lisae_tf import wire
-from lisae_tf.errors import LisaeError
+from lisae_tf.core import wire
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.exported import artefacts, onnx_file, tflite_file
 from lisae_tf.exported.runtimes import open_model
 

@@ -4,8 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_fixtures import surface, tiny_config
 
-from lisae_tf.phase import build_autoencoder
-from lisae_tf.scoring import (
+from lisae_tf.model.scoring import (
     BATCH_SIZE,
     Pool,
     Scorer,
@@ -13,6 +12,7 @@ from lisae_tf.scoring import (
     scoring_graph,
     set_threshold,
 )
+from lisae_tf.training.phase import build_autoencoder
 
 PICTURES = surface("gravel", 60)
 

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 from training_fixtures import tiny_config
 
-from lisae_tf import selection
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.files import read_json
 from lisae_tf.data import datasets, tasks
 from lisae_tf.data.decoded import DecodedPictures
 from lisae_tf.data.pictures import content_hashes
 from lisae_tf.data.surfaces import PHOTOGRAPHS, patches
-from lisae_tf.errors import LisaeError
-from lisae_tf.files import read_json
-from lisae_tf.paper import grid, latents, tables
-from lisae_tf.paper.trainings import Column, Row, chosen_latent
+from lisae_tf.experiments import selection
+from lisae_tf.grids import grid
+from lisae_tf.grids.trainings import Column, Row, chosen_latent
+from lisae_tf.paper import latents, tables
 
 GRAVEL = {"dataset": "surfaces", "normal_class": ["gravel"], "negatives": "other-half"}
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import serving_fixtures as toy
 
-from lisae_tf.errors import LisaeError
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.exported.codes import Refused
 from lisae_tf.serving import scores
-from lisae_tf.serving.codes import Refused
 from lisae_tf.serving.rest_client import RestClient
 
 IMAGES = toy.pictures(2)

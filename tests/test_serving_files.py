@@ -7,7 +7,7 @@ import pytest
 import yaml
 from export_fixtures import path_of, strings
 
-from lisae_tf.files import read_json, write_json
+from lisae_tf.core.files import read_json, write_json
 
 run, models, opened = export_fixtures.run, export_fixtures.models, export_fixtures.opened
 detector, samples = export_fixtures.detector, export_fixtures.samples

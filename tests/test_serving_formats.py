@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import serving_fixtures as toy
 
+from lisae_tf.exported.codes import CODES, RequestError, from_http, from_number
+from lisae_tf.exported.signatures import STRINGS, Signature, Tensor
 from lisae_tf.serving import json_format
-from lisae_tf.serving.codes import CODES, RequestError, from_http, from_number
 from lisae_tf.serving.limits import Limits
-from lisae_tf.serving.signatures import STRINGS, Signature, Tensor
 
 
 def test_the_rest_client_needs_no_tensorflow():

@@ -20,8 +20,8 @@ from PIL import Image
 from test_serving_limits import CLASSIFY, IMAGE, PREDICT
 from test_serving_traffic import Traffic, ended_well
 
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.pictures import array_to_uint8, load_array
-from lisae_tf.errors import LisaeError
 
 REQUESTS = int(os.environ.get("LISAE_REQUESTS", "100000"))
 FUZZED = int(os.environ.get("LISAE_FUZZED", "30000"))

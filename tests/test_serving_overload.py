@@ -17,8 +17,8 @@ import serving_fixtures as toy
 from PIL import Image
 from test_serving_limits import IMAGE, PREDICT, encoded, post, refused
 
+from lisae_tf.exported.codes import Refused, RequestError
 from lisae_tf.serving.admission import Admission, Memory
-from lisae_tf.serving.codes import Refused, RequestError
 from lisae_tf.serving.rest_client import RestClient
 from lisae_tf.serving.throttle import Throttle
 
@@ -125,7 +125,7 @@ def test_memory_is_never_held_twice():
 
 
 def test_many_pictures_go_through_the_graph_a_few_at_a_time(monkeypatch, tmp_path):
-    from lisae_tf.serving import saved_model
+    from lisae_tf.exported import saved_model
 
     model = saved_model.load(toy.write_model(tmp_path, 1), tmp_path, toy.NAME, 1)
     images = toy.pictures(23)
@@ -318,7 +318,8 @@ def test_a_refused_client_is_told_what_to_do(server):
 def test_an_example_that_only_the_graph_finds_malformed_is_refused(tmp_path):
     import tensorflow as tf
 
-    from lisae_tf.serving import inference, saved_model
+    from lisae_tf.exported import saved_model
+    from lisae_tf.serving import inference
     from lisae_tf.serving.limits import Limits
 
     model = saved_model.load(toy.write_model(tmp_path, 1), tmp_path, toy.NAME, 1)

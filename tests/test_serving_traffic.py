@@ -8,7 +8,7 @@ import time
 import numpy as np
 import serving_fixtures as toy
 
-from lisae_tf.serving.codes import Refused
+from lisae_tf.exported.codes import Refused
 from lisae_tf.serving.rest_client import RestClient
 
 

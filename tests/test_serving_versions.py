@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import serving_fixtures as toy
 
-from lisae_tf.errors import LisaeError
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.exported.codes import CODES, RequestError
 from lisae_tf.serving import model_config
-from lisae_tf.serving.codes import CODES, RequestError
 from lisae_tf.serving.limits import Limits
 from lisae_tf.serving.versions import END, Versions
 
@@ -263,7 +263,8 @@ def altered(model, tmp_path):
 
 
 def load(folder):
-    from lisae_tf.serving import saved_model, warmup
+    from lisae_tf.exported import saved_model
+    from lisae_tf.serving import warmup
 
     loaded = saved_model.load(folder, folder.parent, toy.NAME, 1)
     return warmup.warm_up(loaded, folder, Limits())
@@ -332,7 +333,7 @@ def test_graphs_that_open_files_are_refused(tmp_path):
 def test_what_the_graph_refuses_is_said_without_the_code_around_it(message):
     import tensorflow as tf
 
-    from lisae_tf.serving import saved_model
+    from lisae_tf.exported import saved_model
 
     error = tf.errors.InvalidArgumentError(None, None, message)
     assert saved_model.reason(error) == "Invalid PNG data, size 60"

@@ -7,8 +7,8 @@ from training_fixtures import surface, tiny_config, tiny_data
 from lisae_tf.data.decoded import DecodedPictures
 from lisae_tf.data.parts import Parts, TrainingData
 from lisae_tf.detectors import make_detector
-from lisae_tf.phase import TrainingOptions
-from lisae_tf.sharing import SharedPhase1, phase1_key
+from lisae_tf.training.phase import TrainingOptions
+from lisae_tf.training.sharing import SharedPhase1, phase1_key
 
 GRAVEL = {"dataset": "surfaces", "normal_class": ["gravel"], "negatives": "other-half"}
 

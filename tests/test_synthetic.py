@@ -6,10 +6,10 @@ import tensorflow as tf
 from click.testing import CliRunner
 
 from lisae_tf.cli import main
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.parts import Parts
 from lisae_tf.data.protocols import SYNTHETIC, synthetic_generators
 from lisae_tf.data.synthetic import GENERATORS, combined, joined, synthetic_negatives
-from lisae_tf.errors import LisaeError
 
 SEED = tf.constant([3, 4], tf.int32)
 

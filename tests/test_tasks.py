@@ -4,13 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lisae_tf import experiment
-from lisae_tf.config import dataset_settings, merge, resolve
+from lisae_tf.config.settings import dataset_settings, merge, resolve
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import drawings, folders, picture_files, pictures
 from lisae_tf.data.drawings import background_is_bright, match_polarity
 from lisae_tf.data.layout import PictureSet
 from lisae_tf.data.tasks import load_test, load_training
-from lisae_tf.errors import LisaeError
+from lisae_tf.experiments import experiment
 
 
 def drawing(paper, ink, count=6):

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from lisae_tf.errors import LisaeError
-from lisae_tf.thresholds import Threshold, choose_threshold, smallest_fpr
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.thresholds import Threshold, choose_threshold, smallest_fpr
 
 SCORES = arrays(np.float32, st.integers(1, 60), elements=st.floats(-100, 100, width=32))
 RATES = st.floats(1e-3, 0.999)

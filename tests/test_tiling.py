@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from training_fixtures import TINY, surface
 
-from lisae_tf.config import merge, resolve
+from lisae_tf.config.settings import merge, resolve
+from lisae_tf.config.tiling import Tiling
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.parts import Parts, TrainingData
-from lisae_tf.data.tiling import Tiling
 from lisae_tf.detectors import load_detector, make_detector
-from lisae_tf.error_maps import resized
-from lisae_tf.errors import LisaeError
 from lisae_tf.exported.runtimes import open_model
-from lisae_tf.phase import TrainingOptions
-from lisae_tf.tiled_graph import Cut, Highest, Mend
+from lisae_tf.model.tiled_graph import Cut, Highest, Mend
+from lisae_tf.report.error_maps import resized
+from lisae_tf.training.phase import TrainingOptions
 
 
 @st.composite
@@ -112,7 +112,7 @@ def data():
 
 @pytest.fixture(scope="module", params=["lis", "linsep-fused", "bce"])
 def detector(request):
-    from lisae_tf.thresholds import choose_threshold
+    from lisae_tf.core.thresholds import choose_threshold
 
     found = make_detector(config(request.param))
     found.fit_data(data(), TrainingOptions())

@@ -11,7 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from lisae_tf.errors import LisaeError
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.features import torch_file
 from lisae_tf.features.torch_file import read_tensors
 

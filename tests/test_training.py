@@ -14,16 +14,16 @@ from training_fixtures import (
     without_times,
 )
 
-from lisae_tf import feature_extraction, latent_shaping, phase
-from lisae_tf.checkpoints import set_weights, weights_of
-from lisae_tf.convergence import Convergence, ResumePoint
+from lisae_tf.config.sections import LatentShaping
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.parts import Parts
 from lisae_tf.detectors import make_detector
-from lisae_tf.encoder_features import FeatureFile, encode
-from lisae_tf.errors import LisaeError
-from lisae_tf.phase import TrainingOptions, build_autoencoder
-from lisae_tf.sections import LatentShaping
-from lisae_tf.training import train
+from lisae_tf.model.checkpoints import set_weights, weights_of
+from lisae_tf.training import feature_extraction, latent_shaping, phase
+from lisae_tf.training.algorithm1 import train
+from lisae_tf.training.convergence import Convergence, ResumePoint
+from lisae_tf.training.encoder_features import FeatureFile, encode
+from lisae_tf.training.phase import TrainingOptions, build_autoencoder
 
 
 @pytest.fixture(scope="module")

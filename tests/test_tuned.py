@@ -5,12 +5,13 @@ import pytest
 from benchmark_fixtures import invented
 from click.testing import CliRunner
 
-from lisae_tf import selection, tuning
 from lisae_tf.cli import main
-from lisae_tf.config import Config, read_settings, resolve
-from lisae_tf.errors import LisaeError
-from lisae_tf.files import make_folder, read_json, write_json, write_text
-from lisae_tf.paper import grid, report, tables, tuned, tuned_columns
+from lisae_tf.config.settings import Config, read_settings, resolve
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.files import make_folder, read_json, write_json, write_text
+from lisae_tf.experiments import selection, tuning
+from lisae_tf.grids import grid
+from lisae_tf.paper import report, tables, tuned, tuned_columns
 
 COLUMN = "fashion_mnist"
 

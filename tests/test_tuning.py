@@ -9,11 +9,11 @@ from click.testing import CliRunner
 from sklearn.exceptions import ConvergenceWarning
 from training_fixtures import tiny_config, tiny_data
 
-from lisae_tf import selection, tuning
 from lisae_tf.cli import main
-from lisae_tf.config import read_settings, resolve
-from lisae_tf.errors import LisaeError
-from lisae_tf.files import make_folder
+from lisae_tf.config.settings import read_settings, resolve
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.files import make_folder
+from lisae_tf.experiments import selection, tuning
 
 SIZES = len(tuning.LATENT_SIZES)
 

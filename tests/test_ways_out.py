@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from conftest import CHECKOUT, assert_one_sentence
 
+from lisae_tf.core.errors import LisaeError, install
+from lisae_tf.core.files import cannot_write
 from lisae_tf.data import picture_files
-from lisae_tf.errors import LisaeError, install
-from lisae_tf.files import cannot_write
 
 
 def test_no_message_names_a_package_that_lies_on_no_index():

@@ -9,12 +9,12 @@ import tensorflow as tf
 from conftest import assert_one_sentence
 from PIL import Image
 
-from lisae_tf.commands.options import settle
-from lisae_tf.config import resolve
+from lisae_tf.config.settings import resolve
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import checks, datasets
 from lisae_tf.data.pictures import Decoded, Header
 from lisae_tf.data.synthetic import GENERATORS, made_of
-from lisae_tf.errors import LisaeError
+from lisae_tf.experiments.settling import settle
 
 
 def of(height: int, width: int, count: int = 3) -> Decoded:

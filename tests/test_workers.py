@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lisae_tf.paper import workers
+from lisae_tf.grids import workers
 
 ENDLESS = """
 import os, sys, time

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from lisae_tf.config import merge, resolve
+from lisae_tf.config.settings import merge, resolve
 from lisae_tf.data.parts import Parts, TrainingData
 from lisae_tf.data.surfaces import patches
 

@@ -7,8 +7,8 @@ import click
 from lisae_tf.commands import inspection
 from lisae_tf.commands import options as shared
 from lisae_tf.commands import tables as trained
-from lisae_tf.errors import LisaeError
-from lisae_tf.quiet import start_tensorflow
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.quiet import start_tensorflow
 
 
 class _Benchmarks(click.Group):
@@ -122,7 +122,8 @@ def _tuning(columns, trials, jobs, out, data_dir):
 def _figures(quick, out, data_dir):
     """Train for the pictures of figures 2 and 4 and draw them; `benchmark report` shows them."""
     start_tensorflow()
-    from lisae_tf.paper import grid, reconstructions
+    from lisae_tf.grids import grid
+    from lisae_tf.paper import reconstructions
     from lisae_tf.paper.report import FIGURES
 
     folder = trained.root_of(out, quick) / FIGURES
@@ -141,7 +142,8 @@ def _figures(quick, out, data_dir):
 )
 def _report(quick, out, text):
     """Write summary.json, RESULTS.md and the figures from the stored cells alone."""
-    from lisae_tf.paper import grid, report
+    from lisae_tf.grids import grid
+    from lisae_tf.paper import report
 
     root = trained.root_of(out, quick)
     text = text or (root / "RESULTS.md" if quick or out else Path("RESULTS.md"))
@@ -164,7 +166,7 @@ def _report(quick, out, text):
 def _dataset(name: str, variants, seeds, classes, assigned, jobs, engine, address, out, data_dir):
     """Train and test each class of configs/NAME.yaml in turn and print the table."""
     shared.refuse_address(engine, address)
-    from lisae_tf import config
+    from lisae_tf.config import settings as config
 
     over = config.assignments(assigned)
     start_tensorflow()

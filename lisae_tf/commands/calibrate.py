@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 
 from lisae_tf.commands import options as shared
-from lisae_tf.errors import LisaeError
-from lisae_tf.quiet import start_tensorflow
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.quiet import start_tensorflow
 
 
 @click.command("calibrate")
@@ -49,9 +49,10 @@ def command(
     if out is not None:
         raise LisaeError("--out goes with --model; a run keeps its folder")
     start_tensorflow()
-    from lisae_tf import run_files, runs
+    from lisae_tf.core.thresholds import choose_threshold, set_by_hand
     from lisae_tf.detectors import load_detector
-    from lisae_tf.thresholds import choose_threshold, set_by_hand
+    from lisae_tf.runs import files as run_files
+    from lisae_tf.runs import folders as runs
 
     folder = shared.open_run(run)
     with run_files.writing(folder):
@@ -130,13 +131,14 @@ def _write(folder: Path, detector, stored: dict, threshold, scores) -> None:
     """The run with another threshold; the one before is kept for --undo."""
     import numpy as np
 
-    from lisae_tf import run_figures, runs
-    from lisae_tf.arrays import save_arrays
+    from lisae_tf.core.arrays import save_arrays
+    from lisae_tf.core.files import write_json
     from lisae_tf.data import manifest
     from lisae_tf.data.roots import here
-    from lisae_tf.evaluation import Scored, by_folder, by_kind, chance_of_alarms, evaluate
-    from lisae_tf.files import write_json
-    from lisae_tf.run_files import FIGURES, METRICS, REPORT, SCORES, changing
+    from lisae_tf.evaluation.metrics import Scored, by_folder, by_kind, chance_of_alarms, evaluate
+    from lisae_tf.report import run_figures
+    from lisae_tf.runs import folders as runs
+    from lisae_tf.runs.files import FIGURES, METRICS, REPORT, SCORES, changing
 
     old, test = detector.threshold_, Scored(stored["test"], stored["is_anomaly"])
     before = runs.read_metrics(folder)
@@ -204,9 +206,9 @@ def calibrate_model(
 
     from export.model_card import write_model_card
     from export.serving_files import MODELS, write_serving_files
+    from lisae_tf.core.thresholds import choose_threshold, set_by_hand
     from lisae_tf.exported import artefacts, baseline, recalibration
     from lisae_tf.exported.runtimes import open_model
-    from lisae_tf.thresholds import choose_threshold, set_by_hand
 
     model = open_model(path)
     place = recalibration.next_place(model, out)

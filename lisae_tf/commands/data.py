@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from lisae_tf.commands import options as shared
-from lisae_tf.errors import LisaeError
+from lisae_tf.core.errors import LisaeError
 
 
 @click.group("data")
@@ -42,9 +42,11 @@ def check(tile, stride, input_size, config_file, assigned, skip_bad, json_file, 
             "data check needs a folder of normal pictures; name it with --normal-dir or --mvtec"
         )
     folders["data"] = shared.tile_settings(tile, stride, input_size)
-    config, _ = shared.settle(folders, config_file, assigned)
+    from lisae_tf.experiments.settling import settle
+
+    config, _ = settle(folders, config_file, assigned)
+    from lisae_tf.core.files import make_folder, write_json
     from lisae_tf.data.data_check import check as check_data
-    from lisae_tf.files import make_folder, write_json
 
     report = check_data(config, skip_bad=skip_bad)
     if json_file == Path("-"):

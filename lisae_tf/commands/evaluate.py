@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from lisae_tf.commands import options as shared
-from lisae_tf.errors import LisaeError
-from lisae_tf.quiet import start_tensorflow
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.quiet import start_tensorflow
 
 
 @click.command("evaluate")
@@ -26,13 +26,14 @@ def command(
     Pixel figures, with masks of --mask-dir or of the run, are kept in its metrics.json.
     """
     start_tensorflow()
-    from lisae_tf import experiment, run_files
-    from lisae_tf.config import merge, resolve
+    from lisae_tf.config.settings import merge, resolve
     from lisae_tf.data import tasks
     from lisae_tf.data.roots import moved
     from lisae_tf.detectors import load_detector
-    from lisae_tf.evaluation import folder_remarks
+    from lisae_tf.evaluation.metrics import folder_remarks
+    from lisae_tf.experiments import experiment
     from lisae_tf.features.places import remembering
+    from lisae_tf.runs import files as run_files
 
     folder = shared.open_run(run)
     detector = load_detector(folder)
@@ -65,8 +66,9 @@ def command(
 
 def _keep(folder: Path, figures: dict, notes: list[str]) -> None:
     """Writes pixel figures and what is to be said of them into the run's record."""
-    from lisae_tf import run_files, runs
-    from lisae_tf.files import write_json
+    from lisae_tf.core.files import write_json
+    from lisae_tf.runs import files as run_files
+    from lisae_tf.runs import folders as runs
 
     for note in notes:
         click.echo(f"note: {note}", err=True)

@@ -6,7 +6,7 @@ import click
 
 from lisae_tf.commands import options as shared
 from lisae_tf.commands import tables as trained
-from lisae_tf.errors import LisaeError
+from lisae_tf.core.errors import LisaeError
 
 RESULTS = trained.RESULTS / "inspection"
 
@@ -41,11 +41,11 @@ def _seeds(text: str) -> list[int]:
 )  # fmt: skip
 def command(data_dir: Path, sets, rows, seeds, jobs, out: Path):
     """Train and test each row on every set of DIR, a file each, and write the table."""
-    from lisae_tf.files import make_folder, write_text
+    from lisae_tf.core.files import make_folder, write_text
+    from lisae_tf.grids import grid
     from lisae_tf.inspection import cells, report
     from lisae_tf.inspection.rows import chosen
     from lisae_tf.inspection.sets import find_sets
-    from lisae_tf.paper import grid
 
     numbers, systems = _seeds(seeds), chosen(shared.listed(rows))
     failures, groups = {}, []

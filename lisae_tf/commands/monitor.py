@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lisae_tf.commands import options as shared
-from lisae_tf.errors import LisaeError
+from lisae_tf.core.errors import LisaeError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,7 +43,7 @@ def command(
 
     Exit code 0: no drift; 3: drift, the threshold should be looked at; 1: something was wrong.
     """
-    from lisae_tf import monitoring
+    from lisae_tf.experiments import monitoring
 
     shared.refuse_both(run, model)
     calibration, alpha, expected = _of_run(run) if model is None else _of_model(model)
@@ -73,7 +73,7 @@ def command(
 
 def _of_run(given: Path | None) -> tuple["np.ndarray", float, float | None]:
     """Calibration scores of a run, its threshold and the rate that this guarantees."""
-    from lisae_tf import runs
+    from lisae_tf.runs import folders as runs
 
     folder = shared.open_run(given)
     metrics = runs.read_metrics(folder)

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from lisae_tf.commands import options as shared
-from lisae_tf.quiet import start_tensorflow
+from lisae_tf.core.quiet import start_tensorflow
 
 
 @click.command("report")
@@ -18,9 +18,9 @@ def command(
 ):  # fmt: skip
     """Write one HTML file: metrics, figures, telling pictures, error maps, how to serve it."""
     start_tensorflow()
-    from lisae_tf import run_report
-    from lisae_tf.files import make_folder
-    from lisae_tf.run_files import REPORT
+    from lisae_tf.core.files import make_folder
+    from lisae_tf.report import run_report
+    from lisae_tf.runs.files import REPORT
 
     folder = shared.open_run(run)
     place = out or folder / REPORT

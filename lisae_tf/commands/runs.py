@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from lisae_tf.commands import options as shared
-from lisae_tf.errors import LisaeError
+from lisae_tf.core.errors import LisaeError
 
 
 @click.group("runs")
@@ -18,7 +18,7 @@ def command():
 @click.argument("folder", type=click.Path(path_type=Path), default=Path("runs"))
 def list_command(folder: Path):
     """Name, date, data, variant, AUROC, threshold and state of each run in FOLDER (runs)."""
-    from lisae_tf import run_list
+    from lisae_tf.experiments import run_list
 
     found = run_list.list_runs(folder)
     if not found:
@@ -30,7 +30,7 @@ def list_command(folder: Path):
 @click.argument("run_folders", metavar="RUN RUN...", nargs=-1, required=True)
 def compare_command(run_folders: tuple[str, ...]):
     """Settings that differ, and figures side by side."""
-    from lisae_tf import run_list
+    from lisae_tf.experiments import run_list
 
     if len(run_folders) < 2:
         raise LisaeError("one run has nothing to compare with; name two or more")

@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 
 from lisae_tf.commands import options as shared
-from lisae_tf.errors import LisaeError
-from lisae_tf.quiet import start_tensorflow
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.quiet import start_tensorflow
 
 FIELDS = ("path", "score", "threshold", "is_anomaly")
 
@@ -53,8 +53,8 @@ def command(
 
     With --model, an ONNX or TFLite file needs no TensorFlow.
     """
+    from lisae_tf.core.files import replacing
     from lisae_tf.data import lists
-    from lisae_tf.files import replacing
 
     if listed is not None:
         paths += tuple(lists.read(listed))
@@ -108,7 +108,7 @@ def _score_in_parts(
     skip_bad: bool, engine: str, address: str | None,
 ) -> None:  # fmt: skip
     """Scores what is missing in the folder; unreadable pictures have a row with the reason."""
-    from lisae_tf import bulk
+    from lisae_tf.experiments import bulk
 
     shared.refuse_both(run, model)
     scorer = bulk.scorer_of(None if model is not None else shared.open_run(run), model)
@@ -167,10 +167,10 @@ def _write_maps(scorer, alpha: float, batch, folder: Path, first: int) -> Iterat
     """Writes the overlays of a batch, numbered as their rows are; gives their paths."""
     from PIL import Image
 
+    from lisae_tf.core.files import make_folder, replacing
     from lisae_tf.data.picture_files import SUFFIXES
     from lisae_tf.data.pictures import decode
-    from lisae_tf.error_maps import overlay
-    from lisae_tf.files import make_folder, replacing
+    from lisae_tf.report.error_maps import overlay
 
     make_folder(folder)
     errors = scorer.error_maps(batch.pixels)

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from lisae_tf.commands import options as shared
-from lisae_tf.quiet import start_tensorflow
+from lisae_tf.core.quiet import start_tensorflow
 
 
 @click.command("serve")

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import click
 
 from lisae_tf.commands import options as shared
-from lisae_tf.errors import LisaeError
-from lisae_tf.quiet import start_tensorflow
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.quiet import start_tensorflow
 
 if TYPE_CHECKING:
-    from lisae_tf.paper.cells import Cell
-    from lisae_tf.paper.group import Finished
+    from lisae_tf.grids.cells import Cell
+    from lisae_tf.grids.group import Finished
 
 RESULTS, QUICK_RESULTS = Path("results"), Path("runs/quick")
 PAPER = ("table1", "table2", "table3", "appendix-a")
@@ -61,7 +61,7 @@ def run(
     Raises:
         LisaeError: something failed, and there is no cell at all.
     """
-    from lisae_tf.paper import grid
+    from lisae_tf.grids import grid
 
     missing = announce(cells, root, in_process=jobs == 1 and engine == "local")
     trainings = grid.run(cells, data_dir, jobs, engine=engine, address=address)
@@ -93,7 +93,7 @@ def follow(
     Raises:
         LisaeError: something failed, and there is no cell at all.
     """
-    from lisae_tf.paper.grid_progress import CellProgress
+    from lisae_tf.grids.grid_progress import CellProgress
 
     failures = dict(failures)
     with CellProgress(shared.console(), missing) as progress:
@@ -171,7 +171,8 @@ def _planned(
     seeds: int, root: Path, quick: bool,
 ) -> tuple[dict, dict[str, str]]:  # fmt: skip
     """The cells of a table by their path, and figures that cannot be planned."""
-    from lisae_tf.paper import grid, tables
+    from lisae_tf.grids import grid
+    from lisae_tf.paper import tables
 
     if quick and name in ("table1", "table2") and rows is None:
         rows = list(tables.HEADLINE)

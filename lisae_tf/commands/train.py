@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 
 from lisae_tf.commands import options as shared
-from lisae_tf.errors import LisaeError
-from lisae_tf.quiet import start_tensorflow
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.quiet import start_tensorflow
 
 
 @click.command("train")
@@ -73,8 +73,10 @@ def command(
     for note in notes:
         say(f"note: {note}")
     start_tensorflow()
-    from lisae_tf import continuation, distribution, experiment, runs
     from lisae_tf.data import folders
+    from lisae_tf.experiments import continuation, experiment
+    from lisae_tf.runs import folders as runs
+    from lisae_tf.training import distribution
 
     strategy = _strategy(distribute, config, out)
     chief = strategy is None or distribution.is_chief(strategy)
@@ -119,11 +121,13 @@ def _settings(named: dict, config_file: Path | None, assigned, continued: Path |
     if continued:
         if config_file:
             raise LisaeError("--continue takes the settings of its run; leave --config out")
-        from lisae_tf import continuation
+        from lisae_tf.experiments import continuation
 
         named["normal_dir"] = continuation.normal_dirs(continued, named["normal_dir"])
         config_file = continued / "config.yaml"
-    config, notes = shared.settle(named, config_file, assigned)
+    from lisae_tf.experiments.settling import settle
+
+    config, notes = settle(named, config_file, assigned)
     config = shared.stored(config)
     if continued:
         from lisae_tf.data.roots import moved
@@ -135,7 +139,7 @@ def _settings(named: dict, config_file: Path | None, assigned, continued: Path |
 def _claimed(config, folder: Path, data_roots: tuple[str, ...]) -> str:
     """The settings as an interrupted run has them, whose folders may have moved since."""
     from lisae_tf.data.roots import moved_back
-    from lisae_tf.runs import CONFIG
+    from lisae_tf.runs.folders import CONFIG
 
     settings, stored = config.to_yaml(), folder / CONFIG
     if not data_roots or not stored.is_file() or stored.read_text(encoding="utf-8") == settings:
@@ -145,8 +149,8 @@ def _claimed(config, folder: Path, data_roots: tuple[str, ...]) -> str:
 
 def _kept(resumed: Path | None, continued: Path | None, config, data_roots):
     """The pictures that keep the parts they have: of an interrupted run, or of a continued one."""
-    from lisae_tf import continuation
     from lisae_tf.data import manifest
+    from lisae_tf.experiments import continuation
 
     if resumed and (found := manifest.read(resumed)):
         return found
@@ -157,8 +161,8 @@ def _strategy(kind: str | None, config, out: Path | None):
     """The strategy that was asked for; only the autoencoders of the paper take one."""
     if kind is None:
         return None
-    from lisae_tf import distribution
-    from lisae_tf.sharing import LOSSES
+    from lisae_tf.training import distribution
+    from lisae_tf.training.sharing import LOSSES
 
     if config.variant not in LOSSES:
         raise LisaeError(f"--distribute trains {', '.join(LOSSES)}, not {config.variant}")
@@ -186,7 +190,7 @@ def _callbacks(console, folder: Path, *, quiet: bool, tensorboard: bool, chief: 
     """What is told of epochs; only the chief among workers writes."""
     import keras
 
-    from lisae_tf.progress import TrainingProgress
+    from lisae_tf.core.progress import TrainingProgress
 
     chosen = [] if quiet else [TrainingProgress(console)]
     if tensorboard and chief:
@@ -196,7 +200,7 @@ def _callbacks(console, folder: Path, *, quiet: bool, tensorboard: bool, chief: 
 
 def closing_lines(metrics: dict, folder: Path, *, features: bool = False) -> list[str]:
     """Whether it is any good, what happened, where it lies, what to type next."""
-    from lisae_tf.verdict import interval, verdict
+    from lisae_tf.evaluation.verdict import interval, verdict
 
     lines = [*verdict(metrics, features=features)]
     lines += [f"note: {note}" for note in metrics["notes"]]

@@ -3,7 +3,7 @@
 import click
 
 from lisae_tf.commands import options as shared
-from lisae_tf.quiet import start_tensorflow
+from lisae_tf.core.quiet import start_tensorflow
 
 
 @click.command("tune")
@@ -39,13 +39,17 @@ def command(
     train --config.
     """
     named["normal_class"] = shared.listed(normal_class)
-    config, notes = shared.settle(named, config_file, assigned)
+    from lisae_tf.experiments.settling import settle
+
+    config, notes = settle(named, config_file, assigned)
     config = shared.stored(config)
     console = shared.console()
     start_tensorflow()
-    from lisae_tf import run_files, runs, selection, tuning
     from lisae_tf.commands.train import run_name
     from lisae_tf.data import folders
+    from lisae_tf.experiments import selection, tuning
+    from lisae_tf.runs import files as run_files
+    from lisae_tf.runs import folders as runs
 
     config = folders.settle_folder_channels(config)
     folder = out or runs.default_folder(f"tune-{run_name(config)}", resume=resume)

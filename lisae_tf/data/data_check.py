@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
 
-from lisae_tf.config import Config
+from lisae_tf.config.settings import Config
+from lisae_tf.config.tiling import tiling_of
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import checks, masks, picture_files, pictures
 from lisae_tf.data.folder_test import read_test_masks
 from lisae_tf.data.folder_training import read_negative_masks
@@ -17,8 +19,6 @@ from lisae_tf.data.layout import PictureSet, kind_of, test_sets
 from lisae_tf.data.levels import FULL_DEPTH
 from lisae_tf.data.opened_folders import NEGATIVE_STREAM, divided, normal_stream
 from lisae_tf.data.roots import here
-from lisae_tf.data.tiling import tiling_of
-from lisae_tf.errors import LisaeError
 
 TEST = "normal test"  # the name of that set
 STRETCHED = 1.1  # sides scaled more unequally than this are mentioned

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import pictures, surfaces
 from lisae_tf.data.decoded import DecodedPictures
 from lisae_tf.data.protocols import base_name
-from lisae_tf.errors import LisaeError
 
 DATA_DIR_VARIABLE = "TFDS_DATA_DIR"
 

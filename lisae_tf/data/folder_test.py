@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lisae_tf.config import Config
+from lisae_tf.config.settings import Config
 from lisae_tf.data import checks, masks, picture_files
 from lisae_tf.data.folders import refuse_few, refuse_overlap, remarks, size_of
 from lisae_tf.data.layout import kind_of

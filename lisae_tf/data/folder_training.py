@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lisae_tf.config import Config
+from lisae_tf.config.settings import Config
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import masks, picture_files, pictures
 from lisae_tf.data.drawings import draw, match_polarity
 from lisae_tf.data.folders import refuse_overlap, remarks, size_of
@@ -14,7 +15,6 @@ from lisae_tf.data.opened_folders import NEGATIVE_STREAM, Folders
 from lisae_tf.data.parts import Parts, TrainingData, split_side
 from lisae_tf.data.protocols import GENERATED, synthetic_generators
 from lisae_tf.data.stored import concatenated
-from lisae_tf.errors import LisaeError
 
 
 def _remarks_on_others(folders: list[str], what: str) -> list[str]:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from lisae_tf.config import FOLDER, Config
+from lisae_tf.config.settings import FOLDER, Config
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import checks, masks, picture_files, pictures
 from lisae_tf.data.layout import PictureSet, refuse_empty_kinds, test_sets
 from lisae_tf.data.roots import folders_of, here
-from lisae_tf.errors import LisaeError
 
 FOLDER_SIZE = (64, 64)
 FEATURES_SIDE, STEP = 256, 32  # pixels: the longer side of pictures for features, and its steps

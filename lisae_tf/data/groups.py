@@ -12,10 +12,10 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import checks
 from lisae_tf.data.picture_files import few
 from lisae_tf.data.pictures import Decoded, content_hashes
-from lisae_tf.errors import LisaeError
 
 # Near copies that join more than this share of a set, or leave fewer groups, are pictures under a
 # fixed camera that look alike: they cannot be held apart so.

@@ -7,8 +7,8 @@ A kind is the first folder below a set's folder; MVTec's layout holds `train/goo
 from dataclasses import dataclass
 from pathlib import Path
 
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import picture_files
-from lisae_tf.errors import LisaeError
 
 GOOD = "good"
 _MISSING = "the folder {} does not exist; check the path"

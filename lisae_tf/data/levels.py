@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import ExifTags, Image
 
-from lisae_tf.errors import LisaeError
+from lisae_tf.core.errors import LisaeError
 
 FULL_DEPTH = 16
 WHITE = 255  # what transparent pixels show

@@ -3,9 +3,9 @@
 import csv
 from pathlib import Path
 
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.files import refuse_special
 from lisae_tf.data.picture_files import few
-from lisae_tf.errors import LisaeError
-from lisae_tf.files import refuse_special
 
 COLUMNS = ("path", "file", "filename", "image")  # names of the column of paths, in any case
 

@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.files import sha256, write_text
 from lisae_tf.data.picture_files import few
-from lisae_tf.errors import LisaeError
-from lisae_tf.files import sha256, write_text
 
 FILE = "manifest.jsonl"
 NORMAL, NEGATIVE, NORMAL_TEST, ANOMALY = "normal", "negative", "normal test", "anomaly"

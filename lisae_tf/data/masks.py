@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import picture_files, pictures
 from lisae_tf.data.checks import few
 from lisae_tf.data.layout import kind_of
-from lisae_tf.errors import LisaeError
 
 PROPORTIONS = 0.02  # of a picture and its mask may differ by so much: rounded when scaled
 BLACK = 0  # what a mask shows where it is transparent

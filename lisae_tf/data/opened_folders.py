@@ -8,7 +8,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from lisae_tf.config import Config
+from lisae_tf.config.settings import Config
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import checks, pictures
 from lisae_tf.data.folders import MIN_NEGATIVE, MIN_NORMAL, read_set, refuse_few
 from lisae_tf.data.groups import Groups, group, remarks
@@ -30,7 +31,6 @@ from lisae_tf.data.manifest import (
     match,
 )
 from lisae_tf.data.parts import side_indices
-from lisae_tf.errors import LisaeError
 
 _Part = TypeVar("_Part", str, int)
 PARTS = (FIT, STOPPING, CALIBRATION, TEST)

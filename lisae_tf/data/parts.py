@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from lisae_tf.errors import LisaeError
-from lisae_tf.sections import Data
+from lisae_tf.config.sections import Data
+from lisae_tf.core.errors import LisaeError
 
 
 def full_scale(images: np.ndarray) -> int:

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from lisae_tf.errors import LisaeError
-from lisae_tf.files import refuse_special
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.files import refuse_special
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # Pillow's names

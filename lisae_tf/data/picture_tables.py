@@ -7,8 +7,8 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from lisae_tf.errors import LisaeError, install
-from lisae_tf.wire import LENGTH, fields
+from lisae_tf.core.errors import LisaeError, install
+from lisae_tf.core.wire import LENGTH, fields
 
 COLUMN = "image"
 PARQUET, TFRECORD = ".parquet", ".tfrecord"

@@ -22,6 +22,8 @@ import numpy as np
 from PIL import ExifTags, Image
 from PIL.Image import Transpose
 
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.files import refuse_special
 from lisae_tf.data import stored
 from lisae_tf.data.levels import (
     WHITE,
@@ -34,8 +36,6 @@ from lisae_tf.data.levels import (
     sixteen_bits,
 )
 from lisae_tf.data.picture_files import FORMATS, NAMES, files_of, refuse_missing
-from lisae_tf.errors import LisaeError
-from lisae_tf.files import refuse_special
 
 MAX_PIXELS = 64_000_000
 _MANY = ("PNG", "TIFF", "WEBP")  # formats whose files may hold several pictures

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from lisae_tf.errors import LisaeError
+from lisae_tf.core.errors import LisaeError
 
 STROKES = "strokes"
 GENERATED = (STROKES,)

@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lisae_tf.config import Config
-from lisae_tf.errors import LisaeError
+from lisae_tf.config.settings import Config
+from lisae_tf.core.errors import LisaeError
 
 FOLDERS = (
     "normal_dir", "negative_dir", "anomaly_dir", "test_dir", "mask_dir", "negative_mask_dir",

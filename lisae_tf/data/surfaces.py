@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import pictures
-from lisae_tf.errors import LisaeError
 
 PATCH = 32
 STRIDE = 8

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lisae_tf.config import FOLDER, Config
+from lisae_tf.config.settings import FOLDER, Config
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import manifest, roots
 from lisae_tf.data.datasets import Dataset, Images, open_dataset
 from lisae_tf.data.drawings import background_is_bright, draw
@@ -28,7 +29,6 @@ from lisae_tf.data.protocols import (
     make_task,
     synthetic_generators,
 )
-from lisae_tf.errors import LisaeError
 
 # Drawn sets: ink and paper are brought to the polarity of the normal pictures.
 _DRAWN = ("omniglot", *GENERATED)

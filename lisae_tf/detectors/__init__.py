@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from lisae_tf.config import Config
+from lisae_tf.config.settings import Config
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.detectors.anogan import AnoGANDetector, FeatureMatchingDetector
 from lisae_tf.detectors.base import Detector
 from lisae_tf.detectors.encoders import (
@@ -26,7 +27,6 @@ from lisae_tf.detectors.places import make_places
 from lisae_tf.detectors.sig_repnn import SigmoidReplicatorDetector
 from lisae_tf.detectors.tiled import TiledAutoencoderDetector, TiledDetector
 from lisae_tf.detectors.vae import VariationalDetector
-from lisae_tf.errors import LisaeError
 
 DETECTORS: dict[str, type[Detector]] = {
     "ae": LatentInsensitiveDetector,

@@ -3,12 +3,12 @@
 import keras
 from keras import layers
 
-from lisae_tf.adversarial import build_adversarial, feature_distance, train_adversarial
-from lisae_tf.checkpoints import Arrays, set_weights, weights_of
 from lisae_tf.data.parts import TrainingData
 from lisae_tf.detectors.graph import AutoencoderDetector
-from lisae_tf.phase import TrainingOptions
-from lisae_tf.scoring import error_outputs
+from lisae_tf.model.checkpoints import Arrays, set_weights, weights_of
+from lisae_tf.model.scoring import error_outputs
+from lisae_tf.training.adversarial import build_adversarial, feature_distance, train_adversarial
+from lisae_tf.training.phase import TrainingOptions
 
 
 class AnoGANDetector(AutoencoderDetector):

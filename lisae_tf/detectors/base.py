@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from lisae_tf import __version__
-from lisae_tf.arrays import Arrays, load_arrays, save_arrays
-from lisae_tf.config import Config, read_settings, resolve
+from lisae_tf.config.settings import Config, read_settings, resolve
+from lisae_tf.core.arrays import Arrays, load_arrays, save_arrays
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.files import make_folder, read_json, sha256, write_json, write_text
+from lisae_tf.core.thresholds import Threshold, choose_threshold
 from lisae_tf.data.parts import TrainingData, mirrored, split_side
 from lisae_tf.data.stored import StoredPictures
-from lisae_tf.errors import LisaeError
-from lisae_tf.files import make_folder, read_json, sha256, write_json, write_text
-from lisae_tf.phase import TrainingOptions
-from lisae_tf.run_files import CONFIG, SIDECAR, WEIGHTS, check
-from lisae_tf.thresholds import Threshold, choose_threshold
+from lisae_tf.runs.files import CONFIG, SIDECAR, WEIGHTS, check
+from lisae_tf.training.phase import TrainingOptions
 
 FORMAT = 1
 # Pictures, and feature rows, which a caller brings to a common scale first.

@@ -4,12 +4,18 @@ from abc import abstractmethod
 
 import keras
 
-from lisae_tf.checkpoints import Arrays, set_weights, weights_of
 from lisae_tf.data.parts import TrainingData
 from lisae_tf.detectors.graph import GraphDetector
-from lisae_tf.encoder_training import build_encoder, train_encoder
-from lisae_tf.heads import DistanceHead, Head, LabelledDistanceHead, LogitHead, PseudoHuberHead
-from lisae_tf.phase import TrainingOptions
+from lisae_tf.model.checkpoints import Arrays, set_weights, weights_of
+from lisae_tf.model.heads import (
+    DistanceHead,
+    Head,
+    LabelledDistanceHead,
+    LogitHead,
+    PseudoHuberHead,
+)
+from lisae_tf.training.encoder_training import build_encoder, train_encoder
+from lisae_tf.training.phase import TrainingOptions
 
 
 class EncoderDetector(GraphDetector):

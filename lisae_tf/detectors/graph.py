@@ -5,9 +5,10 @@ from abc import abstractmethod
 import keras
 import numpy as np
 
-from lisae_tf.config import Config
+from lisae_tf.config.settings import Config
+from lisae_tf.core.thresholds import Threshold
 from lisae_tf.detectors.base import Detector
-from lisae_tf.scoring import (
+from lisae_tf.model.scoring import (
     BATCH_SIZE,
     Scorer,
     of_pictures,
@@ -15,7 +16,6 @@ from lisae_tf.scoring import (
     scoring_graph,
     set_threshold,
 )
-from lisae_tf.thresholds import Threshold
 
 
 class GraphDetector(Detector):
@@ -63,7 +63,7 @@ class GraphDetector(Detector):
 
         Returns:
             float32 (N, h, w), higher where the anomaly is thought to be; h and w may be smaller
-            than H and W (`lisae_tf.error_maps.resized`).
+            than H and W (`lisae_tf.report.error_maps.resized`).
 
         Raises:
             LisaeError: there are no maps, not fitted, or pictures of another shape or type.

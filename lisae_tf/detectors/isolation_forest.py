@@ -8,11 +8,11 @@ import math
 import numpy as np
 from sklearn.ensemble import IsolationForest
 
-from lisae_tf.checkpoints import Arrays
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.parts import TrainingData
 from lisae_tf.detectors.pixels import PixelDetector, check_arrays, rows
-from lisae_tf.errors import LisaeError
-from lisae_tf.phase import TrainingOptions
+from lisae_tf.model.checkpoints import Arrays
+from lisae_tf.training.phase import TrainingOptions
 
 NAMES = ("left", "right", "feature", "threshold", "samples")  # (trees, nodes) each
 LEAF = -1

@@ -9,10 +9,10 @@ import numpy as np
 from scipy.special import logsumexp
 from sklearn.metrics.pairwise import euclidean_distances
 
-from lisae_tf.checkpoints import Arrays
 from lisae_tf.data.parts import TrainingData
 from lisae_tf.detectors.pixels import PixelDetector, check_arrays, rows, thin
-from lisae_tf.phase import TrainingOptions
+from lisae_tf.model.checkpoints import Arrays
+from lisae_tf.training.phase import TrainingOptions
 
 
 def log_density(squared: np.ndarray, bandwidth: float, size: int) -> np.ndarray:

@@ -8,11 +8,11 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from lisae_tf.arrays import Arrays
+from lisae_tf.core.arrays import Arrays
 from lisae_tf.data.parts import TrainingData
 from lisae_tf.detectors.pixels import check_arrays
 from lisae_tf.detectors.rows import RowDetector
-from lisae_tf.phase import TrainingOptions
+from lisae_tf.training.phase import TrainingOptions
 
 
 def greedy_coreset(x: np.ndarray, size: int, dimensions: int, seed: int) -> np.ndarray:

@@ -9,14 +9,14 @@ import math
 import numpy as np
 from sklearn.decomposition import PCA
 
-from lisae_tf.checkpoints import Arrays
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.parts import TrainingData
 from lisae_tf.detectors.graph import AutoencoderDetector
 from lisae_tf.detectors.linear_lis import MAX_PICTURES
 from lisae_tf.detectors.pixels import check_arrays, rows, thin
-from lisae_tf.errors import LisaeError
-from lisae_tf.networks import build_linear_networks
-from lisae_tf.phase import TrainingOptions
+from lisae_tf.model.checkpoints import Arrays
+from lisae_tf.model.networks import build_linear_networks
+from lisae_tf.training.phase import TrainingOptions
 
 
 class LinearDetector(AutoencoderDetector):

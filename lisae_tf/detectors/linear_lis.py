@@ -4,15 +4,15 @@ import math
 
 import numpy as np
 
-from lisae_tf.checkpoints import Arrays
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.parts import Parts, TrainingData
 from lisae_tf.detectors.graph import AutoencoderDetector
 from lisae_tf.detectors.pixels import rows, thin
-from lisae_tf.errors import LisaeError
-from lisae_tf.latent_shaping import resolve_gamma
-from lisae_tf.linear import fit_in_closed_form, fit_linear, principal_subspace
-from lisae_tf.networks import build_linear_networks
-from lisae_tf.phase import TrainingOptions
+from lisae_tf.model.checkpoints import Arrays
+from lisae_tf.model.linear import fit_in_closed_form, fit_linear, principal_subspace
+from lisae_tf.model.networks import build_linear_networks
+from lisae_tf.training.latent_shaping import resolve_gamma
+from lisae_tf.training.phase import TrainingOptions
 
 MAX_PICTURES = 10_000  # of each side; the second moments change little beyond
 

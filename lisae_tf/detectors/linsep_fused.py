@@ -11,12 +11,12 @@ import numpy as np
 from keras import layers
 from sklearn.metrics import roc_auc_score
 
-from lisae_tf.checkpoints import Arrays, set_weights
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.parts import TrainingData
 from lisae_tf.detectors.lisae import LatentInsensitiveDetector
-from lisae_tf.errors import LisaeError
-from lisae_tf.phase import TrainingOptions, build_autoencoder
-from lisae_tf.scoring import Scorer, error_outputs, of_pictures
+from lisae_tf.model.checkpoints import Arrays, set_weights
+from lisae_tf.model.scoring import Scorer, error_outputs, of_pictures
+from lisae_tf.training.phase import TrainingOptions, build_autoencoder
 
 NEAR_TIE = 0.001  # of AUROC: held-out pictures do not tell such weights apart
 

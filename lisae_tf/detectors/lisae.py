@@ -1,10 +1,10 @@
 """The product: the plain autoencoder (phase 1), LIS-AE and LinSep-LIS-AE, one class for all."""
 
-from lisae_tf.checkpoints import Arrays, set_weights, weights_of
 from lisae_tf.data.parts import TrainingData
 from lisae_tf.detectors.graph import AutoencoderDetector
-from lisae_tf.phase import TrainingOptions, build_autoencoder
-from lisae_tf.training import train
+from lisae_tf.model.checkpoints import Arrays, set_weights, weights_of
+from lisae_tf.training.algorithm1 import train
+from lisae_tf.training.phase import TrainingOptions, build_autoencoder
 
 
 class LatentInsensitiveDetector(AutoencoderDetector):

@@ -8,12 +8,12 @@ import numpy as np
 from keras import layers, ops
 from scipy import linalg
 
-from lisae_tf.arrays import Arrays
+from lisae_tf.core.arrays import Arrays
 from lisae_tf.data.parts import TrainingData
 from lisae_tf.detectors.pixels import check_arrays
 from lisae_tf.detectors.rows import RowDetector
-from lisae_tf.linear import RIDGE, second_moment
-from lisae_tf.phase import TrainingOptions
+from lisae_tf.model.linear import RIDGE, second_moment
+from lisae_tf.training.phase import TrainingOptions
 
 
 class SquaredDistance(layers.Layer):

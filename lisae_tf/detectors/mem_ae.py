@@ -8,9 +8,9 @@ the per-pixel error as in their own programs.
 import keras
 from keras import layers, ops
 
+from lisae_tf.config.sections import Memory
 from lisae_tf.detectors.one_phase import OnePhaseDetector
-from lisae_tf.networks import preactivation
-from lisae_tf.sections import Memory
+from lisae_tf.model.networks import preactivation
 
 EPSILON = 1e-12
 

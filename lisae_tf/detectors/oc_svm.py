@@ -12,11 +12,11 @@ import numpy as np
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.svm import OneClassSVM
 
-from lisae_tf import sections
-from lisae_tf.checkpoints import Arrays
+from lisae_tf.config import sections
 from lisae_tf.data.parts import TrainingData
 from lisae_tf.detectors.pixels import PixelDetector, check_arrays, rows, thin
-from lisae_tf.phase import TrainingOptions
+from lisae_tf.model.checkpoints import Arrays
+from lisae_tf.training.phase import TrainingOptions
 
 
 def machines(

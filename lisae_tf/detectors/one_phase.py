@@ -7,13 +7,13 @@ from abc import abstractmethod
 
 import keras
 
-from lisae_tf.autoencoder import LatentInsensitiveAutoencoder
-from lisae_tf.checkpoints import Arrays, set_weights, weights_of
 from lisae_tf.data.parts import TrainingData
 from lisae_tf.detectors.graph import AutoencoderDetector
-from lisae_tf.networks import Architecture
-from lisae_tf.phase import TrainingOptions, build_autoencoder
-from lisae_tf.training import train
+from lisae_tf.model.autoencoder import LatentInsensitiveAutoencoder
+from lisae_tf.model.checkpoints import Arrays, set_weights, weights_of
+from lisae_tf.model.networks import Architecture
+from lisae_tf.training.algorithm1 import train
+from lisae_tf.training.phase import TrainingOptions, build_autoencoder
 
 
 class OnePhaseDetector(AutoencoderDetector):

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from lisae_tf.checkpoints import Arrays
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.parts import full_scale
 from lisae_tf.detectors.base import Detector
-from lisae_tf.errors import LisaeError
+from lisae_tf.model.checkpoints import Arrays
 
 BATCH_SIZE = 500
 

@@ -9,12 +9,13 @@ from dataclasses import replace
 import keras
 import numpy as np
 
-from lisae_tf.arrays import Arrays
-from lisae_tf.config import ONE_CLASS, Config
+from lisae_tf.config.sections import Features
+from lisae_tf.config.settings import ONE_CLASS, Config
+from lisae_tf.core.arrays import Arrays
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.parts import Parts, TrainingData
 from lisae_tf.detectors.base import Detector
 from lisae_tf.detectors.graph import AutoencoderDetector, GraphDetector
-from lisae_tf.errors import LisaeError
 from lisae_tf.features.negatives import (
     BOTH,
     MADE,
@@ -26,9 +27,8 @@ from lisae_tf.features.negatives import (
     marked_places,
 )
 from lisae_tf.features.places import PICTURES, AsMap, PlaceFeatures
-from lisae_tf.phase import TrainingOptions
-from lisae_tf.scoring import Pool, Scorer
-from lisae_tf.sections import Features
+from lisae_tf.model.scoring import Pool, Scorer
+from lisae_tf.training.phase import TrainingOptions
 
 # What trains on normal places alone in place of a variant that negatives would not help.
 WITHOUT_NEGATIVES = {"lis": "ae", "linsep": "ae", "linsep-fused": "ae", "linear-lis": "linear-ae"}

@@ -1,8 +1,8 @@
 """What detectors share that measure rows of features and know no pictures."""
 
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.parts import TrainingData
 from lisae_tf.detectors.graph import GraphDetector
-from lisae_tf.errors import LisaeError
 
 
 class RowDetector(GraphDetector):

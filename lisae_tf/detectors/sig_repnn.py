@@ -7,7 +7,7 @@ import keras
 from keras import layers, ops
 
 from lisae_tf.detectors.one_phase import OnePhaseDetector
-from lisae_tf.networks import preactivation
+from lisae_tf.model.networks import preactivation
 
 
 def staircase(theta, levels: int, steepness: float):

@@ -6,13 +6,13 @@ from dataclasses import replace
 import keras
 import numpy as np
 
-from lisae_tf.arrays import Arrays
-from lisae_tf.config import Config
+from lisae_tf.config.settings import Config
+from lisae_tf.config.tiling import Tiling, tiling_of
+from lisae_tf.core.arrays import Arrays
 from lisae_tf.data.parts import Parts, TrainingData
-from lisae_tf.data.tiling import Tiling, tiling_of
 from lisae_tf.detectors.graph import AutoencoderDetector, GraphDetector
-from lisae_tf.phase import TrainingOptions
-from lisae_tf.tiled_graph import Mend, tiled
+from lisae_tf.model.tiled_graph import Mend, tiled
+from lisae_tf.training.phase import TrainingOptions
 
 
 class TiledDetector(GraphDetector):

@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from lisae_tf.detectors.one_phase import OnePhaseDetector
-from lisae_tf.networks import preactivation
+from lisae_tf.model.networks import preactivation
 
 
 class Sample(layers.Layer):

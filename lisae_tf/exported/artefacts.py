@@ -9,10 +9,10 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lisae_tf.errors import LisaeError
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.files import refuse_special, sha256, stamp, write_json
+from lisae_tf.core.thresholds import Threshold
 from lisae_tf.exported import baseline, seen
-from lisae_tf.files import refuse_special, sha256, stamp, write_json
-from lisae_tf.thresholds import Threshold
 
 FORMAT = 1
 SUFFIXES = {".onnx": "onnx", ".tflite": "tflite"}

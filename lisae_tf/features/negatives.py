@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from lisae_tf.errors import LisaeError
-from lisae_tf.linear import LinearLISAE, fit_in_closed_form, principal_subspace
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.model.linear import LinearLISAE, fit_in_closed_form, principal_subspace
 
 NONE, MADE, REAL, BOTH = "none", "made", "real", "both"
 COVERED = 0.3  # of a place, from which on it counts as marked

@@ -15,10 +15,10 @@ import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
-from lisae_tf.arrays import Arrays
+from lisae_tf.config.sections import Features
+from lisae_tf.core.arrays import Arrays
 from lisae_tf.data.pictures import content_hashes
 from lisae_tf.features import backbones
-from lisae_tf.sections import Features
 
 PICTURES = 16  # in one call of a backbone
 

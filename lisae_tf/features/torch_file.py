@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from lisae_tf.errors import LisaeError
+from lisae_tf.core.errors import LisaeError
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _DICTIONARY, _TENSOR = "collections OrderedDict", "torch._utils _rebuild_tensor_v2"

@@ -9,15 +9,15 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lisae_tf.commands.options import settle
-from lisae_tf.config import Config
+from lisae_tf.config.settings import Config
 from lisae_tf.data.folders import settle_folder_channels
+from lisae_tf.experiments.settling import settle
+from lisae_tf.grids.cells import Cell
 from lisae_tf.inspection.rows import Row
 from lisae_tf.inspection.sets import InspectionSet, Split
-from lisae_tf.paper.cells import Cell
 
 if TYPE_CHECKING:
-    from lisae_tf.sharing import SharedPhase1
+    from lisae_tf.training.sharing import SharedPhase1
 
 CELLS = "cells"  # folder of the files, below that of the results
 

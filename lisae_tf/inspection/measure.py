@@ -15,20 +15,21 @@ from pathlib import Path
 
 import numpy as np
 
-from lisae_tf import __version__, experiment
-from lisae_tf.config import ONE_CLASS, Config, resolve
+from lisae_tf import __version__
+from lisae_tf.config.sections import Features
+from lisae_tf.config.settings import ONE_CLASS, Config, resolve
+from lisae_tf.core.files import make_folder, write_json
+from lisae_tf.core.thresholds import choose_threshold
 from lisae_tf.data.protocols import DEFAULT_FLAWS, DEFAULT_SYNTHETIC
 from lisae_tf.detectors import make_detector
 from lisae_tf.detectors.base import Detector
-from lisae_tf.evaluation import Scored, by_kind, evaluate
+from lisae_tf.evaluation.metrics import Scored, by_kind, evaluate
+from lisae_tf.experiments import experiment
 from lisae_tf.features.places import Memo, remembering
-from lisae_tf.files import make_folder, write_json
+from lisae_tf.grids.cells import TRAINING_VERSION
 from lisae_tf.inspection.cells import InspectionCell
 from lisae_tf.inspection.sets import InspectionSet, Split
-from lisae_tf.paper.cells import TRAINING_VERSION
-from lisae_tf.phase import TrainingOptions
-from lisae_tf.sections import Features
-from lisae_tf.thresholds import choose_threshold
+from lisae_tf.training.phase import TrainingOptions
 
 FEATURES_KEPT = 3 * 2**30  # bytes, of one set
 SPEED_SAMPLE = 64  # pictures, at most, that scoring is timed on

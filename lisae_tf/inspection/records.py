@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lisae_tf.files import read_json
+from lisae_tf.core.files import read_json
+from lisae_tf.grids.cells import TRAINING_VERSION
 from lisae_tf.inspection.rows import ROWS
-from lisae_tf.paper.cells import TRAINING_VERSION
 
 CELLS, PEERS = "cells", "peers"  # folders below that of the results
 USUAL = "usual"  # the split without real negatives

@@ -6,8 +6,8 @@ Imports no TensorFlow.
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from lisae_tf.core.markdown import folded, markdown
 from lisae_tf.inspection.records import USUAL, Results, mean, read
-from lisae_tf.markdown import folded, markdown
 
 _HEAD = """## Pictures that people inspect
 

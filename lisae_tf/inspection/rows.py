@@ -6,7 +6,7 @@ Runs without TensorFlow.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lisae_tf.errors import LisaeError
+from lisae_tf.core.errors import LisaeError
 
 MADE, REAL, BOTH, AUTO = "made", "real", "both", "auto"
 WITH_REAL = (REAL, BOTH, AUTO)  # without real negatives they are made ones alone

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import picture_files
 from lisae_tf.data.layout import GOOD, mvtec_settings
-from lisae_tf.errors import LisaeError
 
 NEGATIVE = "negative"  # folder beside train/, of negatives that are no anomalies of the test
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from lisae_tf import __version__
-from lisae_tf.config import dataset_settings, merge, resolve
+from lisae_tf.config.settings import dataset_settings, merge, resolve
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.files import write_text
 from lisae_tf.data.datasets import open_dataset
-from lisae_tf.errors import LisaeError
-from lisae_tf.files import write_text
-from lisae_tf.paper.cells import Cell
+from lisae_tf.grids.cells import Cell
 
 
 def cells(

@@ -12,16 +12,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lisae_tf import __version__, selection
-from lisae_tf.config import Config, dataset_settings, merge, resolve
+from lisae_tf import __version__
+from lisae_tf.config.settings import Config, dataset_settings, merge, resolve
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.files import make_folder, read_json, write_json
 from lisae_tf.data.tasks import load_test
-from lisae_tf.errors import LisaeError
-from lisae_tf.evaluation import auroc
-from lisae_tf.experiment import score_test
-from lisae_tf.files import make_folder, read_json, write_json
-from lisae_tf.paper import cells, grid, tables
-from lisae_tf.paper.trainings import Column, Row, latent_file
-from lisae_tf.sharing import SharedPhase1
+from lisae_tf.evaluation.metrics import auroc
+from lisae_tf.experiments import selection
+from lisae_tf.experiments.experiment import score_test
+from lisae_tf.grids import cells, grid
+from lisae_tf.grids.trainings import Column, Row, latent_file
+from lisae_tf.paper import tables
+from lisae_tf.training.sharing import SharedPhase1
 
 SEED = 0
 

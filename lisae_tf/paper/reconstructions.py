@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lisae_tf.config import Config, dataset_settings, merge, resolve
-from lisae_tf.errors import LisaeError
-from lisae_tf.files import make_folder, read_json, write_json
-from lisae_tf.paper.cells import TRAINING_VERSION
+from lisae_tf.config.settings import Config, dataset_settings, merge, resolve
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.files import make_folder, read_json, write_json
+from lisae_tf.grids.cells import TRAINING_VERSION
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from lisae_tf.experiment import Outcome
+    from lisae_tf.experiments.experiment import Outcome
 
 SHOWN = 5  # pictures of each side
 
@@ -56,7 +56,7 @@ def make_all(
 
     A failure is said and stops nothing.
     """
-    from lisae_tf import experiment
+    from lisae_tf.experiments import experiment
 
     make_folder(folder)
     for name, exhibit in EXHIBITS.items():
@@ -79,8 +79,8 @@ def make_all(
 
 def both_phases(path: Path, outcome: "Outcome") -> None:
     """Figure 4: inputs, what the autoencoder of phase 1 makes of them, what LIS-AE does."""
-    from lisae_tf import figures
-    from lisae_tf.run_figures import shown
+    from lisae_tf.report import figures
+    from lisae_tf.report.run_figures import shown
 
     chosen, n_normal = shown(outcome.test, SHOWN)
     pixels, detector = outcome.test.pixels[chosen], outcome.detector
@@ -97,8 +97,8 @@ def linear_case(path: Path, outcome: "Outcome") -> None:
     """Figure 2, rows (a) to (f): inputs, their orthogonal part, and what both make of either."""
     import numpy as np
 
-    from lisae_tf import figures
-    from lisae_tf.run_figures import shown
+    from lisae_tf.report import figures
+    from lisae_tf.report.run_figures import shown
 
     chosen, n_normal = shown(outcome.test, SHOWN)
     pixels = outcome.test.pixels[chosen]

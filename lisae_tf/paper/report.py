@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lisae_tf.errors import LisaeError
-from lisae_tf.files import make_folder, write_json, write_text
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.files import make_folder, write_json, write_text
 from lisae_tf.paper import reconstructions, report_figures, report_text
 from lisae_tf.paper.results import Results
 

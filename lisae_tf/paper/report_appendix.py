@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Mapping
 
-from lisae_tf.markdown import difference, folded, markdown
+from lisae_tf.core.markdown import difference, folded, markdown
 from lisae_tf.paper import published, tables
 
 Blocks = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]

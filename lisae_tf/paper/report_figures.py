@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lisae_tf.files import make_folder
+from lisae_tf.core.files import make_folder
+from lisae_tf.grids.trainings import Figure
 from lisae_tf.paper import tables
-from lisae_tf.paper.trainings import Figure
 
 if TYPE_CHECKING:
     from lisae_tf.paper.results import Results
@@ -99,7 +99,7 @@ def _draw(path: Path, title: str, panes: Mapping[str, Curves]) -> None:
     import numpy as np
     from matplotlib import pyplot as plt
 
-    from lisae_tf.plots import STYLE, save
+    from lisae_tf.core.plots import STYLE, save
 
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(

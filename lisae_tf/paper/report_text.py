@@ -7,10 +7,10 @@ import statistics
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from lisae_tf.core.markdown import difference, folded, markdown
+from lisae_tf.grids.trainings import Row
 from lisae_tf.inspection import report as inspection
-from lisae_tf.markdown import difference, folded, markdown
 from lisae_tf.paper import published, report_appendix, report_tuning, tables
-from lisae_tf.paper.trainings import Row
 
 if TYPE_CHECKING:
     from lisae_tf.paper.results import Results, Summed

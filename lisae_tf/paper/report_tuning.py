@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lisae_tf.markdown import difference, markdown
+from lisae_tf.core.markdown import difference, markdown
 from lisae_tf.paper import tables, tuned
 
 if TYPE_CHECKING:

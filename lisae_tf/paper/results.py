@@ -8,12 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lisae_tf.config import VARIANTS
-from lisae_tf.errors import LisaeError
-from lisae_tf.files import read_json
+from lisae_tf.config.settings import VARIANTS
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.files import read_json
+from lisae_tf.grids.cells import Cell
+from lisae_tf.grids.trainings import Figure, latent_file
 from lisae_tf.paper import tables, tuned
-from lisae_tf.paper.cells import Cell
-from lisae_tf.paper.trainings import Figure, latent_file
 
 DIGITS = 6  # kept in the summary
 

@@ -7,7 +7,7 @@ are ours.
 from collections.abc import Callable
 
 from lisae_tf.data.protocols import SYNTHETIC
-from lisae_tf.paper.trainings import Column, Figure, Row, Tasks
+from lisae_tf.grids.trainings import Column, Figure, Figures, Row, Tasks
 
 # Every system of tables 1 and 2. One line each; "none" for those that use no negatives.
 ROWS: dict[str, Row] = {
@@ -85,10 +85,6 @@ COLUMNS: dict[str, Column] = {
     "svhn": Column("svhn_cropped", _one_by_one(DIGITS)),
     "cifar10": Column("cifar10", _one_by_one(tuple(CIFAR10.values()))),
 }
-
-
-# By (row, column), as they are printed.
-Figures = dict[tuple[str, str], Figure]
 
 
 def _systems(columns: tuple[str, ...], rows: dict[str, Row]) -> Figures:

@@ -6,13 +6,14 @@ Pure descriptions; how the settings were chosen is in `tuned_columns`.
 from collections.abc import Sequence
 from pathlib import Path
 
-from lisae_tf.config import Config, dataset_settings, read_settings, resolve
-from lisae_tf.files import read_json
-from lisae_tf.paper.cells import Cell, cell_of
+from lisae_tf.config.settings import Config, dataset_settings, read_settings, resolve
+from lisae_tf.core.files import read_json
+from lisae_tf.experiments.tuning import BEST
+from lisae_tf.grids.cells import Cell, cell_of
 from lisae_tf.paper.tables import COLUMNS
 
 SEED = 0
-FOLDER, BEST, CHOICE = "tuning", "best.yaml", "choice.json"
+FOLDER, CHOICE = "tuning", "choice.json"
 DEFAULTS, TUNED = "folder defaults", "tuned"
 
 

@@ -12,14 +12,16 @@ from pathlib import Path
 
 import optuna
 
-from lisae_tf import __version__, selection, tuning
-from lisae_tf.config import Config
-from lisae_tf.errors import LisaeError
-from lisae_tf.files import make_folder, write_json, write_text
-from lisae_tf.paper import cells, grid, tables
+from lisae_tf import __version__
+from lisae_tf.config.settings import Config
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.files import make_folder, write_json, write_text
+from lisae_tf.experiments import selection, tuning
+from lisae_tf.grids import cells, grid
+from lisae_tf.paper import tables
 from lisae_tf.paper.latents import fixed_tasks
 from lisae_tf.paper.tuned import CHOICE, DEFAULTS, SEED, TUNED, folder_defaults, settings_file
-from lisae_tf.sharing import SharedPhase1
+from lisae_tf.training.sharing import SharedPhase1
 
 TOGETHER = 6  # trials asked for before their values are known; they share phase 1
 KINDS = "kinds"  # attribute of a trial: what was left out, in the order of its figures

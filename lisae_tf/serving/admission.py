@@ -10,7 +10,7 @@ import math
 import threading
 from collections.abc import AsyncIterator, Iterator
 
-from lisae_tf.serving.codes import RequestError
+from lisae_tf.exported.codes import RequestError
 
 
 class Memory:

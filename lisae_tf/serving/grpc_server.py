@@ -20,11 +20,11 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from lisae_tf.errors import LisaeError
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.exported.codes import RequestError
+from lisae_tf.exported.saved_model import ServedModel
 from lisae_tf.serving import inference, messages
-from lisae_tf.serving.codes import RequestError
 from lisae_tf.serving.limits import PARSED_BYTES
-from lisae_tf.serving.saved_model import ServedModel
 from lisae_tf.serving.service import Service
 
 _CODES = {code.name: code for code in grpc.StatusCode}

@@ -12,10 +12,10 @@ from PIL import Image
 from tensorflow.core.example import example_pb2
 
 from lisae_tf.data import pictures
-from lisae_tf.serving.codes import RequestError
+from lisae_tf.exported.codes import RequestError
+from lisae_tf.exported.saved_model import ServedModel
+from lisae_tf.exported.signatures import STRINGS
 from lisae_tf.serving.limits import Limits, decoding_bytes, named
-from lisae_tf.serving.saved_model import ServedModel
-from lisae_tf.serving.signatures import STRINGS
 
 
 def strings(values: Sequence[bytes]) -> np.ndarray:

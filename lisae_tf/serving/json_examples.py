@@ -5,8 +5,8 @@ from typing import Any
 
 from tensorflow.core.example import example_pb2, feature_pb2
 
+from lisae_tf.exported.codes import RequestError
 from lisae_tf.serving import json_format
-from lisae_tf.serving.codes import RequestError
 
 
 def _invalid(message: str) -> RequestError:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from math import prod
 
 from lisae_tf.data import pictures
+from lisae_tf.exported.codes import RequestError
 from lisae_tf.serving.admission import Memory
-from lisae_tf.serving.codes import RequestError
 
 # Of a pixel's value in a JSON body at most, with its brackets and spaces.
 _JSON_BYTES = {"uint8": 10, "float32": 32}

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lisae_tf.errors import LisaeError
+from lisae_tf.core.errors import LisaeError
 
 FILE_NAME = "models.config"
 MAX_BYTES = 2**20

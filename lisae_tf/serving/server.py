@@ -14,9 +14,9 @@ from pathlib import Path
 
 from aiohttp import web
 
-from lisae_tf.errors import LisaeError
-from lisae_tf.exported import artefacts
-from lisae_tf.serving import grpc_server, saved_model, warmup
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.exported import artefacts, saved_model
+from lisae_tf.serving import grpc_server, warmup
 from lisae_tf.serving.connections import Connections, that_fit
 from lisae_tf.serving.limits import Limits
 from lisae_tf.serving.metrics import Metrics

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lisae_tf.errors import LisaeError
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.exported.codes import RequestError
+from lisae_tf.exported.saved_model import ServedModel
 from lisae_tf.serving import model_config
-from lisae_tf.serving.codes import RequestError
-from lisae_tf.serving.saved_model import ServedModel
 
 LOADING, AVAILABLE, UNLOADING, END = 20, 30, 40, 50
 _MAX_VERSION = 2**63 - 1

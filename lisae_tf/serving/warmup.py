@@ -7,12 +7,12 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow_serving.apis import prediction_log_pb2
 
-from lisae_tf.errors import LisaeError
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.exported.codes import RequestError
+from lisae_tf.exported.saved_model import ServedModel
 from lisae_tf.serving import inference
-from lisae_tf.serving.codes import RequestError
 from lisae_tf.serving.limits import Limits
 from lisae_tf.serving.messages import examples_of, to_array
-from lisae_tf.serving.saved_model import ServedModel
 
 FILE = Path("assets.extra", "tf_serving_warmup_requests")
 MAX_RECORDS = 1000

@@ -1,0 +1,1 @@
+"""Settings: read, merged with the YAML files of `configs/`, checked once."""

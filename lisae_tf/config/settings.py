@@ -1,0 +1,371 @@
+"""Every setting of a run, read, merged and checked once; the sections are in `sections`.
+
+A resolved configuration is saved with the run and is itself a valid `--config` file.
+"""
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from lisae_tf.config.sections import (
+    AnoGAN,
+    Calibration,
+    Data,
+    FeatureExtraction,
+    Features,
+    Fusion,
+    Hypersphere,
+    IsolationForest,
+    KernelDensity,
+    LatentShaping,
+    Memory,
+    NearestNeighbours,
+    Network,
+    OneClassSVM,
+    Scoring,
+    Section,
+    SigmoidReplicator,
+    VariationalAutoencoder,
+    is_none,
+)
+from lisae_tf.config.tiling import tiling_of
+from lisae_tf.core.errors import LisaeError
+
+Classes = Annotated[list[int | str], Field(min_length=1)]
+
+Variant = Literal[
+    "ae", "lis", "linsep", "linsep-fused", "linear-lis",
+    "kde", "if", "oc-svm", "oc-dsvdd", "anogan", "anogan-fm",
+    "linear-ae", "vae", "mem-ae", "sig-repnn",
+    "bce", "deep-sad", "hsc",
+    "mahalanobis", "knn",
+]  # fmt: skip
+VARIANTS: tuple[str, ...] = get_args(Variant)
+# Those that train on normal pictures alone.
+ONE_CLASS: tuple[str, ...] = (
+    "ae", "kde", "if", "oc-svm", "oc-dsvdd", "anogan", "anogan-fm", "linear-ae", "vae", "mem-ae",
+    "sig-repnn", "mahalanobis", "knn",
+)  # fmt: skip
+# Without a graph, so neither exported nor run on features or tiles.
+GRAPHLESS = ("kde", "if", "oc-svm")
+# What needs pictures: their convolutions, or pairs of pictures, have no meaning at single places.
+PICTURES_ONLY = (*GRAPHLESS, "anogan", "anogan-fm")
+_CLASSICAL = (*GRAPHLESS, "mahalanobis", "knn")
+_LINEAR = ("linear-ae", "linear-lis")  # solved, not trained
+_WITHOUT_DECODER = ("oc-dsvdd", "bce", "deep-sad", "hsc")
+# Sections that only some variants read.
+_READ_BY: dict[str, tuple[str, ...]] = {
+    "network": tuple(v for v in VARIANTS if v not in _CLASSICAL),
+    "feature_extraction": tuple(
+        v for v in VARIANTS if v not in (*_CLASSICAL, "linear-ae", "linear-lis")
+    ),
+    "latent_shaping": ("lis", "linsep", "linsep-fused", "linear-lis"),
+    "kde": ("kde",),
+    "isolation_forest": ("if",),
+    "oc_svm": ("oc-svm",),
+    "knn": ("knn",),
+    "vae": ("vae",),
+    "memory": ("mem-ae",),
+    "sig_repnn": ("sig-repnn",),
+    "fusion": ("linsep-fused",),
+    "hypersphere": ("oc-dsvdd", "deep-sad", "bce", "hsc"),
+    "anogan": ("anogan", "anogan-fm"),
+    "scoring": tuple(v for v in VARIANTS if v not in (*_CLASSICAL, *_WITHOUT_DECODER)),
+}
+# Left out of the record unless set: results from before there were such folders stay comparable.
+Folder = Annotated[str | None, Field(exclude_if=is_none)]
+PROTOCOLS = ("one-class", "two-class", "next-class", "halves")
+FOLDER = "folder"
+
+
+def _is_default_knn(value: object) -> bool:
+    return value == NearestNeighbours()
+
+
+class Config(Section):
+    """All settings of one run."""
+
+    dataset: str = "surfaces"
+    normal_class: Classes | None = None
+    protocol: Literal["one-class", "two-class", "next-class", "halves"] = "halves"
+    negatives: str = "other-half"
+    anomaly_class: Classes | None = None
+    normal_dir: str | Annotated[list[str], Field(min_length=1)] | None = None
+    negative_dir: str | None = None
+    anomaly_dir: str | None = None
+    test_dir: Folder = None  # good/ and a folder for each kind of anomaly
+    mask_dir: Folder = None  # of the anomalies
+    negative_mask_dir: Folder = None
+    variant: Variant = "lis"
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    data: Data = Data()
+    # Left out of the record unless set: results on pixels stay comparable.
+    features: Annotated[Features | None, Field(exclude_if=is_none)] = None
+    network: Network = Network()
+    feature_extraction: FeatureExtraction = FeatureExtraction()
+    latent_shaping: LatentShaping = LatentShaping()
+    kde: KernelDensity = KernelDensity()
+    isolation_forest: IsolationForest = IsolationForest()
+    oc_svm: OneClassSVM = OneClassSVM()
+    knn: Annotated[NearestNeighbours, Field(exclude_if=_is_default_knn)] = NearestNeighbours()
+    vae: VariationalAutoencoder = VariationalAutoencoder()
+    memory: Memory = Memory()
+    sig_repnn: SigmoidReplicator = SigmoidReplicator()
+    fusion: Fusion = Fusion()
+    hypersphere: Hypersphere = Hypersphere()
+    anogan: AnoGAN = AnoGAN()
+    # Left out of the record at its default: results from before there was a choice stay comparable.
+    scoring: Annotated[Scoring, Field(exclude_if=lambda given: given == Scoring())] = Scoring()
+    calibration: Calibration = Calibration()
+
+    @model_validator(mode="after")
+    def _folders_belong_together(self) -> "Config":
+        if self.dataset == FOLDER and not self.normal_dir:
+            raise ValueError("training on your own folders needs --normal-dir")
+        folders = (
+            self.normal_dir, self.negative_dir, self.anomaly_dir, self.test_dir, self.mask_dir,
+            self.negative_mask_dir,
+        )  # fmt: skip
+        if self.dataset != FOLDER and any(folders):
+            raise ValueError(
+                "folders of pictures go with --normal-dir, the folder of normal ones; they and a "
+                "named dataset exclude each other"
+            )
+        if self.dataset != FOLDER and self.data.group_by is not None:
+            raise ValueError(
+                "--group-by (data.group_by) goes by the names of files in --normal-dir"
+            )
+        if self.test_dir and self.anomaly_dir:
+            raise ValueError(
+                "--test-dir holds the anomalies already; leave it or --anomaly-dir out"
+            )
+        if self.mask_dir and not (self.test_dir or self.anomaly_dir):
+            raise ValueError("masks need anomalies; name them with --test-dir or --anomaly-dir")
+        if self.negative_mask_dir and not self.negative_dir:
+            raise ValueError("masks of negatives need negatives; name them with --negative-dir")
+        return self
+
+    @model_validator(mode="after")
+    def _variant_takes_features(self) -> "Config":
+        if self.features and self.variant in PICTURES_ONLY:
+            raise ValueError(
+                f"{self.variant} does not work on features; give --features none, or another "
+                "--variant such as linear-lis"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tiles_have_a_picture(self) -> "Config":
+        if self.data.tile is None:
+            if self.data.stride is not None:
+                raise ValueError("a stride goes with tiles; give --tile as well")
+        elif self.data.size is None:
+            raise ValueError(
+                "tiles need the size that pictures get before they are cut; give --input-size "
+                "(data.size)"
+            )
+        else:
+            tiling_of(self.data, self.data.channels or 1)
+        return self
+
+    @property
+    def normal_dirs(self) -> list[str]:
+        """The folders of normal pictures, in the order in which they became normal."""
+        return (
+            [self.normal_dir] if isinstance(self.normal_dir, str) else list(self.normal_dir or ())
+        )
+
+    def settings_read(self) -> dict[str, Any]:
+        """The settings that the variant reads, without the sections of other variants."""
+        unread = {name for name, variants in _READ_BY.items() if self.variant not in variants}
+        if self.features:  # every variant has maps there
+            unread.discard("scoring")
+        settings = self.model_dump(exclude=unread)
+        if self.latent_shaping.gamma_times is not None:  # it is read instead of `gamma`
+            settings.get("latent_shaping", {}).pop("gamma", None)
+        if self.variant in _LINEAR:
+            settings["network"] = {"latent": self.network.latent}
+            if self.latent_shaping.closed_form and "latent_shaping" in settings:
+                settings["latent_shaping"] = {"closed_form": True}
+        return settings
+
+    def unread(self, given: Mapping[str, Any]) -> list[str]:
+        """Which of some settings the variant never reads, as paths: `kde.bandwidth`."""
+        whole, read = (dict(leaves(each)) for each in (self.model_dump(), self.settings_read()))
+        return [path for path, _ in leaves(given) if path in whole and path not in read]
+
+    def to_yaml(self, *, read: bool = False) -> str:
+        """The resolved settings as YAML that `--config` takes.
+
+        Args:
+            read: those that the variant reads alone, for people.
+        """
+        settings = self.settings_read() if read else self.model_dump()
+        return yaml.dump(settings, Dumper=_Dumper, sort_keys=False)
+
+    def digest(self) -> str:
+        """The first 16 hex digits of the SHA-256 of the settings."""
+        return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()[
+            :16
+        ]
+
+
+def leaves(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Each setting by its path, as in `latent_shaping.gamma`."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
+
+
+def _sections() -> dict[str, type[Section]]:
+    """The sections by name, those too that may be absent."""
+    found = {}
+    for name, field in Config.model_fields.items():
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, Section):
+                found[name] = kind
+    return found
+
+
+def _sentence(error: ValidationError, origin: str) -> str:
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in first["loc"] if isinstance(part, str | int))
+    if first["type"] == "extra_forbidden":
+        model: Any = Config
+        for part in first["loc"][:-1]:
+            model = _sections()[part]
+        known = {name: name for name in model.model_fields}
+        if model is Config:  # "gamma" for "latent_shaping.gamma"
+            for section, inner in _sections().items():
+                known = {name: f"{section}.{name}" for name in inner.model_fields} | known
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.0)
+        return f"{origin}: unknown setting '{path}'; did you mean '{known[near[0]]}'?"
+    if first["type"] == "literal_error":
+        choices = re.findall(r"'([^']*)'|(\d+)", str(first["ctx"]["expected"]))
+        names = [a or b for a, b in choices]
+        near = difflib.get_close_matches(str(first["input"]), names, n=1, cutoff=0.0)
+        return (
+            f"{origin}: {path} cannot be {first['input']!r}; did you mean '{near[0]}'? "
+            f"Valid: {', '.join(names)}"
+        )
+    where = f"{path} " if path else ""
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{origin}: {where}{message[0].lower() + message[1:]}" + (
+        f" (given: {first['input']!r})" if path else ""
+    )
+
+
+# YAML 1.1 reads 1e-3 as text; people mean the number. Text in quotes stays text.
+_FLOAT = re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML with all decimal numbers."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads back unchanged."""
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
+
+
+def parse_yaml(text: str, origin: str) -> Any:
+    """YAML data (no tags, no code).
+
+    Raises:
+        LisaeError: broken YAML; the sentence names the line.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506  a SafeLoader
+    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "it cannot be parsed"
+        raise LisaeError(f"{origin}: broken YAML{line}: {problem}") from error
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        LisaeError: the file is missing, broken, or no mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LisaeError(f"the configuration file {path} cannot be read; check the path") from error
+    settings = parse_yaml(text, str(path))
+    if not isinstance(settings, dict):
+        raise LisaeError(f"{path} must hold settings as 'name: value' lines")
+    return settings
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `over` laid upon it, section by section."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        both = isinstance(value, Mapping) and isinstance(old, Mapping)
+        merged[key] = merge(old, value) if both else value
+    return merged
+
+
+def assignments(items: Sequence[str]) -> dict[str, Any]:
+    """`["latent_shaping.gamma=0.2"]` as nested settings.
+
+    Raises:
+        LisaeError: an item without '=' or with a broken value.
+    """
+    settings: dict[str, Any] = {}
+    for item in items:
+        path, equals, value = item.partition("=")
+        if not equals or not path:
+            raise LisaeError(
+                f"--set {item}: write it as path=value, as in latent_shaping.gamma=0.2"
+            )
+        nested: Any = parse_yaml(value, f"--set {item}")
+        for part in reversed(path.split(".")):
+            nested = {part: nested}
+        settings = merge(settings, nested)
+    return settings
+
+
+def resolve(settings: Mapping[str, Any], origin: str = "settings") -> Config:
+    """Checked settings.
+
+    Raises:
+        LisaeError: an unknown key (with the nearest valid one) or a value of a wrong type.
+    """
+    try:
+        return Config.model_validate(dict(settings))
+    except ValidationError as error:
+        raise LisaeError(_sentence(error, origin)) from error
+
+
+def is_record(settings: Mapping[str, Any]) -> bool:
+    """Whether settings are a run's own record, which lacks nothing that needs another default."""
+    return settings.keys() >= {
+        name for name, field in Config.model_fields.items() if field.exclude_if is None
+    }
+
+
+def config_folder() -> Path:
+    """Where the dataset configurations lie: in the package; in a clone a link leads to them."""
+    return Path(__file__).resolve().parent / "yaml"
+
+
+def dataset_settings(dataset: str) -> dict[str, Any] | None:
+    """The settings in `configs/<dataset>.yaml`; None where there is no such file."""
+    path = config_folder() / f"{dataset}.yaml"
+    return read_settings(path) if path.is_file() else None

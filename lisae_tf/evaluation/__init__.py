@@ -1,0 +1,1 @@
+"""How well a detector does: the only reader of anomaly labels."""

@@ -1,0 +1,118 @@
+"""Whether a run's test allows to act on it, in one sentence, and what to try next.
+
+Runs without TensorFlow, on what `metrics.json` holds.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from lisae_tf.config.settings import FOLDER
+from lisae_tf.evaluation.metrics import UNLIKELY, auroc_interval
+from lisae_tf.training.sharing import LOSSES
+
+LOST = 0.01  # of AUROC in phase 2, from which on it is worth a word
+RAISED = 3.0  # times the error of held-out normal pictures after phase 1
+FEW_FOUND = 0.5  # of the anomalies, below which a detector misses too many
+TELLS_APART = 0.9  # AUROC, from which on another threshold finds many more
+CERTAIN = 1.96  # standard errors
+
+
+def beyond_chance(auroc: float, n_normal: int, n_anomaly: int) -> bool:
+    """Whether an AUROC is higher than scores without any meaning would reach at 95 %.
+
+    By the normal approximation of the Mann-Whitney statistic, without ties.
+    """
+    deviation = math.sqrt((n_normal + n_anomaly + 1) / (12 * n_normal * n_anomaly))
+    return auroc - 0.5 > CERTAIN * deviation
+
+
+def verdict(metrics: Mapping[str, Any], *, features: bool) -> list[str]:
+    """A sentence on the test, then what to try, the likeliest gain first; plain text.
+
+    Args:
+        metrics: as in `metrics.json`.
+        features: whether the run sees pretrained features.
+    """
+    auroc, found = metrics["auroc"], metrics["detection_rate"]
+    if auroc is None:
+        return [
+            "verdict: not tested on anomalies, so how many it finds is not known",
+            "try: a few flawed pictures, ten are a beginning: --anomaly-dir DIR",
+            *_raised(metrics),
+        ]
+    alarms = f"{100 * metrics['false_positive_rate']:.1f} % false alarms"
+    finds = f"finds {100 * found:.1f} % of the anomalies at {alarms}"
+    if not beyond_chance(auroc, metrics["n_normal"], metrics["n_anomaly"]):
+        said = [
+            f"verdict: may be no better than chance ({metrics['n_normal']} normal, "
+            f"{metrics['n_anomaly']} anomalies): do not act on it"
+        ]
+        said += [f"try: {step}" for step in _steps(metrics, features)]
+    elif found < FEW_FOUND:
+        said = [f"verdict: misses more than half: {finds}"]
+        said += [f"try: {step}" for step in _steps(metrics, features)]
+    else:
+        said = [f"verdict: {finds}"]
+    before, lower = metrics["auroc_phase1"], _lower_gamma(metrics)
+    if metrics["variant"] in LOSSES and before is not None and auroc < before - LOST:
+        said.append(
+            "note: phase 2 lowered the AUROC, so the negatives are of another kind than these "
+            f"anomalies: try more like them, {lower}, or --variant ae"
+        )
+    said += _raised(metrics)
+    chance = metrics.get("chance_of_false_alarms")
+    if chance is not None and chance < UNLIKELY:
+        said.append(
+            "note: these are more false alarms than chance allows: the normal test pictures are "
+            "unlike those that the threshold was set on. Set it on such as you will have: "
+            "python cli.py calibrate --normal-dir NEW_PICTURES"
+        )
+    return said
+
+
+def _lower_gamma(metrics: Mapping[str, Any]) -> str:
+    """The option under which phase 2 asks less of the negatives."""
+    gamma = "gamma_times=3" if metrics["dataset"] == FOLDER else "gamma=0.01"
+    return f"--set latent_shaping.{gamma}"
+
+
+def _raised(metrics: Mapping[str, Any]) -> list[str]:
+    """A word on phase 2 where it spoiled the normal pictures; runs made before have no figure."""
+    times = metrics.get("normal_error_times")
+    if metrics["variant"] not in LOSSES or times is None or times < RAISED:
+        return []
+    return [
+        f"note: phase 2 raised the error of held-out normal pictures {times:.1f}-fold, so it "
+        "forgot some of what is normal: try negatives that are less like the normal pictures, "
+        f"{_lower_gamma(metrics)}, or --variant ae"
+    ]
+
+
+def interval(metrics: Mapping[str, Any]) -> str:
+    """The interval of the AUROC in words; "" without anomalies."""
+    if metrics["auroc"] is None:
+        return ""
+    low, high = auroc_interval(metrics["auroc"], metrics["n_normal"], metrics["n_anomaly"])
+    return f"95 %: {low:.3f} to {high:.3f}"
+
+
+def _steps(metrics: Mapping[str, Any], features: bool) -> list[str]:
+    """What may help a detector that misses too much."""
+    steps = []
+    asked = metrics["threshold_requested_fpr"]
+    if asked is None:  # set by hand
+        steps.append("a threshold for a false-positive rate: calibrate --fpr 0.05")
+    elif metrics["auroc"] >= TELLS_APART or metrics["false_positive_rate"] < asked / 2:
+        fpr = min(0.5, 2 * asked)
+        steps.append(f"a lower threshold, for more false alarms: calibrate --fpr {fpr:g}")
+    if metrics["dataset"] != FOLDER:
+        return [*steps, "other negatives (--negatives) or another --variant"]
+    if not features:
+        steps.append("pretrained features: leave --features none out")
+    steps.append("more pixels where flaws are small: a larger data.size, or --tile")
+    if str(metrics["negatives"]).startswith("synth:"):
+        steps.append("flawed pictures of two kinds or more, others than the tested: --negative-dir")
+    if features and metrics["variant"] == "linear-lis":
+        steps.append("networks instead of the linear case: --variant lis, which takes minutes")
+    return steps

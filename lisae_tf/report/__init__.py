@@ -1,0 +1,1 @@
+"""What a run looks like: figures, maps of errors, one HTML page."""

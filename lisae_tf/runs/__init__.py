@@ -1,0 +1,1 @@
+"""Run folders: where they lie, which files they hold, and who may write to them."""
