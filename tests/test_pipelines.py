@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 
 from lisae_tf.data.pipelines import (
+    _order,
     augmented_bank,
     held_out_batches,
     steps_at_once,
@@ -16,6 +17,7 @@ def pictures(count, offset=0):
     return np.broadcast_to(values[:, None, None, None], (count, 4, 4, 1)).copy()
 
 
+pytestmark = pytest.mark.usefixtures("whole_epochs")
 STEPS = 50
 
 
@@ -60,6 +62,13 @@ def test_epoch_k_depends_on_seed_phase_and_k_only(augment):
             not np.array_equal(a["normal"], b["normal"])
             for a, b in zip(whole[:STEPS], other, strict=True)
         )
+
+
+def test_each_round_is_shuffled_by_a_seed_of_its_own():
+    seed = tf.constant([3, 4])
+    rounds = tf.random.experimental.stateless_split(seed, 5)
+    one_by_one = [tf.random.experimental.stateless_shuffle(tf.range(7), own) for own in rounds]
+    np.testing.assert_array_equal(_order(7, 30, seed), np.concatenate(one_by_one)[:30])
 
 
 def test_augmentation_touches_negatives_only_and_anew_each_epoch():

@@ -13,6 +13,7 @@ from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import read_json
 from lisae_tf.paper import published, report, tables
 
+pytestmark = pytest.mark.usefixtures("drawn_figures")
 CHECKOUT = Path(__file__).parents[1]
 LIS, AE = ("LIS-AE", "cifar10"), ("AE", "cifar10")
 

@@ -110,7 +110,11 @@ def data():
     return TrainingData(parts("gravel"), parts("coins"))
 
 
-@pytest.fixture(scope="module", params=["lis", "linsep-fused", "bce"])
+# The fused score trains longest of all, and its tiles are cut and mended as those of the others.
+FUSED = pytest.param("linsep-fused", marks=pytest.mark.slow)
+
+
+@pytest.fixture(scope="module", params=["lis", FUSED, "bce"])
 def detector(request):
     from lisae_tf.core.thresholds import choose_threshold
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from conftest import WHOLE_EPOCH, steps_of_an_epoch
 from training_fixtures import (
     KillAfter,
     Killed,
@@ -114,12 +115,19 @@ def lower():
     return train(tiny_config(network=LOWER), tiny_data(augment=True), TrainingOptions())
 
 
+@pytest.fixture(scope="module")
+def of_both_precisions(undisturbed, lower):
+    """The histories of a variant's training in float32 and in the lower precision."""
+    configs = (tiny_config(variant="linsep", network=network) for network in ({}, LOWER))
+    linsep = [train(config, tiny_data(), TrainingOptions()).history for config in configs]
+    return {"lis": (undisturbed.history, lower.history), "linsep": linsep}
+
+
 @pytest.mark.parametrize("variant", ["lis", "linsep"])
-def test_a_lower_precision_trains_both_phases_to_nearly_the_same_losses(variant):
-    config = tiny_config(variant=variant)
-    other = tiny_config(variant=variant, network=LOWER)
-    plain, lower = (train(c, tiny_data(), TrainingOptions()).history for c in (config, other))
-    for a, b in zip(plain, lower, strict=True):
+def test_a_lower_precision_trains_both_phases_to_nearly_the_same_losses(
+    variant, of_both_precisions
+):
+    for a, b in zip(*of_both_precisions[variant], strict=True):
         assert a["val_loss"] != b["val_loss"]
         assert b["val_loss"] == pytest.approx(a["val_loss"], rel=0.2)  # of short trainings
 
@@ -127,7 +135,8 @@ def test_a_lower_precision_trains_both_phases_to_nearly_the_same_losses(variant)
 @pytest.mark.parametrize("variant", ["vae", "mem-ae", "sig-repnn", "deep-sad"])
 def test_a_lower_precision_trains_whatever_the_latent_layer_is(variant):
     detector = make_detector(tiny_config(variant=variant, network=LOWER))
-    detector.fit_data(tiny_data(), TrainingOptions())
+    with steps_of_an_epoch(WHOLE_EPOCH):
+        detector.fit_data(tiny_data(), TrainingOptions())
     first, last = (row["val_loss"] for row in detector.history[:3:2])
     assert last < first
     scores = detector.score(tiny_data().normal.stopping)
@@ -213,13 +222,14 @@ def test_a_network_that_keeps_too_little_spread_restarts_whatever_its_error(monk
 
 
 def test_the_check_changes_nothing_about_a_healthy_training():
-    checked, unchecked = (
-        train(
-            tiny_config(variant="ae", feature_extraction={"collapse_fraction": fraction}),
-            tiny_data(), TrainingOptions(),
-        )
-        for fraction in (1e-9, 0.0)
-    )  # fmt: skip
+    with steps_of_an_epoch(WHOLE_EPOCH):  # of a shorter training it would find a collapse
+        checked, unchecked = (
+            train(
+                tiny_config(variant="ae", feature_extraction={"collapse_fraction": fraction}),
+                tiny_data(), TrainingOptions(),
+            )
+            for fraction in (1e-9, 0.0)
+        )  # fmt: skip
     assert checked.restart_seeds == []
     assert as_bytes(weights_of(checked.model)) == as_bytes(weights_of(unchecked.model))
     assert without_times(checked.history) == without_times(unchecked.history)
@@ -257,8 +267,10 @@ def test_a_run_killed_after_a_restart_resumes_in_that_attempt(tmp_path, monkeypa
 
 
 def test_a_run_whose_decoder_began_alone_resumes_byte_equal(tmp_path):
-    config = tiny_config(variant="ae", feature_extraction={"decoder_steps": 60})
-    plain = train(tiny_config(variant="ae"), tiny_data(), TrainingOptions())
+    config = tiny_config(variant="ae", feature_extraction={"epochs": 2, "decoder_steps": 20})
+    plain = train(
+        tiny_config(variant="ae", feature_extraction={"epochs": 2}), tiny_data(), TrainingOptions()
+    )
     whole = train(config, tiny_data(), TrainingOptions())
     assert as_bytes(weights_of(whole.model)) != as_bytes(weights_of(plain.model))
     checkpoint = tmp_path / "checkpoint.npz"

@@ -300,7 +300,8 @@ def test_on_the_embedded_photographs(tmp_path, monkeypatch, rounds):
     """The whole command, with real trainings of one epoch."""
     monkeypatch.setattr(tuning, "ROUNDS", rounds)
     quick = ("feature_extraction.epochs=1", "latent_shaping.epochs=1",
-             "feature_extraction.collapse_fraction=0", "network.filters=[4,8]")  # fmt: skip
+             "feature_extraction.collapse_fraction=0", "network.filters=[4,8]",
+             "feature_extraction.batch_size=256", "latent_shaping.batch_size=256")  # fmt: skip
     settings = [part for each in quick for part in ("--set", each)]
     result = CliRunner().invoke(
         main, ["tune", "--trials", "2", "--out", str(tmp_path / "study"), *settings]

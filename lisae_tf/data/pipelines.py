@@ -22,10 +22,14 @@ def _seed(seed: int, phase: int, stream: int, epoch) -> tf.Tensor:
 
 def _order(n: int, wanted: int, seed: tf.Tensor) -> tf.Tensor:
     """`wanted` of n indices in random order; each comes again only when all have come."""
-    rounds = -(-wanted // n)
-    seeds = tf.random.experimental.stateless_split(seed, rounds)
-    order = [tf.random.experimental.stateless_shuffle(tf.range(n), seeds[k]) for k in range(rounds)]
-    return tf.concat(order, axis=0)[:wanted]
+
+    def one_round(own: tf.Tensor) -> tf.Tensor:
+        return tf.random.experimental.stateless_shuffle(tf.range(n), own)
+
+    # A loop in the graph: of few pictures there are many rounds, each of a dozen operations.
+    seeds = tf.random.experimental.stateless_split(seed, -(-wanted // n))
+    order = tf.map_fn(one_round, seeds, fn_output_signature=tf.TensorSpec((n,), tf.int32))
+    return tf.reshape(order, [-1])[:wanted]
 
 
 def _gather(arrays: Arrays) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
