@@ -186,7 +186,7 @@ def summary(old: float, threshold) -> str:
 def calibrate_model(path: Path, fpr: float, normal_dir: Path, out: Path | None) -> None:
     """The same for an exported model, which is written anew; needs no run."""
     from export.model_card import write_model_card
-    from export.serving_files import MODELS, write_serving_files
+    from export.serving_files import MODELS, stable_versions, write_serving_files
     from lisae_tf.core.thresholds import choose_threshold
     from lisae_tf.data import manifest, picture_files, pictures
     from lisae_tf.exported import artefacts, seen
@@ -195,6 +195,10 @@ def calibrate_model(path: Path, fpr: float, normal_dir: Path, out: Path | None) 
 
     model = open_model(path)
     place = next_place(model, out)
+    models = place.parent.parent
+    serves = path.is_dir() and (models / MODELS).is_file()
+    if serves:  # what could not be brought up to date is refused before anything is written
+        stable_versions(models)
     shared.tell_others([normal_dir])
     found = picture_files.find(normal_dir)
     if listed := model.record.get("trained_on"):
@@ -207,8 +211,7 @@ def calibrate_model(path: Path, fpr: float, normal_dir: Path, out: Path | None) 
     record = artefacts.read_record(place, model.record["kind"])
     if out is None or place.is_dir():
         write_model_card(place if place.is_dir() else place.parent, record, None)
-    models = place.parent.parent
-    if place.is_dir() and (models / MODELS).is_file():
+    if serves:
         write_serving_files(models)
     click.echo(summary(model.threshold, threshold))
     click.echo(f"wrote {place}; {model.path} is as it was, and all scores are the same")
