@@ -81,7 +81,6 @@ _READ_BY: dict[str, tuple[str, ...]] = {
 }
 # Left out of the record unless set: results from before there were such folders stay comparable.
 Folder = Annotated[str | None, Field(exclude_if=is_none)]
-PROTOCOLS = ("one-class", "two-class", "next-class", "halves")
 FOLDER = "folder"
 
 

@@ -31,18 +31,10 @@ class LinearLISAE:
         """C = U_cᵀ x for each row of x: (N, m) -> (N, m-r)."""
         return x @ self.u_c
 
-    def reconstruct(self, x: np.ndarray) -> np.ndarray:
-        """x̂ = U_r Eᵀ x for each row: (N, m) -> (N, m)."""
-        return x @ self.e @ self.u_r.T
-
     def loss(self, x: np.ndarray) -> np.ndarray:
         """L_LIS = ‖Bᵀc‖² + ‖c‖² for each row: (N, m) -> (N,)."""
         c = self.orthogonal(x)
         return np.sum(np.square(c @ self.b), axis=1) + np.sum(np.square(c), axis=1)
-
-    def autoencoder_loss(self, x: np.ndarray) -> np.ndarray:
-        """L_AE = ‖c‖² for each row: (N, m) -> (N,)."""
-        return np.sum(np.square(self.orthogonal(x)), axis=1)
 
 
 def principal_subspace(x: np.ndarray, r: int) -> tuple[np.ndarray, np.ndarray]:

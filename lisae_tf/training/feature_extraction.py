@@ -29,7 +29,6 @@ COLLAPSED = 1e-4
 SAMPLE = 64  # pictures, at most, of either part that a collapse is looked for in
 
 
-@keras.saving.register_keras_serializable("lisae_tf")
 class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
     """The learning rate rises linearly over the first steps, which keeps tanh from saturating."""
 
@@ -39,9 +38,6 @@ class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
     def __call__(self, step):
         share = (tf.cast(step, tf.float32) + 1) / max(1, self.steps)
         return self.peak * tf.minimum(share, 1.0)
-
-    def get_config(self):
-        return {"peak": self.peak, "steps": self.steps}
 
 
 def constant_picture_error(fit: np.ndarray, held_out: np.ndarray) -> float:
