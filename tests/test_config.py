@@ -136,7 +136,7 @@ def test_an_unknown_choice_is_refused_with_the_nearest_one(item, nearest):
         ("network=3", "dictionary"), ("network=", "dictionary"), ("data.size=[4, 4]", "equal to 8"),
         ("normal_class=8", "valid list"), ("normal_class=[]", "at least 1 item"),
         ("latent_shaping.gamma=0", "greater than 0"), ("latent_shaping.gamma=.inf", "finite"),
-        ("latent_shaping.cache_features=yes please", "boolean"), ("dataset=5", "string"),
+        ("latent_shaping.closed_form=yes please", "boolean"), ("dataset=5", "string"),
         ("data.test_fraction=0.5", "less than 0.5"),
         ("calibration.false_positive_rate=1", "less than 1"),
     ],
@@ -332,7 +332,7 @@ def test_settings_that_own_folders_alone_have_are_in_no_other_record():
     settled, _ = settle({"dataset": "surfaces"}, None, [])
     assert "gamma_times" not in settled.to_yaml()
     assert "decoder_steps" not in settled.to_yaml()
-    assert Config().digest() == "4ebd537cdd94de67"
+    assert Config().digest() == "3f22930c3d69dde5"
 
 
 @pytest.mark.parametrize(
@@ -356,16 +356,25 @@ def test_the_digest_is_that_of_the_settings():
 
 
 def test_a_setting_that_came_later_is_recorded_where_it_is_set_alone():
-    """Stored results carry digests; this one is of before there was `scoring`."""
+    """The digest is the one without any `scoring`."""
     plain, pooled = resolve({}), resolve({"scoring": {"highest_share": 0.05}})
     assert "scoring" not in plain.model_dump()
     assert plain.digest() == resolve({"scoring": {"highest_share": 1.0}}).digest()
-    assert plain.digest() == "4ebd537cdd94de67"
+    assert plain.digest() == "3f22930c3d69dde5"
     assert pooled.digest() != plain.digest()
     assert resolve(pooled.model_dump()) == pooled
     assert "scoring" in pooled.settings_read()
     whole = resolve({"variant": "bce", "scoring": {"highest_share": 0.05}})
     assert "scoring" not in whole.settings_read()
+
+
+def test_a_record_with_settings_that_nothing_reads_any_more_is_read():
+    removed = {"cache_features": False, "bank_copies": 3, "memory_budget_mb": 9}
+    found = resolve({"latent_shaping": removed | {"gamma": 0.2}})
+    assert found == resolve({"latent_shaping": {"gamma": 0.2}})
+    assert found.unread({"latent_shaping": removed}) == [f"latent_shaping.{k}" for k in removed]
+    with pytest.raises(LisaeError, match="unknown setting"):
+        resolve({"latent_shaping": removed | {"bank": 3}})
 
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.01, float("nan")])

@@ -87,7 +87,7 @@ def test_the_added_term_is_in_the_loss_and_not_in_the_error(variant, section):
     batch = tf.data.Dataset.from_tensors({"normal": normal})
     told = model.evaluate(batch, return_dict=True, verbose=0)
     assert told["normal_error"] == pytest.approx(np.mean(model.errors_of(normal)), rel=1e-5)
-    s = model.features_of(normal).numpy()
+    s = model.encoder(model.scale(normal)).numpy()
     query = model.preactivation(s).numpy()
     if variant == "vae":  # the variance is 1 at the start
         term = 3.0 * np.mean(np.sum(np.square(query), axis=1)) / 2 / (32 * 32)

@@ -15,6 +15,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from lisae_tf.config.sections import (
+    NO_LONGER_READ,
     AnoGAN,
     Calibration,
     Data,
@@ -198,6 +199,7 @@ class Config(Section):
     def unread(self, given: Mapping[str, Any]) -> list[str]:
         """Which of some settings the variant never reads, as paths: `kde.bandwidth`."""
         whole, read = (dict(leaves(each)) for each in (self.model_dump(), self.settings_read()))
+        whole |= {f"latent_shaping.{name}": None for name in NO_LONGER_READ}
         return [path for path, _ in leaves(given) if path in whole and path not in read]
 
     def to_yaml(self, *, read: bool = False) -> str:

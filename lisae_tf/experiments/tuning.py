@@ -25,9 +25,10 @@ from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import write_text
 from lisae_tf.detectors import make_detector
 from lisae_tf.experiments import selection
+from lisae_tf.runs.files import BEST
 from lisae_tf.training.sharing import LINSEP, LOSSES, SharedPhase1
 
-BEST, TRIALS, FIGURE = "best.yaml", "trials.journal", "tuning.png"
+TRIALS, FIGURE = "trials.journal", "tuning.png"
 LATENT_SIZES = (4, 8, 16, 32, 64, 128)
 # By path in the settings; what is not there for a variant is not tried.
 GAMMA, GAMMA_TIMES, BETA = (f"latent_shaping.{name}" for name in ("gamma", "gamma_times", "beta"))

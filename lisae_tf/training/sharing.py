@@ -6,18 +6,14 @@ negative sets; LinSep's term sees them, so there the negative set is part of the
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from lisae_tf.config.settings import Config
 
 if TYPE_CHECKING:  # keys are asked for where TensorFlow is not
     from lisae_tf.training.convergence import ResumePoint
-    from lisae_tf.training.encoder_features import Features
 
 # What phase 1 minimises, by variant of LIS-AE.
 PLAIN, LINSEP = "plain", "linsep"
@@ -51,7 +47,7 @@ def phase1_key(config: Config) -> str:
 
 
 class SharedPhase1:
-    """What the last phase 1 ended with, and the encoder features that came from it.
+    """What the last phase 1 ended with.
 
     Holds one key at a time, so that a grid ordered by `phase1_key` needs little memory.
     """
@@ -59,7 +55,6 @@ class SharedPhase1:
     def __init__(self) -> None:
         self._key: str | None = None
         self._point: ResumePoint | None = None
-        self._features: dict[str, np.ndarray] = {}
 
     def find(self, config: Config, path: Path | None) -> "ResumePoint | None":
         """The beginning of phase 2 after the same phase 1; None where none is kept."""
@@ -69,15 +64,4 @@ class SharedPhase1:
 
     def keep(self, config: Config, point: "ResumePoint") -> None:
         """Remembers the beginning of phase 2, as plain arrays, instead of what was there."""
-        self._key, self._point, self._features = phase1_key(config), point, {}
-
-    def features(self, config: Config, part: str, encode: "Callable[[], Features]") -> "Features":
-        """S of one part of the normal pictures, computed once under the kept phase 1."""
-        if phase1_key(config) != self._key:
-            return encode()
-        if part not in self._features:
-            found = encode()
-            if not isinstance(found, np.ndarray):  # its file goes with the run that made it
-                return found
-            self._features[part] = found
-        return self._features[part]
+        self._key, self._point = phase1_key(config), point
