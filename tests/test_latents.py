@@ -123,7 +123,7 @@ def test_the_divergence_is_zero_for_the_prior_and_for_nothing_else():
 
 
 def test_addresses_are_sparse_sum_to_one_and_ignore_a_querys_length():
-    recall = Recall(Memory(items=50, shrinkage=0.03), seed=0)
+    recall = Recall(**Memory(items=50, shrinkage=0.03).model_dump(), seed=0)
     query = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
     z = recall(query).numpy()
     weights = recall.addresses(query).numpy()

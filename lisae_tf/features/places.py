@@ -19,6 +19,7 @@ from lisae_tf.config.sections import Features
 from lisae_tf.core.arrays import Arrays
 from lisae_tf.data.pictures import content_hashes
 from lisae_tf.features import backbones
+from lisae_tf.model.own_layer import OwnLayer
 
 PICTURES = 16  # in one call of a backbone
 
@@ -216,28 +217,28 @@ class PlaceFeatures:
         self.mean, self.scale = arrays["mean"], arrays["scale"]
 
 
-class Standardise(layers.Layer):
+class Standardise(OwnLayer):
     """(x − mean) · scale in the last axis, which a frozen layer of numbers holds."""
 
     def __init__(self, mean: np.ndarray, scale: np.ndarray, **kwargs):
-        super().__init__(trainable=False, **kwargs)
+        super().__init__(**({"trainable": False} | kwargs))
         self._mean, self._scale = mean, scale
 
     def call(self, x):
         return (x - ops.convert_to_tensor(self._mean)) * ops.convert_to_tensor(self._scale)
 
     def get_config(self):
-        return super().get_config() | {"mean": self._mean.tolist(), "scale": self._scale.tolist()}
+        return super().get_config() | {"mean": self._mean, "scale": self._scale}
 
 
-class AsRows(layers.Layer):
+class AsRows(OwnLayer):
     """(N, h, w, m) -> (N · h · w, m)."""
 
     def call(self, x):
         return ops.reshape(x, (-1, x.shape[-1]))
 
 
-class AsMap(layers.Layer):
+class AsMap(OwnLayer):
     """(N · h · w,) or (N · h · w, 1) -> (N, h, w)."""
 
     def __init__(self, grid: tuple[int, int], **kwargs):
