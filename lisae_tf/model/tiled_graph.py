@@ -19,7 +19,9 @@ class OfTiles(OwnLayer):
 
     def __init__(self, tiling: Tiling | Mapping, **kwargs):
         super().__init__(**kwargs)
-        self._tiling = tiling if isinstance(tiling, Tiling) else Tiling(**tiling)
+        if not isinstance(tiling, Tiling):  # from `get_config`, whose tuples come back as lists
+            tiling = Tiling(**(dict(tiling) | {"shape": tuple(tiling["shape"])}))
+        self._tiling = tiling
 
     def get_config(self):
         return super().get_config() | {"tiling": asdict(self._tiling)}
