@@ -16,7 +16,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from lisae_tf.config.sections import Features
-from lisae_tf.core.arrays import Arrays
+from lisae_tf.core.arrays import Arrays, batches
 from lisae_tf.data.pictures import content_hashes
 from lisae_tf.features import backbones
 from lisae_tf.model.own_layer import OwnLayer
@@ -134,8 +134,7 @@ class PlaceFeatures:
     def batches(self, images: np.ndarray) -> Iterator[np.ndarray]:
         """Raw features of uint8 (N, H, W, C), a few pictures at a time, float32 (n, h, w, m)."""
         memo = _memo.get()
-        for start in range(0, len(images), PICTURES):
-            part = images[start : start + PICTURES]
+        for part in batches(images, PICTURES):
             if memo is None:
                 yield self._run(part).numpy()
                 continue
@@ -154,8 +153,8 @@ class PlaceFeatures:
     def of(self, images: np.ndarray) -> np.ndarray:
         """Standardised features of all places: uint8 (N, H, W, C) -> float32 (N, h, w, m)."""
         found = np.empty((len(images), *self.grid, self.size), np.float32)
-        for start, batch in zip(range(0, len(images), PICTURES), self.batches(images), strict=True):
-            found[start : start + PICTURES] = self.standardised(batch)
+        for own, batch in zip(batches(found, PICTURES), self.batches(images), strict=True):
+            own[:] = self.standardised(batch)
         return found
 
     def standardised(self, raw: np.ndarray) -> np.ndarray:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import linalg, optimize
 
+from lisae_tf.core.arrays import batches
+
 RIDGE = 1e-3  # of the mean energy of a direction
 DOMINANCE = 100.0  # normal energy of Bᵀc over that of c
 _ROWS = 20_000  # of a second moment, at a time
@@ -53,9 +55,9 @@ def _principal_axes(moment: np.ndarray, r: int) -> tuple[np.ndarray, np.ndarray]
 def second_moment(x: np.ndarray) -> np.ndarray:
     """The mean of x xᵀ over the rows: float (N, m) -> float64 (m, m), in bounded memory."""
     total = np.zeros((x.shape[1],) * 2)
-    for start in range(0, len(x), _ROWS):
-        part = x[start : start + _ROWS].astype(np.float64)
-        total += part.T @ part
+    for part in batches(x, _ROWS):
+        wide = part.astype(np.float64)
+        total += wide.T @ wide
     return total / len(x)
 
 

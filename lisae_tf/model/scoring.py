@@ -12,11 +12,10 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from lisae_tf.core.arrays import BATCH_SIZE, batches
 from lisae_tf.model.losses import squared_error
 from lisae_tf.model.networks import input_dtype, scale
 from lisae_tf.model.own_layer import OwnLayer
-
-BATCH_SIZE = 500
 
 
 class SquaredError(OwnLayer):
@@ -166,10 +165,9 @@ class Scorer:
 
     def outputs(self, images: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Several outputs of one pass."""
-        size = self._batch_size
         parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
-        for start in range(0, len(images), size):
-            found = self._run(images[start : start + size])
+        for part in batches(images, self._batch_size):
+            found = self._run(part)
             for name, kept in parts.items():
                 kept.append(found[name].numpy())
         return {

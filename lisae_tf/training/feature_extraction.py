@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from lisae_tf.config.settings import Config
+from lisae_tf.core.arrays import in_batches
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.augmentation import augment
 from lisae_tf.data.parts import Parts, TrainingData, full_scale
@@ -54,8 +55,7 @@ def spread_kept(model: LatentInsensitiveAutoencoder, images: np.ndarray) -> floa
         model: in any phase.
         images: uint8 (N, H, W, C), or float32 (N, m), not all the same.
     """
-    starts = range(0, len(images), 32)
-    x_hat = np.concatenate([model(images[i : i + 32]).numpy() for i in starts])
+    x_hat = in_batches(model, images, 32)
     own = np.var(images / full_scale(images), axis=0).mean()
     return float(np.var(x_hat, axis=0, dtype=np.float64).mean() / own)
 
