@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,6 @@ from hypothesis import strategies as st
 
 from lisae_tf.config import settings as configuration
 from lisae_tf.config.settings import (
-    VARIANTS,
     Config,
     assignments,
     config_folder,
@@ -21,6 +21,7 @@ from lisae_tf.config.settings import (
     read_settings,
     resolve,
 )
+from lisae_tf.config.variants import VARIANTS
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.experiments.settling import settle
 
@@ -74,6 +75,12 @@ def test_the_names_in_the_settings_are_those_of_the_registries():
     assert tuple(DETECTORS) == VARIANTS
     for name, registry in (("variant", DETECTORS), ("protocol", protocols.PROTOCOLS)):
         assert typing.get_args(Config.model_fields[name].annotation) == tuple(registry)
+
+
+def test_the_table_of_the_readme_names_every_variant():
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    table = text.split("| variants |")[1].split("\n\n")[0]
+    assert set(VARIANTS) <= set(re.findall(r"`([^`]+)`", table))
 
 
 def test_people_are_shown_the_sections_that_the_variant_reads():

@@ -10,7 +10,8 @@ from conftest import QUICK, load_folder_test, load_folder_training
 from PIL import Image
 from training_fixtures import surface
 
-from lisae_tf.config.settings import ONE_CLASS, resolve
+from lisae_tf.config.settings import resolve
+from lisae_tf.config.variants import ONE_CLASS
 from lisae_tf.core.arrays import load_arrays
 from lisae_tf.detectors import DETECTORS, load_detector, make_detector
 

@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 from training_fixtures import surface, tiny_config
 
-from lisae_tf.config.settings import GRAPHLESS, merge, resolve
+from lisae_tf.config.settings import merge, resolve
+from lisae_tf.config.variants import GRAPHLESS
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.detectors import DETECTORS, load_detector, make_detector
 from lisae_tf.detectors.base import CONFIG, SIDECAR, WEIGHTS

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from lisae_tf.config.settings import Config
+from lisae_tf.config.variants import LINSEP, LOSSES
 from lisae_tf.core.arrays import in_batches
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.augmentation import augment
@@ -21,7 +22,6 @@ from lisae_tf.model.checkpoints import set_weights
 from lisae_tf.model.networks import LatentBuilder, tanh_latent
 from lisae_tf.training.convergence import Convergence, ResumePoint
 from lisae_tf.training.phase import TrainingOptions, build_autoencoder, fit_epochs, fit_phase
-from lisae_tf.training.sharing import LINSEP, LOSSES
 
 RESTART_STRIDE = 1_000_003  # between the seeds of a run and of its restarts
 # `spread_kept` of a collapsed network lies below. One that is 5 % below the mean picture's error

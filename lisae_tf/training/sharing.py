@@ -11,15 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lisae_tf.config.settings import Config
+from lisae_tf.config.variants import PLAIN, ROWS
 
 if TYPE_CHECKING:  # keys are asked for where TensorFlow is not
     from lisae_tf.training.convergence import ResumePoint
 
-# What phase 1 minimises, by variant of LIS-AE.
-PLAIN, LINSEP = "plain", "linsep"
-LOSSES = {"ae": PLAIN, "lis": PLAIN, "linsep": LINSEP, "linsep-fused": LINSEP}
-# The GAN of both, which differ in their score alone.
-_ADVERSARIAL = {"anogan": "adversarial", "anogan-fm": "adversarial"}
 # Settings of a run that phase 1 never looks at.
 _UNSEEN = ("variant", "latent_shaping", "scoring", "calibration", "anomaly_dir", "mask_dir")
 _NEGATIVE = ("negatives", "negative_dir", "negative_mask_dir", "anomaly_class", "protocol")
@@ -27,7 +23,7 @@ _NEGATIVE = ("negatives", "negative_dir", "negative_mask_dir", "anomaly_class", 
 
 def phase1_settings(config: Config) -> dict[str, Any]:
     """The settings that decide the weights which phase 1 ends with."""
-    loss = (LOSSES | _ADVERSARIAL).get(config.variant)
+    loss = ROWS[config.variant].loss
     seen: dict[str, Any] = config.model_dump()
     if loss is None:
         return seen
