@@ -1,6 +1,6 @@
 """The trainings of `benchmark tuning`: each task with the folder defaults and with tuned settings.
 
-Pure descriptions; how the settings were chosen is in `tuned_columns`.
+Pure descriptions; how the settings were chosen is in `choosing`.
 """
 
 from collections.abc import Sequence
