@@ -1,7 +1,5 @@
 """The weights of a Keras model as plain arrays, and back."""
 
-import re
-
 import keras
 
 from lisae_tf.core.arrays import Arrays
@@ -20,8 +18,6 @@ def set_weights(model: keras.Model, arrays: Arrays) -> None:
         LisaeError: other weights or other shapes.
     """
     weights = _named(model)
-    # Heads that an earlier version made later in a process have a number.
-    arrays = {re.sub(r"_head_\d+/", "_head/", name): value for name, value in arrays.items()}
     if {name: value.shape for name, value in arrays.items()} != {
         name: tuple(weight.shape) for name, weight in weights.items()
     }:

@@ -31,10 +31,9 @@ class Head(OwnLayer):
     uses_negatives = True
     encoder_bias = True
     pretrained = False
-    weights_name: str  # given, not counted: stored weights are addressed by it
 
-    def __init__(self, **kwargs):
-        super().__init__(**({"name": self.weights_name} | kwargs))
+    def __init__(self, name: str = "score", **kwargs):  # not counted: weights go by it
+        super().__init__(name=name, **kwargs)
 
     @abstractmethod
     def loss(self, normal, negative):
@@ -47,8 +46,6 @@ class LogitHead(Head):
     A logit on the latent pre-activation, through a LeakyReLU: a tanh saturates in a classifier, and
     pictures then share a score. The score is −logit.
     """
-
-    weights_name = "logit_head"
 
     def build(self, input_shape):
         self.logit = layers.Dense(1, kernel_initializer="zeros", name="logit")
@@ -68,8 +65,6 @@ class PseudoHuberHead(Head):
     normals and −log(1 − exp(−h)) for negatives.
     """
 
-    weights_name = "pseudo_huber_head"
-
     def call(self, z):
         squared = ops.sum(ops.square(z), axis=1)
         return squared / (ops.sqrt(squared + 1) + 1)  # the same, exact where it is small
@@ -86,7 +81,6 @@ class DistanceHead(Head):
     (proposition 1), no weights send every picture to c. The paper's table lists it as OC-DSVDD.
     """
 
-    weights_name = "distance_head"
     uses_negatives = False
     encoder_bias = False
     pretrained = True
@@ -116,7 +110,6 @@ class LabelledDistanceHead(DistanceHead):
     units so that η means the same at every width.
     """
 
-    weights_name = "labelled_distance_head"
     uses_negatives = True
 
     def __init__(self, eta: float, **kwargs):
