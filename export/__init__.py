@@ -65,11 +65,14 @@ def export_run(
     """
     from export.artefact import make_artefact
     from export.samples import load_samples
+    from export.serving_files import stable_versions, write_serving_files
     from lisae_tf.detectors import load_detector
     from lisae_tf.experiments.experiment import FEATURES_KEPT
     from lisae_tf.features.places import remembering
     from lisae_tf.runs import folders as runs
 
+    if "savedmodel" in formats:  # what could not be brought up to date is refused first
+        stable_versions(out / "savedmodel")
     if quantize and "tflite" not in formats:
         raise LisaeError("--quantize concerns TFLite alone; add --format tflite or all")
     detector = load_detector(run)
@@ -87,8 +90,6 @@ def export_run(
                 staged.append(_stage(*of, place, apart / kind, say))
         exported = [_publish(*each) for each in staged]
     if "savedmodel" in formats:
-        from export.serving_files import write_serving_files
-
         write_serving_files(out / "savedmodel")
     return exported
 

@@ -66,6 +66,22 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.stem not in LONG)
 
 
+def load_folder_training(config, *, skip_bad=False):
+    """What training sees of the user's folders."""
+    from lisae_tf.data.folder_training import training_of
+    from lisae_tf.data.opened_folders import Folders
+
+    return training_of(Folders(config, skip_bad=skip_bad))
+
+
+def load_folder_test(config, *, skip_bad=False):
+    """Their test alone."""
+    from lisae_tf.data.folder_test import test_of
+    from lisae_tf.data.opened_folders import Folders
+
+    return test_of(Folders(config, skip_bad=skip_bad))
+
+
 def contents(folder):
     """The SHA-256 of each file of a folder, by its path in there."""
     return {

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,6 +11,7 @@ from conftest import WHOLE_EPOCH, steps_of_an_epoch
 from training_fixtures import surface, tiny_config
 
 from lisae_tf.config.settings import merge, resolve
+from lisae_tf.config.variants import GRAPHLESS
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.detectors import DETECTORS, load_detector, make_detector
 from lisae_tf.detectors.base import CONFIG, SIDECAR, WEIGHTS
@@ -18,6 +20,7 @@ from lisae_tf.detectors.graph import AutoencoderDetector, GraphDetector
 from lisae_tf.detectors.places import PlacesDetector
 from lisae_tf.detectors.rows import RowDetector
 from lisae_tf.grids.cells import held_out_loss
+from lisae_tf.model.checkpoints import set_weights, weights_of
 from lisae_tf.model.networks import scale
 
 # Float32 sums in another order; the linear case's small scores are differences of large numbers.
@@ -84,6 +87,30 @@ def test_an_obvious_anomaly_ranks_above_normals(variant):
     ring = np.abs(radius - 10) < 2
     obvious = (255 * ring[None, :, :, None]).astype(np.uint8)
     assert fitted(variant).score(obvious)[0] > np.quantile(normal, 0.95)
+
+
+def test_a_graph_is_stored_and_loaded_by_keras(variant, pictures, tmp_path):
+    if variant in GRAPHLESS:
+        return
+    detector = fitted(variant)
+    detector.graph.save(tmp_path / "graph.keras")
+    loaded = keras.saving.load_model(tmp_path / "graph.keras")
+    found, expected = (each(pictures, training=False) for each in (loaded, detector.graph))
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value)
+
+
+def test_weights_under_other_names_are_refused(variant):
+    model = getattr(fitted(variant), "model", None)
+    if model is None:
+        return
+    stored = weights_of(model)
+    first, *rest = stored
+    with pytest.raises(LisaeError, match="do not fit"):
+        set_weights(model, {"other": stored[first]} | {name: stored[name] for name in rest})
+    set_weights(model, dict(reversed(stored.items())))  # the order says nothing
+    for name, value in weights_of(model).items():
+        np.testing.assert_array_equal(value, stored[name])
 
 
 def test_a_score_does_not_depend_on_its_company(variant, pictures):

@@ -13,7 +13,7 @@ from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import make_folder, read_json, write_json
 from lisae_tf.data import folders
 from lisae_tf.data.pictures import content_hashes
-from lisae_tf.grids.cells import TRAINING_VERSION
+from lisae_tf.grids.cells import STILL_COUNTED, TRAINING_VERSION
 from lisae_tf.inspection import cells, measure, records, report, rows
 from lisae_tf.inspection.sets import InspectionSet, Split, find_sets
 
@@ -178,7 +178,8 @@ def invent(root, name, row, by_kind, seed=0, split="usual", **more):
         "auroc": sum(auroc * n for auroc, n in by_kind.values()) / pictures,
         "auroc_mean_of_kinds": float(np.mean([auroc for auroc, _ in by_kind.values()])),
         "by_kind": kinds, "row": row, "set": name, "split": split, "seed": seed,
-        "training_version": TRAINING_VERSION, "fit_seconds": 2.0, "pictures_per_second": 10.0,
+        "version": "0.1.0", "training_version": TRAINING_VERSION,
+        "fit_seconds": 2.0, "pictures_per_second": 10.0,
         "machine": {"cores": 2, "load_before": 0.4}, "chosen_negatives": "made",
     }  # fmt: skip
     folder = make_folder(root / "cells" / name / row.replace(" ", "-"))
@@ -246,8 +247,15 @@ def test_kinds_left_out_weigh_by_their_pictures_both_ways_round(invented):
 
 
 def test_files_of_an_older_training_do_not_count(tmp_path):
-    invent(tmp_path, "a", "knn", {"x": (0.5, 3)}, training_version=TRAINING_VERSION - 1)
+    invent(tmp_path, "a", "knn", {"x": (0.5, 3)}, training_version=min(STILL_COUNTED) - 1)
     assert report.render(tmp_path) == "" == report.render(tmp_path / "nothing")
+
+
+def test_files_of_an_earlier_training_that_still_counts_are_named(tmp_path):
+    invent(tmp_path, "a", "knn", {"x": (0.5, 3)})
+    assert "version 0.1.0." in report.render(tmp_path)
+    invent(tmp_path, "a", "ae", {"x": (0.5, 3)}, training_version=STILL_COUNTED[0])
+    assert f"0.1.0; 0.1.0 with training version {STILL_COUNTED[0]}." in report.render(tmp_path)
 
 
 def test_the_section_is_written_without_tensorflow(invented):

@@ -6,14 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import QUICK, assert_one_sentence, copied
+from conftest import (
+    QUICK,
+    assert_one_sentence,
+    copied,
+    load_folder_test,
+    load_folder_training,
+)
 from PIL import Image
 
 from lisae_tf.config.settings import resolve
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import masks, pictures
-from lisae_tf.data.folder_test import load_folder_test
-from lisae_tf.data.folder_training import load_folder_training
 from lisae_tf.data.layout import PictureSet, kind_of, mvtec_settings, subject
 from lisae_tf.data.layout import test_sets as sets_of
 from lisae_tf.data.parts import mirrored

@@ -78,16 +78,6 @@ def test_augmentation_touches_negatives_only_and_anew_each_epoch():
     assert not np.array_equal(changed[0]["negative"], changed[STEPS]["negative"])
 
 
-def test_features_travel_with_their_pictures():
-    features = np.arange(20, dtype=np.float32)[:, None]
-    stream = training_batches(
-        {"normal": pictures(20), "normal_features": features}, None,
-        batch_size=5, epochs=(0, 2), seed=0, phase=2,
-    )  # fmt: skip
-    for batch in stream:
-        np.testing.assert_array_equal(batch["normal"][:, 0, 0, 0], batch["normal_features"][:, 0])
-
-
 @pytest.mark.parametrize("normals, negatives", [(10, 3), (3, 10), (1, 1), (17, 16)])
 def test_held_out_batches_hold_each_picture_once(normals, negatives):
     stream = held_out_batches(

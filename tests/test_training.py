@@ -1,5 +1,4 @@
 import dataclasses
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -9,7 +8,6 @@ from training_fixtures import (
     KillAfter,
     Killed,
     as_bytes,
-    surface,
     tiny_config,
     tiny_data,
     without_times,
@@ -23,7 +21,6 @@ from lisae_tf.model.checkpoints import set_weights, weights_of
 from lisae_tf.training import feature_extraction, latent_shaping, phase
 from lisae_tf.training.algorithm1 import train
 from lisae_tf.training.convergence import Convergence, ResumePoint
-from lisae_tf.training.encoder_features import FeatureFile, encode
 from lisae_tf.training.phase import TrainingOptions, build_autoencoder
 
 
@@ -64,47 +61,6 @@ def test_steps_run_together_train_to_the_same_weights(undisturbed, monkeypatch):
 def test_another_seed_trains_to_other_weights(undisturbed):
     other = train(tiny_config(seed=1), tiny_data(augment=True), TrainingOptions())
     assert as_bytes(weights_of(other.model)) != as_bytes(weights_of(undisturbed.model))
-
-
-def test_the_fast_path_learns_what_the_slow_path_learns():
-    results = []
-    for cached in (True, False):
-        # One epoch: sums in another order drift apart with the number of steps.
-        config = tiny_config(latent_shaping={"cache_features": cached, "epochs": 1})
-        results.append(train(config, tiny_data(), TrainingOptions()))
-    fast, slow = (r.model.latent.get_weights() for r in results)
-    before = list(results[0].phase1_weights.values())
-    for a, b in zip(fast, slow, strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-5)
-    assert not any(np.array_equal(fast[0], w) for w in before if w.shape == fast[0].shape)
-
-
-def test_features_beyond_the_budget_stay_in_a_file_and_are_equal(tmp_path):
-    model = build_autoencoder(tiny_config(), (32, 32, 1), seed=0)
-    images = surface("gravel", 50)
-    here = encode(model, images, 2**30, tmp_path, batch_size=16)
-    there = encode(model, images, 1000, tmp_path, batch_size=16)
-    assert isinstance(here, np.ndarray)
-    assert isinstance(there, FeatureFile)
-    assert here.shape == there.shape == (50, model.encoder.output_shape[1])
-    assert len(there) == 50
-    rows = np.array([49, 3, 3, 17])
-    np.testing.assert_array_equal(there[rows], here[rows])
-    assert Path(there.path).stat().st_size == here.nbytes
-
-
-def test_a_run_with_its_features_in_files_ends_with_the_same_weights(undisturbed, monkeypatch):
-    kept = []
-
-    def in_file(model, images, budget, folder):
-        kept.append(encode(model, images, 0, folder))
-        return kept[-1]
-
-    monkeypatch.setattr(latent_shaping, "encode", in_file)
-    filed = train(tiny_config(), tiny_data(augment=True), TrainingOptions())
-    assert kept
-    assert all(isinstance(features, FeatureFile) for features in kept)
-    assert as_bytes(weights_of(filed.model)) == as_bytes(weights_of(undisturbed.model))
 
 
 LOWER = {"precision": "mixed_bfloat16"}

@@ -103,12 +103,12 @@ def _tuning(columns, trials, jobs, out, data_dir):
     for column in wanted:
         _known_column(column)
     start_tensorflow()
-    from lisae_tf.paper import tuned, tuned_columns
+    from lisae_tf.paper import choosing, tuned
 
     root = out or trained.RESULTS
     cells = {}
     for column in wanted:
-        tuned_columns.choose(column, root, trials, data_dir, jobs, click.echo)
+        choosing.choose(column, root, trials, data_dir, jobs, click.echo)
         found = tuned.cells_of(root, column).values()
         cells |= {cell.path: cell for both in found for cell in both}
     trained.run(list(cells.values()), {}, root / tuned.FOLDER, data_dir, jobs)
@@ -170,22 +170,22 @@ def _dataset(name: str, variants, seeds, classes, assigned, jobs, engine, addres
 
     over = config.assignments(assigned)
     start_tensorflow()
-    from lisae_tf.paper import benchmark
+    from lisae_tf.paper import one_dataset
 
     chosen = list(
-        benchmark.cells(
+        one_dataset.cells(
             name, shared.listed(variants), range(seeds), out,
             classes=shared.listed(classes), over=over, data_dir=data_dir,
         )
     )  # fmt: skip
     trained.run(chosen, {}, out, data_dir, jobs, engine, address)
-    results = benchmark.stored(chosen)
-    text = benchmark.table(results)
+    results = one_dataset.stored(chosen)
+    text = one_dataset.table(results)
     if len(results) == len(chosen) and classes is None:
         options = f" --variants {variants}" if variants != "lis,linsep" else ""
         options += f" --seeds {seeds}" if seeds > 1 else ""
         options += "".join(f" --set {item}" for item in assigned)
-        benchmark.write_table(
+        one_dataset.write_table(
             out / name / "table.md", text, f"python cli.py benchmark {name}{options}"
         )
     click.echo("\n" + text)

@@ -205,13 +205,17 @@ def calibrate_model(
     import numpy as np
 
     from export.model_card import write_model_card
-    from export.serving_files import MODELS, write_serving_files
+    from export.serving_files import MODELS, stable_versions, write_serving_files
     from lisae_tf.core.thresholds import choose_threshold, set_by_hand
     from lisae_tf.exported import artefacts, baseline, recalibration
     from lisae_tf.exported.runtimes import open_model
 
     model = open_model(path)
     place = recalibration.next_place(model, out)
+    models = place.parent.parent
+    serves = path.is_dir() and (models / MODELS).is_file()
+    if serves:  # what could not be brought up to date is refused before anything is written
+        stable_versions(models)
     normal = recalibration.noise(model)
     if fpr is not None:
         normal = _new_pictures(model, normal_dir)
@@ -228,8 +232,7 @@ def calibrate_model(
     record = artefacts.read_record(place, model.record["kind"])
     if out is None or place.is_dir():
         write_model_card(place if place.is_dir() else place.parent, record, None)
-    models = place.parent.parent
-    if place.is_dir() and (models / MODELS).is_file():
+    if serves:
         write_serving_files(models)
     click.echo(summary(model.threshold, threshold))
     click.echo(f"wrote {place}; {model.path} is as it was, and all scores are the same")

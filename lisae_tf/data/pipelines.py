@@ -108,7 +108,7 @@ def training_batches(
     what an undisturbed one sees.
 
     Args:
-        normal: arrays of equal length, e.g. {"normal": x⁺, "normal_features": s⁺}.
+        normal: arrays of equal length, as {"normal": x⁺}.
         negative: likewise for the negatives, drawn in equal number; None where not used.
         batch_size: of each side.
         epochs: first epoch and the one past the last.
@@ -170,11 +170,7 @@ def held_out_batches(
 def augmented_bank(
     images: np.ndarray, copies: int, augment: Augment, *, seed: int, batch_size: int = 512
 ) -> np.ndarray:
-    """`copies` augmented versions of each picture, uint8 (copies · N, H, W, C).
-
-    Phase 2 with cached features draws its negatives from here: a picture whose encoder output
-    is kept cannot be augmented afresh.
-    """
+    """`copies` augmented versions of each picture, uint8 (copies · N, H, W, C)."""
     bank = np.empty((copies * len(images), *images.shape[1:]), np.uint8)
     change = tf.function(augment, reduce_retracing=True)
     for copy in range(copies):

@@ -17,7 +17,8 @@ import numpy as np
 
 from lisae_tf import __version__
 from lisae_tf.config.sections import Features
-from lisae_tf.config.settings import ONE_CLASS, Config, resolve
+from lisae_tf.config.settings import Config, resolve
+from lisae_tf.config.variants import ONE_CLASS
 from lisae_tf.core.files import make_folder, write_json
 from lisae_tf.core.thresholds import choose_threshold
 from lisae_tf.data.protocols import DEFAULT_FLAWS, DEFAULT_SYNTHETIC

@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lisae_tf.config.settings import VARIANTS
+from lisae_tf.config.variants import VARIANTS
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import read_json
-from lisae_tf.grids.cells import Cell
+from lisae_tf.grids.cells import Cell, version_of
 from lisae_tf.grids.trainings import Figure, latent_file
 from lisae_tf.paper import tables, tuned
 
@@ -191,4 +191,4 @@ class Results:
 
     def versions(self) -> Counter:
         """How many of the cells read each version made."""
-        return Counter(record["version"] for record in self._records.values() if record)
+        return Counter(version_of(record) for record in self._records.values() if record)
