@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from lisae_tf import __version__
 from lisae_tf.config.settings import Config, resolve
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.core.files import make_folder, read_json, write_json
+from lisae_tf.grids import stored
 
 if TYPE_CHECKING:
     from lisae_tf.training.sharing import SharedPhase1
@@ -53,9 +53,9 @@ class Cell:
 
     def stored(self) -> dict | None:
         """The result, if it is there and not stale."""
-        if not self.path.is_file():
+        record = stored.read(self.path)
+        if record is None:
             return None
-        record = read_json(self.path)
         try:
             # A setting that came later stood at its default before.
             same = resolve(record["config"]).settings_read() == self.config.settings_read()
@@ -109,8 +109,7 @@ def run_cell(cell: Cell, data_dir: Path | None, shared: "SharedPhase1 | None" = 
         "date": datetime.now(UTC).date().isoformat(),
         "scores_sha256": hashlib.sha256(outcome.after.scores.tobytes()).hexdigest(),
     }
-    make_folder(cell.path.parent)
-    write_json(cell.path, record)
+    stored.write(cell.path, record)
     # Models and functions refer to each other; a grid must not wait for the collector.
     del outcome, loaded
     gc.collect()

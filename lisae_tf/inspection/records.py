@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lisae_tf.core.files import read_json
+from lisae_tf.grids import stored
 from lisae_tf.grids.cells import counts, version_of
 from lisae_tf.inspection.rows import ROWS
 
@@ -105,9 +106,9 @@ def mean(values: Iterable[float | None]) -> float | None:
 def read(root: Path) -> Results:
     """The records below a folder; those that an older version of the training left do not count."""
     results = Results()
-    for path in sorted((root / CELLS).glob("*/*/*-seed*.json")):
-        record = read_json(path)
-        if counts(record):
+    for path in stored.paths(root / CELLS):
+        record = stored.read(path)
+        if record and counts(record):
             key = record["row"], record["set"], record["split"]
             results.records.setdefault(key, []).append(record)
     for row, name, record in _peers(root / PEERS):

@@ -12,7 +12,8 @@ from lisae_tf.inspection.records import USUAL, Results, mean, read
 _HEAD = """## Pictures that people inspect
 
 One setting for all sets, `configs/folder.yaml` and `configs/folder_pixels.yaml`; made by `python
-cli.py benchmark inspection`, a file a cell in `results/inspection`. Each training chooses from its
+cli.py benchmark inspection`, a row a cell in
+`results/inspection/cells.parquet`. Each training chooses from its
 own training data alone, but the settings of `folder.yaml` (variant, latent size, widths, share of
 places, sizes of made flaws) were chosen once with test figures of these sets in view: they are not
 blind.
