@@ -31,6 +31,12 @@ def written(root):
     return [path.read_bytes() for path in report.write(root, root / "RESULTS.md", {})]
 
 
+def every_page(root):
+    """The report and the pages behind it, one after the other."""
+    pages = [root / "RESULTS.md", *sorted((root / report.PAGES).glob("*.md"))]
+    return "\n".join(path.read_text(encoding="utf-8") for path in pages)
+
+
 def test_a_figure_is_the_mean_over_tasks_and_then_over_seeds(stored):
     written(stored)
     summary = read_json(stored / "summary.json")
@@ -76,7 +82,8 @@ def test_a_seed_begun_changes_no_task_of_the_whole_ones(stored):
     def table2():
         written(stored)
         text = (stored / "RESULTS.md").read_text()
-        return text[text.index("## Table 2") : text.index("## Table 3")]
+        page = stored / report.PAGES / "cifar10.md"
+        return text[text.index("## Table 2") : text.index("## Table 3")] + page.read_text()
 
     before, figure = table2(), tables.table2("lis")[LIS]
     store(figure, stored, tasks=4, seeds=[3], auroc=0.1)
@@ -114,7 +121,7 @@ def test_a_classifier_ahead_of_ours_is_named(tmp_path, monkeypatch):
     store(figures["LinSep-LIS-AE", "cifar10"], tmp_path, auroc=0.9)
     store(figures["Binary classifier", "cifar10"], tmp_path, auroc=0.85)
     written(tmp_path)
-    text = (tmp_path / "RESULTS.md").read_text()
+    text = every_page(tmp_path)
     assert "**cifar10: Binary classifier (0.8500) beats LIS-AE (0.8000)**" in text
     assert "LinSep-LIS-AE (0.9000) is ahead of it" in text
     # Table 3's cell of CIFAR-10 with its own other half is the same training.
@@ -132,7 +139,7 @@ def test_a_generator_above_the_autoencoder_everywhere_is_named(tmp_path):
         elif row == "flip":
             store(figure, tmp_path, auroc=0.7 if column == "svhn" else 0.89)
     written(tmp_path)
-    text = (tmp_path / "RESULTS.md").read_text()
+    text = every_page(tmp_path)
     assert "better than AE in every column: elastic." in text
     assert "| elastic | 0.8500 ▲ +0.0500 |" in text
     assert read_json(tmp_path / "summary.json")["synthetic"]["flip"]["svhn"]["mean"] == 0.7
@@ -140,12 +147,12 @@ def test_a_generator_above_the_autoencoder_everywhere_is_named(tmp_path):
 
 def test_without_made_negatives_there_is_no_section_on_them(stored):
     written(stored)
-    assert "Negatives made of" not in (stored / "RESULTS.md").read_text()
+    assert "Negatives made of" not in every_page(stored)
 
 
 def test_the_report_says_what_the_data_is_and_which_averages_contradict(stored):
     written(stored)
-    text = (stored / "RESULTS.md").read_text()
+    text = every_page(stored)
     assert "SVHN is a lossy subset" in text
     assert "re-encoded" in text
     assert "18 printed averages" in text
@@ -174,8 +181,19 @@ def test_the_report_needs_no_tensorflow(stored):
 
 def test_the_committed_report_follows_from_the_committed_cells(tmp_path):
     results = shutil.copytree(CHECKOUT / "results", tmp_path / "results")
-    report.write(results, tmp_path / "RESULTS.md", {})
-    for name in ("RESULTS.md", "results/summary.json"):
+    written = report.write(results, tmp_path / "RESULTS.md", {})
+    texts = [path.relative_to(tmp_path) for path in written if path.suffix in (".md", ".json")]
+    assert len(texts) == 14
+    for name in texts:
         assert (tmp_path / name).read_text() == (CHECKOUT / name).read_text(), (
             f"{name} is not that of the cells: run 'python cli.py benchmark report' and commit it"
         )
+
+
+def test_the_first_page_is_short_and_leads_to_the_others(stored):
+    written(stored)
+    text = (stored / "RESULTS.md").read_text()
+    assert len(text.splitlines()) <= 250
+    for path in (stored / report.PAGES).glob("*.md"):
+        assert f"]({report.PAGES}/{path.name})" in text
+        assert path.read_text().startswith("# ")

@@ -64,6 +64,12 @@ def render(root: Path) -> str:
     return "\n".join(part for part in parts if part)
 
 
+def headline(root: Path) -> str:
+    """AUROC of each set alone; empty where there are no files."""
+    results = read(root)
+    return f"## Pictures that people inspect\n\n{_by_set(results)}" if results.records else ""
+
+
 def _seeds(results: Results) -> str:
     counts = [len(found) for found in results.records.values()]
     return f"{min(counts)} to {max(counts)} a figure" if min(counts) < max(counts) else "one each"

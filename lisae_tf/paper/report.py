@@ -14,10 +14,13 @@ from lisae_tf.paper import reconstructions, report_figures, report_text
 from lisae_tf.paper.results import Results
 
 FIGURES = "figures"  # folder of the figures, below that of the results
+PAGES = "docs/results"  # of the pages, below that of the report
 
 
 def write(root: Path, text: Path, over: dict[str, Any]) -> list[Path]:
     """Writes `summary.json` and the figures below `root` and the Markdown report to `text`.
+
+    The pages behind the report go to `docs/results` beside it.
 
     Args:
         root: folder of the results.
@@ -39,5 +42,9 @@ def write(root: Path, text: Path, over: dict[str, Any]) -> list[Path]:
     drawn = dict(report_figures.draw_all(results, root / FIGURES))
     shown = drawn | reconstructions.stored(root / FIGURES)
     links = {title: os.path.relpath(path, text.parent) for title, path in shown.items()}
-    write_text(text, report_text.render(results, links))
-    return [root / "summary.json", *drawn.values(), text]
+    pages = report_text.render(results, links, PAGES)
+    write_text(text, pages.pop(report_text.MAIN))
+    behind = make_folder(text.parent / PAGES)
+    for name, page in pages.items():
+        write_text(behind / name, page)
+    return [root / "summary.json", *drawn.values(), text, *(behind / name for name in pages)]

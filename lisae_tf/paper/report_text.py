@@ -1,6 +1,8 @@
-"""`RESULTS.md`: ours beside the paper's, differences marked, tasks folded below.
+"""`RESULTS.md` and the pages behind it: ours beside the paper's, differences marked.
 
-Says wherever a classifier on the same negatives is ahead of LIS-AE, and what the data is.
+The first page has the headline tables and says what the data is. Behind it are a page for each
+dataset with its tasks, and pages for foreign and made negatives, classifiers, inspection, tuning
+and appendix A.
 """
 
 import statistics
@@ -30,9 +32,9 @@ arXiv 2110.13101). Written by `python cli.py benchmark report` from
   digits, stored as JPEG), and CIFAR-10 is complete but re-encoded as JPEG; MNIST, Fashion-MNIST
   and Omniglot are complete and lossless.
 - **Latent sizes** are chosen on held-out normal pictures against negatives of a kind left out of
-  that training (last section), and are those of `configs/` for rows that are not listed there;
-  the paper reports the best on the test set. Every other setting is one for each dataset, in
-  `configs/`.
+  that training (the page on latent sizes), and are those of `configs/` for rows that are not
+  listed there; the paper reports the best on the test set. Every other setting is one for each
+  dataset, in `configs/`.
 - Negatives of another dataset are all classes of its training part, resized (bilinear) and turned
   to grey (ITU-R 601) or RGB as the column's own pictures are; drawings get their polarity. Table 3
   and appendix A test on the normal class's own half of the classes.
@@ -46,28 +48,78 @@ _TITLES = {
 }
 
 
-def render(results: "Results", figures: Mapping[str, str]) -> str:
-    """The whole file.
+MAIN = "RESULTS.md"
+
+
+def render(results: "Results", figures: Mapping[str, str], pages: str) -> dict[str, str]:
+    """Every page by its file name; the first is `MAIN`.
 
     Args:
         results: what the cells give.
-        figures: title and path, from where the file lies, of each figure.
+        figures: title and path, from where the first page lies, of each figure.
+        pages: path of the folder of the other pages, from there.
     """
-    sections = [_table(name, figures) for name, figures in results.by_table.items()]
-    sections += [
-        _rivals(results),
-        _synthetic(results.synthetic),
-        inspection.render(results.root / "inspection"),
-        report_tuning.render(results.tuning, results.root),
-        report_appendix.render(results.appendix),
-        _contradictions(),
-        _latents(results),
-        _figures(figures),
-    ]
+    behind = {name: text for name, text in _behind(results) if text}
+    linked = "".join(
+        f"- [{text.partition(chr(10))[0].lstrip('# ')}]({pages}/{name})\n"
+        for name, text in behind.items()
+    )
     made = ", ".join(
         f"version {version} ({n} cells)" for version, n in sorted(results.versions().items())
     )
-    return "\n".join([_HEAD.format(versions=made), *(text for text in sections if text)])
+    sections = [_HEAD.format(versions=made), "## Pages\n\n" + linked]
+    sections += [_table(name, results.by_table[name]) for name in _TITLES]
+    sections += [inspection.headline(results.root / "inspection"), _figures(figures)]
+    return {MAIN: "\n".join(text for text in sections if text)} | behind
+
+
+def _behind(results: "Results") -> Iterator[tuple[str, str]]:
+    """The pages behind the first, by file name; empty where there is nothing to say."""
+    for column in tables.COLUMNS:
+        yield f"{column}.md", _dataset(column, results)
+    foreign = {n: f for n, f in results.by_table.items() if n.startswith("table3")}
+    yield (
+        "foreign-negatives.md",
+        "# Negatives of other datasets\n\n"
+        + "\n".join(_table(name, found) + _all_tasks(found) for name, found in foreign.items()),
+    )
+    yield "classifiers.md", _page(_rivals(results))
+    yield "made-negatives.md", _page(_synthetic(results.synthetic))
+    yield "inspection.md", _page(inspection.render(results.root / "inspection"))
+    yield "tuning.md", _page(report_tuning.render(results.tuning, results.root))
+    yield "latent-sizes.md", _page(_latents(results))
+    yield (
+        "appendix-a.md",
+        _page(report_appendix.render(results.appendix) or "## Appendix A\n")
+        + "\n"
+        + _contradictions(),
+    )
+
+
+def _page(section: str) -> str:
+    """A section with the title of a page."""
+    return section.removeprefix("#")
+
+
+def _dataset(column: str, results: "Results") -> str:
+    """Each task of a column of tables 1 and 2."""
+    found = {
+        row: summed
+        for name in ("table1", "table2")
+        for (row, of), summed in results.by_table[name].items()
+        if of == column
+    }
+    tasks = _tasks(found)
+    return f"# {column}: each task\n\n{tasks}" if tasks else ""
+
+
+def _all_tasks(figures: Mapping[tuple[str, str], "Summed"]) -> str:
+    """Each task of each column, folded."""
+    text = ""
+    for column in dict.fromkeys(column for _, column in figures):
+        tasks = _tasks({row: summed for (row, of), summed in figures.items() if of == column})
+        text += folded(f"{column}: each task", tasks) if tasks else ""
+    return text
 
 
 def _table(name: str, figures: Mapping[tuple[str, str], "Summed"]) -> str:
@@ -87,15 +139,11 @@ def _table(name: str, figures: Mapping[tuple[str, str], "Summed"]) -> str:
     title = _TITLES.get(name, f"Table 3 with `{variant}`")
     text = f"## {title}\n\n{markdown(head, lines)}\n"
     text += "".join(f"- {row}: {tables.REMARKS[row]}\n" for row in rows if row in tables.REMARKS)
-    for column in columns:
-        text += _tasks(
-            column, {row: figures[row, column] for row in rows if (row, column) in figures}
-        )
     return text
 
 
-def _tasks(column: str, by_row: Mapping[str, "Summed"]) -> str:
-    """Each task of one column, folded."""
+def _tasks(by_row: Mapping[str, "Summed"]) -> str:
+    """Each task of one column, a column for each row of its table; empty where nothing is there."""
     found = {row: summed for row, summed in by_row.items() if summed.by_seed}
     if not found:
         return ""
@@ -108,7 +156,7 @@ def _tasks(column: str, by_row: Mapping[str, "Summed"]) -> str:
     sizes = [", ".join(map(str, sorted(summed.latents))) for summed in found.values()]
     lines.append(["latent", *sizes])
     lines.append(["seeds", *(str(len(summed.shown)) for summed in found.values())])
-    return folded(f"{column}: each task", markdown(head, lines))
+    return markdown(head, lines)
 
 
 def _rivals(results: "Results") -> str:
