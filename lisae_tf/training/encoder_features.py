@@ -34,7 +34,7 @@ def encode(
     folder: Path,
     batch_size: int = 512,
 ) -> Features:
-    """S = ℰ(x) for each picture (equation 1).
+    """The encoder's output s = ℰ(x) for each picture (equation 1).
 
     Args:
         model: whose encoder is frozen from here on.

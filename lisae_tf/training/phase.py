@@ -119,6 +119,6 @@ def fit_epochs(
 def picture_errors(
     model: LatentInsensitiveAutoencoder, images: np.ndarray, batch_size: int = 512
 ) -> np.ndarray:
-    """E of each picture: uint8 (N, H, W, C) -> float32 (N,)."""
+    """The error e(x) of each picture: uint8 (N, H, W, C) -> float32 (N,)."""
     starts = range(0, len(images), batch_size)
     return np.concatenate([model.errors_of(images[i : i + batch_size]).numpy() for i in starts])

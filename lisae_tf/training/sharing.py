@@ -72,7 +72,7 @@ class SharedPhase1:
         self._key, self._point, self._features = phase1_key(config), point, {}
 
     def features(self, config: Config, part: str, encode: "Callable[[], Features]") -> "Features":
-        """S of one part of the normal pictures, computed once under the kept phase 1."""
+        """The encoder's output s for one part, computed once for all runs with this phase 1."""
         if phase1_key(config) != self._key:
             return encode()
         if part not in self._features:
