@@ -1,11 +1,13 @@
 # Two commands: `make demo` trains on the embedded photographs, `make test` runs the tests.
 # Both set up everything they need in .venv.
-PYTHON ?= python3.11
+# The first of these that runs.
+PYTHON ?= $(firstword $(foreach version,3.11 3.12 3.13,$\
+	$(shell python$(version) -c 'print("python$(version)")' 2>/dev/null)) python3)
 BIN := .venv/bin
 # Files of tests that run at the same time.
 TEST_JOBS ?= 2
 
-.PHONY: demo test slow lint clean
+.PHONY: demo test slow docs lint clean
 
 demo: .venv/ready
 	$(BIN)/python cli.py train
@@ -18,6 +20,10 @@ test: .venv/ready
 
 slow: .venv/ready
 	$(BIN)/python -m pytest -m slow
+
+# Into build/site.
+docs: .venv/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lint: .venv/ready
 	$(BIN)/ruff check --fix .

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
@@ -102,7 +103,9 @@ class LISAEDetector(OutlierMixin, BaseEstimator):
         self.random_state = random_state
         self.settings = settings
 
-    def fit(self, X, y=None, *, negative=None) -> Self:
+    def fit(
+        self, X: ArrayLike, y: ArrayLike | None = None, *, negative: ArrayLike | None = None
+    ) -> Self:
         """Trains on the normal part of X and chooses the threshold on held-out normals.
 
         Args:
