@@ -5,12 +5,15 @@ import re
 import shlex
 from pathlib import Path
 
+import click
 import feature_fixtures
 import numpy as np
 import pytest
 import serving_fixtures
 from conftest import CHECKOUT, QUICK
 from training_fixtures import surface
+
+from lisae_tf.cli import main
 
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 PYTHON = (CHECKOUT / "docs" / "how-to" / "python.md").read_text(encoding="utf-8")
@@ -50,6 +53,26 @@ def test_the_code_that_a_page_leads_to_is_there(page):
             assert re.search(rf"\b{name}\b", code), f"{name} in {path}"
 
 
+def command_lines() -> list[str]:
+    """Every `python cli.py …` of README and the pages, without comments and redirections."""
+    texts = [README, *(page.read_text(encoding="utf-8") for page in PAGES)]
+    lines = [line for text in texts for block in blocks(text, "console") for line in
+             block.splitlines()]  # fmt: skip
+    found = (re.search(r"python cli\.py (.*)", line.partition("#")[0]) for line in lines)
+    return sorted({re.sub(r"[\[\]]| > .*", "", each[1]).strip() for each in found if each})
+
+
+@pytest.mark.parametrize("line", command_lines())
+def test_every_command_of_the_pages_has_these_options(line):
+    words, group = shlex.split(line), main
+    while isinstance(group, click.Group):
+        name = words.pop(0)
+        group = group.get_command(click.Context(group), name)
+        assert group is not None, name
+    with contextlib.suppress(click.exceptions.Exit):  # --help
+        group.make_context(name, words)
+
+
 @pytest.fixture(scope="module")
 def used(tmp_path_factory, picture_folder, cli):
     """A working folder in which README's commands were run, and what each printed."""
@@ -83,6 +106,7 @@ def test_there_are_six_commands_for_own_pictures_and_six_for_production():
     )
 
 
+@pytest.mark.slow
 def test_readme_commands_do_what_they_say(used):
     base, found = used
     assert "training would start" in found[commands("Your own pictures")[0]]
