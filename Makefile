@@ -6,6 +6,8 @@ PYTHON ?= $(firstword $(foreach version,3.11 3.12 3.13,$\
 BIN := .venv/bin
 # Files of tests that run at the same time.
 TEST_JOBS ?= 2
+# COVERAGE=1 prints what the tests have run.
+COVERAGE ?=
 
 .PHONY: demo test slow docs lint clean
 
@@ -16,7 +18,8 @@ test: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder \
+		$(if $(COVERAGE),--cov lisae_tf --cov export)
 
 slow: .venv/ready
 	$(BIN)/python -m pytest -m slow

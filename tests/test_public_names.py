@@ -20,9 +20,7 @@ print(json.dumps([first, [name for name in {HEAVY} if name in sys.modules]]))
 
 
 def test_the_import_is_light_and_open_model_needs_no_tensorflow():
-    done = subprocess.run(
-        [sys.executable, "-c", LIGHT], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, check=True)
     first, then = json.loads(done.stdout)
     assert first == []
     assert {"tensorflow", "keras", "sklearn", "pydantic"}.isdisjoint(then)
@@ -36,4 +34,4 @@ def test_each_name_is_that_of_its_module():
 
 def test_another_name_is_refused():
     with pytest.raises(AttributeError, match="no attribute 'Detektor'"):
-        lisae_tf.Detektor  # noqa: B018
+        lisae_tf.Detektor
