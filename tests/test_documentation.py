@@ -8,6 +8,7 @@ import pytest
 from conftest import CHECKOUT
 
 pytest.importorskip("mkdocs")
+pytestmark = pytest.mark.slow
 
 
 def test_the_documentation_is_built(tmp_path):
