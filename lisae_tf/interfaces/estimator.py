@@ -67,7 +67,7 @@ class LISAEDetector(OutlierMixin, BaseEstimator):
             threshold from held-out normals.
         synthetic: generators of negatives for pictures where none are given, as in
             `--negatives synth:...`; on features some are made in any case, small flaws unless
-            named, and rows have one of their own (`feature_rows`).
+            named, and rows have one of their own (`tabular`).
         random_state: None, an int or a RandomState.
         settings: any other settings of `--config`, nested; they win over those above.
 
