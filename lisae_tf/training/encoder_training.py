@@ -63,7 +63,7 @@ class EncoderModel(keras.Model):
         return self.head(self._code(images))
 
     def codes(self, images: np.ndarray, batch_size: int = 512) -> np.ndarray:
-        """Z of each picture: uint8 (N, H, W, C) -> float32 (N, L)."""
+        """The code z of each picture: uint8 (N, H, W, C) -> float32 (N, L)."""
         starts = range(0, len(images), batch_size)
         return np.concatenate([self._codes(images[i : i + batch_size]).numpy() for i in starts])
 
