@@ -157,13 +157,12 @@ def render():
 @main.command(hidden=True)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("width", type=int)
-@click.argument("budget", type=int)
-def child(file, width, budget):
+def child(file, width):
     """One training in this process; prints its cost."""
     start_tensorflow()
     from benchmarks import growth
 
-    click.echo(json.dumps(growth.train(file, width, budget)))
+    click.echo(json.dumps(growth.train(file, width)))
 
 
 if __name__ == "__main__":

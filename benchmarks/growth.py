@@ -10,7 +10,6 @@ import numpy as np
 
 from benchmarks.measure import Row, figures_row
 from benchmarks.subjects import subject
-from lisae_tf.config.sections import LatentShaping
 from lisae_tf.config.settings import dataset_settings, merge, resolve
 from lisae_tf.core.files import read_json, write_json
 from lisae_tf.data.parts import TrainingData, split_side
@@ -21,17 +20,14 @@ FIGURE = Path(__file__).with_name("growth.png")
 PICTURES, FACTORS, WIDTHS = 2000, (1, 2, 4, 8), (1, 2, 4)
 FILTERS = (16, 32)
 ALL, FEW = 50_000, 1000
-BUDGET = LatentShaping().memory_budget_mb
-UNLIMITED = 2**20
 
 
-def train(file: Path, width: int, budget: int) -> dict:
+def train(file: Path, width: int) -> dict:
     """Both phases as `train` runs them, half of some stored pictures normal and half negative.
 
     Args:
         file: a `.npy`, uint8 (N, H, W, C).
         width: times the filters of `FILTERS`.
-        budget: MiB of encoder features that may lie in memory, of each side.
 
     Returns:
         Seconds of each phase and the peak resident memory in MiB.
@@ -45,7 +41,7 @@ def train(file: Path, width: int, budget: int) -> dict:
         "data": {"mirror": False},
         "network": {"filters": filters, "decoder_filters": filters},
         "feature_extraction": {"epochs": 1, "collapse_fraction": 0.0},
-        "latent_shaping": {"epochs": 2, "memory_budget_mb": budget},
+        "latent_shaping": {"epochs": 2},
     }
     config = resolve(merge(dataset_settings("cifar10"), over))
     stored = np.load(file, mmap_mode="r")
@@ -70,14 +66,14 @@ def peak_mib() -> float:
     return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) / 1024
 
 
-def apart(pictures: int, width: int, data_dir: Path | None, budget: int = BUDGET) -> dict:
+def apart(pictures: int, width: int, data_dir: Path | None) -> dict:
     """`train` in a process of its own, which never sees where the pictures come from."""
     item = subject("cifar10", data_dir, pictures // 2)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "pictures.npy"
         np.save(file, np.concatenate([item.normal, item.negative]))
         command = [sys.executable, "-m", "benchmarks", "child"]
-        command += [str(file), str(width), str(budget)]
+        command += [str(file), str(width)]
         done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -90,11 +86,10 @@ def peak_memory(data_dir: Path | None, quick: bool) -> list[Row]:
     note = f"limit: 3 x {decoded:.0f} MiB of pixels + {framework:.0f} MiB of a training on {FEW}"
     return [
         figures_row(
-            f"peak memory, training on {count} CIFAR-10 pictures{where}: limit",
-            [apart(count, 1, data_dir, budget)["peak_mib"]], [3 * decoded + framework],
+            f"peak memory, training on {count} CIFAR-10 pictures: limit",
+            [apart(count, 1, data_dir)["peak_mib"]], [3 * decoded + framework],
             target=1.0, unit="MiB", note=note,
         )
-        for where, budget in (("", BUDGET), (", all features in memory", UNLIMITED))
     ]  # fmt: skip
 
 

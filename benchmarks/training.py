@@ -1,6 +1,5 @@
 """Both phases and a whole task, beside PyTorch, our own slow path and plain Keras."""
 
-import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,6 @@ from lisae_tf.config.settings import merge, resolve
 from lisae_tf.data.pipelines import steps_at_once, steps_per_epoch, training_batches
 from lisae_tf.experiments import experiment
 from lisae_tf.model.autoencoder import LatentInsensitiveAutoencoder
-from lisae_tf.training.encoder_features import encode
 from lisae_tf.training.phase import build_autoencoder
 
 
@@ -64,43 +62,28 @@ def _of_peak(row: Row, flops: float) -> Row:
 
 
 def phase_2(item: Subject, repeats: int, epochs: int) -> list[Row]:
-    """Normal and negative pictures a second, a whole phase a turn, encoding included."""
+    """Normal and negative pictures a second, a whole phase a turn."""
     from benchmarks.peers import TorchAutoencoder, torch_phase_2
 
     settings = item.config.latent_shaping.model_copy(update={"hinge": "hinge"})
-    fast, slow, other = built(item), built(item), built(item)
-    for model in (fast, slow):
-        model.enter_latent_shaping(
-            keras.optimizers.Adam(settings.learning_rate), gamma=settings.gamma, beta=settings.beta
-        )
-    sides = {"normal": item.normal, "negative": item.negative}
-    budget = settings.memory_budget_mb * 2**20
-
-    def with_features() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            cached = [
-                {name: images, f"{name}_features": encode(fast, images, budget, Path(folder))}
-                for name, images in sides.items()
-            ]
-            _fit(fast, *cached, settings.batch_size, epochs)
-
-    def without() -> None:
-        _fit(slow, *({name: images} for name, images in sides.items()), settings.batch_size, epochs)
-
+    model, other = built(item), built(item)
+    model.enter_latent_shaping(
+        keras.optimizers.Adam(settings.learning_rate), gamma=settings.gamma, beta=settings.beta
+    )
+    sides = {"normal": item.normal}, {"negative": item.negative}
     peer = TorchAutoencoder(other.encoder, other.latent, other.decoder)
     steps = steps_per_epoch({"normal": item.normal}, settings.batch_size)
     cut = steps * settings.batch_size
     plain = torch_phase_2(peer, item.normal[:cut], item.negative[:cut], settings, epochs)
-    options = {
-        "target": 2.0, "repeats": repeats, "work": 2 * epochs * cut, "unit": "pictures/s",
-        "note": f"batch {settings.batch_size} of each side, {epochs} epochs",
-    }  # fmt: skip
-    own = compare(f"phase 2, {item.label}: without cached features", with_features, without,
-                  **options)  # fmt: skip
-    rival = compare(f"phase 2, {item.label}: PyTorch", with_features, plain, **options)
-    # Forward through latent layer and decoder, and back through the decoder to the latent weights.
-    macs = multiplications(fast.latent, fast.decoder) * 2 + multiplications(fast.latent)
-    return [_of_peak(row, FLOPS * macs) for row in (own, rival)]
+    row = compare(
+        f"phase 2, {item.label}: PyTorch",
+        lambda: _fit(model, *sides, settings.batch_size, epochs), plain,
+        target=2.0, repeats=repeats, work=2 * epochs * cut, unit="pictures/s",
+        note=f"batch {settings.batch_size} of each side, {epochs} epochs",
+    )  # fmt: skip
+    # Forward through all, and back through the decoder to the latent weights.
+    macs = multiplications(model.encoder) + multiplications(model.latent, model.decoder) * 2
+    return [_of_peak(row, FLOPS * (macs + multiplications(model.latent)))]
 
 
 def lower_precision(item: Subject, repeats: int) -> list[Row]:

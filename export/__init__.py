@@ -2,14 +2,12 @@
 
 import importlib
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import mkdtemp
 
 from lisae_tf.core.errors import LisaeError, install
-from lisae_tf.core.files import make_folder
+from lisae_tf.core.files import make_folder, staging
 from lisae_tf.exported.artefacts import numbered, write_record
 
 # What `--format` takes, and the module whose `write` makes it.
@@ -67,11 +65,14 @@ def export_run(
     """
     from export.artefact import make_artefact
     from export.samples import load_samples
+    from export.serving_files import stable_versions, write_serving_files
     from lisae_tf.detectors import load_detector
     from lisae_tf.experiments.experiment import FEATURES_KEPT
     from lisae_tf.features.places import remembering
     from lisae_tf.runs import folders as runs
 
+    if "savedmodel" in formats:  # what could not be brought up to date is refused first
+        stable_versions(out / "savedmodel")
     if quantize and "tflite" not in formats:
         raise LisaeError("--quantize concerns TFLite alone; add --format tflite or all")
     detector = load_detector(run)
@@ -79,34 +80,29 @@ def export_run(
     samples = load_samples(detector, run, data_dir, data_roots)
     stored = runs.read_scores(run)["calibration"] if quantize else None
     make_folder(out)
-    staging = Path(mkdtemp(prefix=".export-", dir=out))
-    try:
+    with staging(out, ".export-") as apart:
         staged = []
         for kind in formats:
             chosen = quantize if kind == "tflite" else None
             place = out / kind / (artefact.name + (f"-{chosen}" if chosen else ""))
             with remembering(FEATURES_KEPT):  # the gate asks for the same scores again and again
                 of = (artefact, samples, stored, kind, chosen)
-                staged.append(_stage(*of, place, staging / kind, say))
+                staged.append(_stage(*of, place, apart / kind, say))
         exported = [_publish(*each) for each in staged]
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     if "savedmodel" in formats:
-        from export.serving_files import write_serving_files
-
         write_serving_files(out / "savedmodel")
     return exported
 
 
 def _stage(
-    artefact, samples, stored, kind, quantize, place, staging, say
+    artefact, samples, stored, kind, quantize, place, apart, say
 ) -> tuple[Path, Path, str, dict]:
-    """Writes one format below `staging` and puts it through the gate."""
+    """Writes one format below `apart` and puts it through the gate."""
     from export.model_card import write_model_card
     from export.parity import check_parity
 
     version = max(numbered(place), default=0) + 1
-    folder = staging / place.name / str(version)
+    folder = apart / place.name / str(version)
     folder.mkdir(parents=True)
     labelled = artefact.labelled(kind, place.name, version, quantize)
     try:

@@ -17,7 +17,7 @@ from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import manifest
 from lisae_tf.detectors.base import Detector
 from lisae_tf.detectors.graph import GraphDetector
-from lisae_tf.exported import seen
+from lisae_tf.exported import baseline, seen
 from lisae_tf.exported.artefacts import Record, metadata_of
 from lisae_tf.model.scoring import scoring_graph, set_threshold
 from lisae_tf.runs import folders as runs
@@ -122,6 +122,7 @@ def make_artefact(
     graph = scoring_graph(detector.inference(), error_map=detector.has_maps, dtype=dtype)
     set_threshold(graph, alpha)
     record = _record(detector, graph, runs.read_metrics(run), dtype)
+    record["calibration_scores"] = baseline.pack(runs.read_scores(run)["calibration"])
     if kept := manifest.read(run):
         record["trained_on"] = seen.pack(kept.digests(manifest.FITTED))
     return Artefact(detector, graph, name, dtype, record)

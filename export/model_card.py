@@ -149,7 +149,7 @@ def _threshold(record: Record) -> str:
     """What the threshold rests on, and what it promises."""
     threshold = artefacts.threshold_of(record)
     alpha = f"{threshold.alpha:.6g}"
-    if threshold.by_hand and record.get("quantization"):
+    if threshold.by_hand and record.get("quantization") and record["parent"] is None:
         return (
             f"{alpha}, that of the trained model, whose scores are others. The pictures that it "
             "was chosen\non were not there, if there were any: no false-alarm rate is promised."

@@ -105,7 +105,10 @@ def _compare(
             found, expected = model.run(pictures[part]), reference[part].astype(np.float64)
             score, decided = found["score"], found["is_anomaly"]
             if score.shape != expected.shape or decided.shape != expected.shape:
-                raise LisaeError(f"batch {size} lost its dimension: {score.shape}; nothing written")
+                raise LisaeError(
+                    f"the exported graph gives scores of shape {score.shape} for {size} pictures, "
+                    "so nothing was written; choose another --format or --quantize"
+                )
             finite &= bool(np.isfinite(score).all())
             gap = np.abs(np.nan_to_num(score.astype(np.float64)) - expected)
             magnitude = np.maximum(np.abs(expected), usual)

@@ -12,11 +12,12 @@ import numpy as np
 
 from export.artefact import Artefact
 from export.bounds import usual_score
+from lisae_tf.core.arrays import in_batches
 from lisae_tf.core.thresholds import Threshold, choose_threshold
 from lisae_tf.detectors.base import Detector
-from lisae_tf.exported import tflite_file
+from lisae_tf.exported import baseline, tflite_file
 from lisae_tf.exported.artefacts import write_record
-from lisae_tf.exported.runtimes import Model, open_model
+from lisae_tf.exported.runtimes import open_model
 
 SAME = 1e-3  # relative: scores of one picture on other devices
 
@@ -37,11 +38,13 @@ def with_own_threshold(
         stored: the scores that the run keeps with its threshold, (M,).
         say: takes a line on what has become of the threshold.
     """
-    given = artefact.detector.threshold_
+    given, own_scores = artefact.detector.threshold_, None
     if rests_on_these(artefact.detector, pictures, stored):
         write_record(path, artefact.record)
-        scores = _scores(open_model(path), pictures)
+        model = open_model(path)
+        scores = in_batches(model.score, pictures, model.batch_size)
         threshold = choose_threshold(scores, given.requested_fpr, nearest=True)
+        own_scores = baseline.pack(scores)
         say(
             f"threshold {given.alpha:.5g} -> {threshold.alpha:.5g}, from this file's own scores of "
             f"{threshold.n_calibration} calibration pictures: a new normal picture scores above it "
@@ -54,7 +57,8 @@ def with_own_threshold(
             "keeps that of the trained model, whose scores are others, and promises no false-alarm "
             "rate; set it with calibrate --model FILE --normal-dir DIR --fpr RATE"
         )
-    own = replace(artefact, record=artefact.record | {"threshold": threshold.to_json()})
+    changed = {"threshold": threshold.to_json(), "calibration_scores": own_scores}
+    own = replace(artefact, record=artefact.record | changed)
     path.write_bytes(tflite_file.replace(path.read_bytes(), threshold.alpha, own.metadata))
     return own
 
@@ -77,9 +81,3 @@ def rests_on_these(detector: Detector, pictures: np.ndarray, stored: np.ndarray)
     above = np.minimum(np.searchsorted(stored, found), len(stored) - 1)
     gap = np.minimum(*(np.abs(found - stored[at]) for at in (above, np.maximum(above - 1, 0))))
     return bool(np.all(gap <= SAME * np.maximum(np.abs(found), usual_score(found))))
-
-
-def _scores(model: Model, pictures: np.ndarray) -> np.ndarray:
-    """Those of any number of pictures, a batch in memory at a time."""
-    starts = range(0, len(pictures), model.batch_size)
-    return np.concatenate([model.score(pictures[k : k + model.batch_size]) for k in starts])

@@ -1,22 +1,25 @@
 """Configuration of TensorFlow Serving, made from the models that lie in a folder.
 
-Runs without TensorFlow. The files are text protocol buffers; the compose file starts the stock
+The files are text protocol buffers; the compose file starts the stock
 image on the folder.
 """
 
-import re
 from collections.abc import Container
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import write_text
 from lisae_tf.exported import artefacts
 from lisae_tf.exported.artefacts import GRAPH, numbered
 from lisae_tf.exported.runtimes import PIXELS
+from lisae_tf.serving import model_config
 
-MODELS, BATCHING, MONITORING, COMPOSE = (
-    "models.config", "batching.config", "monitoring.config", "docker-compose.yml",
-)  # fmt: skip
+if TYPE_CHECKING:
+    from tensorflow_serving.config.model_server_config_pb2 import ModelConfig
+
+MODELS = model_config.FILE_NAME
+BATCHING, MONITORING, COMPOSE = "batching.config", "monitoring.config", "docker-compose.yml"
 # Where the container sees the folder.
 MOUNT = "/models"
 MOST_SERVED = 4  # versions of one model at a time, unless it is by name
@@ -59,17 +62,23 @@ def write_serving_files(folder: Path) -> None:
     `models.config`; at first it is the same version. Both are served, and so are the versions
     between them and one that is copied in later, until the next export counts anew; where those
     are many, the two alone. The other files are left as they are once somebody has edited them.
+
+    Raises:
+        LisaeError: an earlier `models.config` is none.
     """
-    stable = _stable_versions(folder / MODELS)
-    entries, most = [], []
+    from google.protobuf import text_format
+    from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
+
+    stable, config, most = stable_versions(folder), ModelServerConfig(), []
     for model in sorted(path for path in folder.iterdir() if path.is_dir()):
         versions = [v for v in numbered(model) if (model / str(v) / GRAPH).is_file()]
         if versions and not model.name.startswith("."):
-            kept = stable.get(model.name, 0)
-            entries.append(_entry(model.name, kept if kept in versions else None, versions))
+            entry = config.model_config_list.config.add(
+                name=model.name, base_path=f"{MOUNT}/{model.name}", model_platform="tensorflow"
+            )
+            _choose_versions(entry, stable.get(model.name), versions)
             most += [_most_pictures(model / str(version)) for version in versions]
-    inner = "".join(entries)
-    write_text(folder / MODELS, f"model_config_list {{\n{inner}}}\n")
+    write_text(folder / MODELS, text_format.MessageToString(config))
     # Shared by all models of a server: as many pictures as the largest ones allow.
     _write(folder / BATCHING, _batching(min(most, default=BATCH_SIZES[-1])), _unedited())
     for name, text in ((MONITORING, _MONITORING), (COMPOSE, _COMPOSE)):
@@ -112,37 +121,26 @@ def _most_pictures(version: Path) -> int:
     return batch_sizes(height, width)[-1]
 
 
-def _entry(name: str, stable: int | None, versions: list[int]) -> str:
+def _choose_versions(entry: "ModelConfig", stable: int | None, versions: list[int]) -> None:
     canary = max(versions)
-    labels = {"stable": stable or canary, "canary": canary}
+    labels = {"stable": stable if stable in versions else canary, "canary": canary}
+    entry.version_labels.update(labels)
     # By number, a version that nobody has exported here would never be served; by name, "stable"
     # stays whatever is added, and what lies between costs no memory.
     newest = 1 + sum(version >= labels["stable"] for version in versions)
-    policy = f"latest {{ num_versions: {newest} }}"
     if newest > MOST_SERVED:
-        served = "".join(f" versions: {version}" for version in sorted(set(labels.values())))
-        policy = f"specific {{{served} }}"
-    labelled = "".join(
-        f'    version_labels {{ key: "{key}" value: {value} }}\n' for key, value in labels.items()
-    )
-    return f"""\
-  config {{
-    name: "{name}"
-    base_path: "{MOUNT}/{name}"
-    model_platform: "tensorflow"
-    model_version_policy {{ {policy} }}
-{labelled}  }}
-"""
+        entry.model_version_policy.specific.versions.extend(sorted(set(labels.values())))
+    else:
+        entry.model_version_policy.latest.num_versions = newest
 
 
-def _stable_versions(path: Path) -> dict[str, int]:
-    """Where the label "stable" points for each model of an earlier file."""
-    if not path.is_file():
+def stable_versions(folder: Path) -> dict[str, int]:
+    """Where the label "stable" points for each model of an earlier export into `folder`.
+
+    Raises:
+        LisaeError: its `models.config` is none.
+    """
+    if not (folder / MODELS).is_file():
         return {}
-    found = {}
-    for entry in re.split(r"\bconfig\s*\{", path.read_text(encoding="utf-8"))[1:]:
-        name = re.search(r"""\bname:\s*["']([^"']+)""", entry)
-        label = re.search(r"""key:\s*["']stable["']\s*,?\s*value:\s*(\d+)""", entry)
-        if name and label:
-            found[name.group(1)] = int(label.group(1))
-    return found
+    entries = model_config.parse(folder / MODELS).model_config_list.config
+    return {each.name: each.version_labels.get("stable", 0) for each in entries}

@@ -6,20 +6,18 @@ tensor of one value takes a few bytes, and a user's own pictures do not leave th
 """
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import tensorflow as tf
 from PIL import Image
+from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from export.artefact import Artefact
 from export.serving_files import batch_sizes
-from lisae_tf.core.wire import field
+from lisae_tf.serving.warmup import FILE
 
-FILE = Path("assets.extra", "tf_serving_warmup_requests")
 GREY = 128
-
-# Numbers of the fields of tensorflow.serving.PredictionLog and the messages inside it.
-_CLASSIFY_LOG, _REGRESS_LOG, _PREDICT_LOG = 2, 3, 6
 
 
 def write_warmup(folder: Path, artefact: Artefact) -> None:
@@ -30,10 +28,10 @@ def write_warmup(folder: Path, artefact: Artefact) -> None:
         height, width, _ = artefact.detector.shape
         for batch in batch_sizes(height, width):
             for record in _records(artefact, batch):
-                writer.write(record)
+                writer.write(record.SerializeToString(deterministic=True))
 
 
-def _records(artefact: Artefact, batch: int):
+def _records(artefact: Artefact, batch: int) -> Iterator[PredictionLog]:
     shape = artefact.detector.shape
     grey = GREY if artefact.dtype == "uint8" else GREY / 255
     image = tf.make_tensor_proto(grey, artefact.dtype, (batch, *shape))
@@ -45,31 +43,23 @@ def _records(artefact: Artefact, batch: int):
     if shape[2] in (1, 3):
         encoded = [_png(shape)] * batch
         yield _predict(artefact.name, "score_bytes", image_bytes=tf.make_tensor_proto(encoded))
-        yield field(_CLASSIFY_LOG, _examples(artefact.name, "classify", encoded))
-        yield field(_REGRESS_LOG, _examples(artefact.name, "regress", encoded))
+        for kind in ("classify", "regress"):
+            log = PredictionLog()
+            request = getattr(log, f"{kind}_log").request
+            request.model_spec.name, request.model_spec.signature_name = artefact.name, kind
+            for data in encoded:
+                features = request.input.example_list.examples.add().features
+                features.feature["image_bytes"].bytes_list.value.append(data)
+            yield log
 
 
-def _model(name: str, signature: str) -> bytes:
-    """ModelSpec, as the first field of a request."""
-    return field(1, field(1, name) + field(3, signature))
-
-
-def _predict(name: str, signature: str, **inputs) -> bytes:
-    """PredictionLog with a PredictRequest."""
-    request = _model(name, signature)
+def _predict(name: str, signature: str, **inputs) -> PredictionLog:
+    log = PredictionLog()
+    request = log.predict_log.request
+    request.model_spec.name, request.model_spec.signature_name = name, signature
     for key, tensor in inputs.items():
-        request += field(2, field(1, key) + field(2, tensor.SerializeToString()))
-    return field(_PREDICT_LOG, field(1, request))
-
-
-def _examples(name: str, signature: str, encoded: list[bytes]) -> bytes:
-    """ClassifyLog or RegressLog, which look alike, with one tf.train.Example a picture."""
-    examples = b""
-    for data in encoded:
-        value = tf.train.Feature(bytes_list=tf.train.BytesList(value=[data]))
-        features = tf.train.Features(feature={"image_bytes": value})
-        examples += field(1, tf.train.Example(features=features).SerializeToString())
-    return field(1, _model(name, signature) + field(2, field(1, examples)))
+        request.inputs[key].CopyFrom(tensor)
+    return log
 
 
 def _png(shape: tuple[int, int, int]) -> bytes:

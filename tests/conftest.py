@@ -18,6 +18,7 @@ from lisae_tf import __version__
 from lisae_tf.cli import main
 from lisae_tf.config.settings import read_settings, resolve
 from lisae_tf.core.files import make_folder, read_json, write_json
+from lisae_tf.core.quiet import start_tensorflow
 from lisae_tf.data import picture_files
 from lisae_tf.runs import files as run_files
 
@@ -40,6 +41,7 @@ KINDS = (
     (12, 12, "RGBA", ".png"),
     (20, 30, "RGB", ".BMP"),
 )
+WHOLE_EPOCH = 50  # steps of a user's shortest epoch; see `short_epochs`
 # `train` options under which a run takes a second or two: on pixels, with tiny networks.
 QUICK = (
     *("--features", "none"),
@@ -47,10 +49,37 @@ QUICK = (
     *("--set", "data.calibration_fraction=0.4"),
     *("--set", "network.latent=4"),
     *("--set", "network.filters=[4, 4]"),
-    *("--set", "feature_extraction.epochs=1"),
+    *("--set", "feature_extraction.epochs=1", "--set", "feature_extraction.decoder_steps=0"),
     *("--set", "feature_extraction.collapse_fraction=0"),
     *("--set", "latent_shaping.epochs=1"),
 )
+
+
+# Files of tests that take a minute and more: first, or one worker ends with them alone.
+LONG = {
+    "test_detectors", "test_distribution", "test_encoders", "test_export_maps",
+    "test_export_variants", "test_feature_exports", "test_kill", "test_training",
+}  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
+
+def load_folder_training(config, *, skip_bad=False):
+    """What training sees of the user's folders."""
+    from lisae_tf.data.folder_training import training_of
+    from lisae_tf.data.opened_folders import Folders
+
+    return training_of(Folders(config, skip_bad=skip_bad))
+
+
+def load_folder_test(config, *, skip_bad=False):
+    """Their test alone."""
+    from lisae_tf.data.folder_test import test_of
+    from lisae_tf.data.opened_folders import Folders
+
+    return test_of(Folders(config, skip_bad=skip_bad))
 
 
 def contents(folder):
@@ -96,6 +125,55 @@ def the_checkout_is_no_workplace():
     before = stamp()
     yield
     assert stamp() == before, f"a test trained in the checkout and left {last}"
+
+
+@contextlib.contextmanager
+def steps_of_an_epoch(fewest):
+    """No epoch has fewer steps, however few its pictures are."""
+    start_tensorflow()
+    from lisae_tf.data import pipelines
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipelines, "_FEWEST_STEPS", fewest)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def short_epochs():
+    """Epochs of a fifth of the steps; what must learn something asks for whole ones."""
+    with steps_of_an_epoch(10):
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole_epochs(short_epochs):
+    """Epochs as long as a user's, for a test module that names it before all other fixtures."""
+    with steps_of_an_epoch(WHOLE_EPOCH):
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def blank_figures():
+    """Figures are made and stored, but not drawn; gives the function that draws them."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    def print_blank(canvas, path, **options):
+        Image.new("RGB", (8, 8)).save(path, "PNG")
+
+    draw = FigureCanvasAgg.print_png
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FigureCanvasAgg, "print_png", print_blank)
+        yield draw
+
+
+@pytest.fixture(scope="module")
+def drawn_figures(blank_figures):
+    """Figures are drawn, for a test module that names it before all other fixtures."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FigureCanvasAgg, "print_png", blank_figures)
+        yield
 
 
 @pytest.fixture
@@ -161,13 +239,19 @@ def cli():
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory, picture_folder, cli) -> Path:
-    """A working folder with pictures and one completed run, `runs/normal-lis-seed0`."""
+def trained(tmp_path_factory, picture_folder, cli, blank_figures) -> Path:
+    """A working folder with pictures and one completed run, `runs/normal-lis-seed0`.
+
+    Its figures are drawn.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     base = tmp_path_factory.mktemp("trained")
     for name, count, level in (("normal", 50, 60), ("negative", 20, 150), ("anomaly", 9, 200)):
         picture_folder(base / name, count, level=level)
     sides = [part for name in ("normal", "negative", "anomaly") for part in (f"--{name}-dir", name)]
-    with contextlib.chdir(base):
+    with contextlib.chdir(base), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FigureCanvasAgg, "print_png", blank_figures)
         result = cli("train", *sides, *QUICK, "--out", "runs/normal-lis-seed0")
     assert result.exit_code == 0, result.stderr
     return base

@@ -7,7 +7,7 @@ import pytest
 from lisae_tf.core.files import write_json
 from lisae_tf.grids import cells as cells_module
 from lisae_tf.grids import grid
-from lisae_tf.paper import benchmark
+from lisae_tf.paper import one_dataset
 
 RESULTS = Path(__file__).parents[1] / "results"
 SMALL = {
@@ -19,14 +19,14 @@ SMALL = {
 
 def cells(folder, **options):
     settings = {"classes": ["gravel"], "over": SMALL} | options
-    return list(benchmark.cells("surfaces", ["lis"], range(1), folder, **settings))
+    return list(one_dataset.cells("surfaces", ["lis"], range(1), folder, **settings))
 
 
 def test_a_second_run_trains_nothing_and_reads_what_the_first_wrote(tmp_path):
     first = list(grid.run(cells(tmp_path), None))
     assert [finished.error for finished in first] == [None]
     assert not list(grid.run(cells(tmp_path), None))
-    assert benchmark.stored(cells(tmp_path)) == [(cells(tmp_path)[0], first[0].record)]
+    assert one_dataset.stored(cells(tmp_path)) == [(cells(tmp_path)[0], first[0].record)]
 
 
 def test_another_setting_or_training_version_makes_a_cell_stale(tmp_path, monkeypatch):
@@ -48,7 +48,7 @@ def test_another_setting_or_training_version_makes_a_cell_stale(tmp_path, monkey
 def test_committed_results_are_current(variant):
     stale = [
         cell.path.name
-        for cell in benchmark.cells("surfaces", [variant], range(1), RESULTS)
+        for cell in one_dataset.cells("surfaces", [variant], range(1), RESULTS)
         if cell.stored() is None
     ]
     assert not stale, "run 'python cli.py benchmark surfaces' again and commit the results"

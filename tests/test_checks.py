@@ -217,8 +217,9 @@ def test_copies_alone_are_too_little_to_hold_parts_apart(tmp_path):
 
 
 def test_each_folder_of_normal_pictures_is_a_set_as_in_training(folders, tmp_path):
+    from conftest import load_folder_training
+
     from lisae_tf.config.settings import resolve
-    from lisae_tf.data.folder_training import load_folder_training
 
     more = write(tmp_path / "more", [scene(seed) for seed in range(300, 322)])
     both = [str(folders["--normal-dir"]), str(more)]
@@ -249,9 +250,9 @@ def test_each_folder_of_normal_pictures_is_a_set_as_in_training(folders, tmp_pat
 
 
 def test_training_notes_what_the_check_finds(folders):
+    from conftest import load_folder_test, load_folder_training
+
     from lisae_tf.config.settings import resolve
-    from lisae_tf.data.folder_test import load_folder_test
-    from lisae_tf.data.folder_training import load_folder_training
 
     Image.new("RGB", (64, 64), "red").save(folders["--normal-dir"] / "red.png")
     Image.fromarray(scene(8)).save(folders["--anomaly-dir"] / "near.jpg", quality=80)

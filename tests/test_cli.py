@@ -203,8 +203,8 @@ def test_the_record_of_a_run_is_complete_and_its_configuration_starts_the_same_r
 
 @pytest.mark.parametrize(
     "options, words",
-    [((), "is not empty; name another folder or add --resume"),
-     (("--resume",), "is complete; there is nothing to resume")],
+    [((), "holds a complete run; name another folder with --out"),
+     (("--resume",), "is complete, so there is nothing to resume")],
 )  # fmt: skip
 def test_a_finished_run_is_not_overwritten(options, words, workplace, cli, monkeypatch):
     before = contents(RUN)
@@ -212,6 +212,21 @@ def test_a_finished_run_is_not_overwritten(options, words, workplace, cli, monke
     given = ("--anomaly-dir", "anomaly", *QUICK, "--out", RUN, "--quiet", *options)
     assert_one_sentence(cli("train", *FOLDERS, *given), words)
     assert contents(RUN) == before
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (("config.yaml",), "is not empty; name another folder or add --resume"),
+        (("config.yaml", "metrics.json"), "holds a complete run; name another folder with --out"),
+        (("notes.txt",), "is not empty; name another folder with --out"),
+    ],
+)
+def test_resume_is_advised_where_there_is_something_to_resume(files, words, tmp_path):
+    for name in files:
+        (tmp_path / name).write_text("")
+    with pytest.raises(LisaeError, match=words):
+        runs.claim(tmp_path, "seed: 0\n", resume=False)
 
 
 @pytest.mark.parametrize("exists", [True, False])

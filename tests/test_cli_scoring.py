@@ -14,6 +14,7 @@ from lisae_tf.core.arrays import load_arrays
 from lisae_tf.data import manifest, picture_files, pictures
 from lisae_tf.runs import folders as runs
 
+pytestmark = pytest.mark.usefixtures("drawn_figures")
 RUN = Path("runs/normal-lis-seed0")
 FOLDERS = ("--normal-dir", "normal", "--negative-dir", "negative")
 # What `calibrate` may change in metrics.json.

@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,8 +12,6 @@ from hypothesis import strategies as st
 
 from lisae_tf.config import settings as configuration
 from lisae_tf.config.settings import (
-    PROTOCOLS,
-    VARIANTS,
     Config,
     assignments,
     config_folder,
@@ -22,6 +21,7 @@ from lisae_tf.config.settings import (
     read_settings,
     resolve,
 )
+from lisae_tf.config.variants import VARIANTS
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.experiments.settling import settle
 
@@ -72,12 +72,15 @@ def test_the_names_in_the_settings_are_those_of_the_registries():
     from lisae_tf.data import protocols
     from lisae_tf.detectors import DETECTORS
 
-    for name, listed, registry in (
-        ("variant", VARIANTS, DETECTORS),
-        ("protocol", PROTOCOLS, protocols.PROTOCOLS),
-    ):
-        assert listed == tuple(registry)
-        assert typing.get_args(Config.model_fields[name].annotation) == listed
+    assert tuple(DETECTORS) == VARIANTS
+    for name, registry in (("variant", DETECTORS), ("protocol", protocols.PROTOCOLS)):
+        assert typing.get_args(Config.model_fields[name].annotation) == tuple(registry)
+
+
+def test_the_table_of_the_readme_names_every_variant():
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    table = text.split("| variants |")[1].split("\n\n")[0]
+    assert set(VARIANTS) <= set(re.findall(r"`([^`]+)`", table))
 
 
 def test_people_are_shown_the_sections_that_the_variant_reads():
@@ -140,7 +143,7 @@ def test_an_unknown_choice_is_refused_with_the_nearest_one(item, nearest):
         ("network=3", "dictionary"), ("network=", "dictionary"), ("data.size=[4, 4]", "equal to 8"),
         ("normal_class=8", "valid list"), ("normal_class=[]", "at least 1 item"),
         ("latent_shaping.gamma=0", "greater than 0"), ("latent_shaping.gamma=.inf", "finite"),
-        ("latent_shaping.cache_features=yes please", "boolean"), ("dataset=5", "string"),
+        ("latent_shaping.closed_form=yes please", "boolean"), ("dataset=5", "string"),
         ("data.test_fraction=0.5", "less than 0.5"),
         ("calibration.false_positive_rate=1", "less than 1"),
     ],
@@ -336,7 +339,7 @@ def test_settings_that_own_folders_alone_have_are_in_no_other_record():
     settled, _ = settle({"dataset": "surfaces"}, None, [])
     assert "gamma_times" not in settled.to_yaml()
     assert "decoder_steps" not in settled.to_yaml()
-    assert Config().digest() == "4ebd537cdd94de67"
+    assert Config().digest() == "3f22930c3d69dde5"
 
 
 @pytest.mark.parametrize(
@@ -360,16 +363,25 @@ def test_the_digest_is_that_of_the_settings():
 
 
 def test_a_setting_that_came_later_is_recorded_where_it_is_set_alone():
-    """Stored results carry digests; this one is of before there was `scoring`."""
+    """The digest is the one without any `scoring`."""
     plain, pooled = resolve({}), resolve({"scoring": {"highest_share": 0.05}})
     assert "scoring" not in plain.model_dump()
     assert plain.digest() == resolve({"scoring": {"highest_share": 1.0}}).digest()
-    assert plain.digest() == "4ebd537cdd94de67"
+    assert plain.digest() == "3f22930c3d69dde5"
     assert pooled.digest() != plain.digest()
     assert resolve(pooled.model_dump()) == pooled
     assert "scoring" in pooled.settings_read()
     whole = resolve({"variant": "bce", "scoring": {"highest_share": 0.05}})
     assert "scoring" not in whole.settings_read()
+
+
+def test_a_record_with_settings_that_nothing_reads_any_more_is_read():
+    removed = {"cache_features": False, "bank_copies": 3, "memory_budget_mb": 9}
+    found = resolve({"latent_shaping": removed | {"gamma": 0.2}})
+    assert found == resolve({"latent_shaping": {"gamma": 0.2}})
+    assert found.unread({"latent_shaping": removed}) == [f"latent_shaping.{k}" for k in removed]
+    with pytest.raises(LisaeError, match="unknown setting"):
+        resolve({"latent_shaping": removed | {"bank": 3}})
 
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.01, float("nan")])

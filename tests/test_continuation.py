@@ -6,16 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import QUICK
+from conftest import QUICK, load_folder_test, load_folder_training
 from PIL import Image
 from training_fixtures import surface
 
-from lisae_tf.config.settings import ONE_CLASS, resolve
+from lisae_tf.config.settings import resolve
+from lisae_tf.config.variants import ONE_CLASS
 from lisae_tf.core.arrays import load_arrays
-from lisae_tf.data.folder_test import load_folder_test
-from lisae_tf.data.folder_training import load_folder_training
 from lisae_tf.detectors import DETECTORS, load_detector, make_detector
 
+pytestmark = pytest.mark.usefixtures("whole_epochs")
 SMALL = (
     *("--features", "none"),
     *(
@@ -29,6 +29,7 @@ SMALL = (
     *("--set", "feature_extraction.epochs=4", "--set", "feature_extraction.learning_rate=0.005"),
     *("--set", "feature_extraction.warmup_steps=20", "--set", "latent_shaping.epochs=2"),
     *("--set", "feature_extraction.collapse_fraction=0"),
+    *("--set", "feature_extraction.decoder_steps=0"),
 )
 
 

@@ -1,13 +1,17 @@
 """One contract for every detector in the registry."""
 
+import contextlib
 import functools
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import WHOLE_EPOCH, steps_of_an_epoch
 from training_fixtures import surface, tiny_config
 
 from lisae_tf.config.settings import merge, resolve
+from lisae_tf.config.variants import GRAPHLESS
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.detectors import DETECTORS, load_detector, make_detector
 from lisae_tf.detectors.base import CONFIG, SIDECAR, WEIGHTS
@@ -16,6 +20,7 @@ from lisae_tf.detectors.graph import AutoencoderDetector, GraphDetector
 from lisae_tf.detectors.places import PlacesDetector
 from lisae_tf.detectors.rows import RowDetector
 from lisae_tf.grids.cells import held_out_loss
+from lisae_tf.model.checkpoints import set_weights, weights_of
 from lisae_tf.model.networks import scale
 
 # Float32 sums in another order; the linear case's small scores are differences of large numbers.
@@ -28,7 +33,15 @@ def assert_close(found, expected):
     np.testing.assert_allclose(found, expected, rtol=RTOL, atol=max(ATOL, RTOL * usual))
 
 
-pytestmark = pytest.mark.parametrize("variant", DETECTORS)
+@pytest.fixture(params=DETECTORS)
+def variant(request):
+    return request.param
+
+
+# They train as one of the others does: `ae` as `lis`, the rest with another head or latent layer.
+TRAINED_ALIKE = {
+    "ae", "linsep-fused", "mem-ae", "sig-repnn", "anogan-fm", "bce", "hsc", "oc-dsvdd",
+}  # fmt: skip
 
 
 def settings(variant, seed=0):
@@ -50,7 +63,9 @@ def fitted(variant, seed=0):
 def fit(detector, normal, negative, count):
     """Without negatives where the detector needs none."""
     negatives = surface(negative, count) if detector.needs_negatives else None
-    return detector.fit(surface(normal, count), negatives)
+    whole = isinstance(detector, EncoderDetector)  # says nothing before it has learnt
+    with steps_of_an_epoch(WHOLE_EPOCH) if whole else contextlib.nullcontext():
+        return detector.fit(surface(normal, count), negatives)
 
 
 @pytest.fixture
@@ -74,6 +89,30 @@ def test_an_obvious_anomaly_ranks_above_normals(variant):
     assert fitted(variant).score(obvious)[0] > np.quantile(normal, 0.95)
 
 
+def test_a_graph_is_stored_and_loaded_by_keras(variant, pictures, tmp_path):
+    if variant in GRAPHLESS:
+        return
+    detector = fitted(variant)
+    detector.graph.save(tmp_path / "graph.keras")
+    loaded = keras.saving.load_model(tmp_path / "graph.keras")
+    found, expected = (each(pictures, training=False) for each in (loaded, detector.graph))
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value)
+
+
+def test_weights_under_other_names_are_refused(variant):
+    model = getattr(fitted(variant), "model", None)
+    if model is None:
+        return
+    stored = weights_of(model)
+    first, *rest = stored
+    with pytest.raises(LisaeError, match="do not fit"):
+        set_weights(model, {"other": stored[first]} | {name: stored[name] for name in rest})
+    set_weights(model, dict(reversed(stored.items())))  # the order says nothing
+    for name, value in weights_of(model).items():
+        np.testing.assert_array_equal(value, stored[name])
+
+
 def test_a_score_does_not_depend_on_its_company(variant, pictures):
     detector = fitted(variant)
     together = detector.score(pictures)
@@ -93,6 +132,12 @@ def test_scoring_changes_nothing(variant, pictures):
     assert {name: a.tobytes() for name, a in detector.arrays().items()} == before
 
 
+# Three trainings of each, the longest of the tests here.
+@pytest.mark.parametrize(
+    "variant",
+    [pytest.param(name, marks=pytest.mark.slow) if name in TRAINED_ALIKE else name
+     for name in DETECTORS],
+)  # fmt: skip
 def test_a_second_fit_forgets_the_first_and_a_seed_repeats(variant, pictures):
     """Without the sections that the variant does not read, so that reading one would fail."""
     given = settings(variant)

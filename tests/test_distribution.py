@@ -27,6 +27,7 @@ SETTINGS = (
     *("--set", "network.latent=4", "--set", "network.filters=[4, 4]"),
     *("--set", "feature_extraction.epochs=2", "--set", "feature_extraction.collapse_fraction=0"),
     *("--set", "latent_shaping.epochs=2"),
+    *("--set", "feature_extraction.batch_size=128", "--set", "latent_shaping.batch_size=128"),
 )
 # The command line; kills itself after an epoch where told to.
 PROGRAM = """
@@ -34,6 +35,8 @@ import os, sys
 import keras
 from lisae_tf.training import convergence
 from lisae_tf.cli import main
+from lisae_tf.data import pipelines
+pipelines._FEWEST_STEPS = 10
 if os.environ.get("DIE_AFTER"):
     whole = convergence.Convergence.on_epoch_end
     def dying(self, epoch, logs=None):
@@ -78,12 +81,12 @@ def workers(folder, *more, die_after=("", "")):
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """The run of one process."""
+def alone(tmp_path_factory, cli):
+    """The run of one process: this one."""
     folder = tmp_path_factory.mktemp("alone") / "run"
-    process = start("--out", folder)
-    _, errors = process.communicate(timeout=900)
-    assert process.returncode == 0, errors
+    with contextlib.chdir(WORKPLACE.name):
+        done = cli("train", *SETTINGS, "--out", folder)
+    assert done.exit_code == 0, done.stderr
     return folder
 
 
@@ -121,6 +124,7 @@ def test_the_chief_alone_speaks_and_writes(together):
     assert read_json(folder / "metrics.json")["epochs"] == [2, 2]
 
 
+@pytest.mark.slow  # two pairs of processes more, each of which imports TensorFlow
 def test_a_lost_worker_is_named_and_resuming_ends_as_if_undisturbed(together, tmp_path):
     folder = tmp_path / "run"
     (chief, _, errors), (other, *_) = workers(folder, die_after=("", "2,0"))

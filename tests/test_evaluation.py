@@ -12,7 +12,6 @@ from lisae_tf.evaluation.metrics import (
     detection_curve,
     evaluate,
     fpr_at_tpr,
-    label_auroc,
 )
 
 scores = st.lists(st.integers(0, 1000).map(float), min_size=1, max_size=40)
@@ -69,18 +68,6 @@ def test_the_detection_curve_falls_and_its_area_is_nearly_the_auroc(normal, anom
     assert np.all(np.diff(curve) <= 0)
     few = 1 / len(normal) + 1e-3  # a quantile lies between two normal scores
     assert abs(np.mean(curve) - auroc(both.normal, both.anomaly)) <= few
-
-
-def test_the_area_over_predicted_labels_joins_one_point_for_each_scale():
-    truth = np.repeat([False, True], 10)
-    perfect, everything, nothing = truth.copy(), np.ones(20, bool), np.zeros(20, bool)
-    assert label_auroc(np.stack([everything, perfect, nothing]), truth) == 1.0
-    assert label_auroc(np.stack([everything, nothing]), truth) == 0.5
-    one = truth.copy()
-    one[:2] = True  # false-positive rate 0.2, detection rate 0.5
-    one[15:] = False
-    assert label_auroc(one[None], truth) == pytest.approx(0.2 * 0.5 / 2 + 0.8 * 1.5 / 2)
-    assert label_auroc(one[None], np.zeros(20, bool)) is None
 
 
 @pytest.mark.parametrize("area", [0.0, 0.5, 0.8, 0.97, 1.0])

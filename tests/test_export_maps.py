@@ -40,7 +40,9 @@ class Coarse(LatentInsensitiveDetector):
         return keras.Model(plain.input, {"score": score, "error_map": error_map})
 
 
-@pytest.fixture(scope="module", params=["whole", "in tiles"])
+# In tiles every export holds the network once more for each row of tiles and takes as long; that
+# tiles are part of the graph is tested in test_tiling.
+@pytest.fixture(scope="module", params=["whole", pytest.param("in tiles", marks=pytest.mark.slow)])
 def exported(request, tmp_path_factory, cli):
     """The side of the map, the detector, and the folder of its exports in every format."""
     base = tmp_path_factory.mktemp("maps")

@@ -17,7 +17,7 @@ from export_fixtures import ALL
 from lisae_tf.core.thresholds import Threshold, choose_threshold, set_by_hand
 from lisae_tf.data import manifest
 from lisae_tf.data.tasks import load_training
-from lisae_tf.exported import seen
+from lisae_tf.exported import baseline, seen
 from lisae_tf.exported.runtimes import open_model
 
 run, models, opened = export_fixtures.run, export_fixtures.models, export_fixtures.opened
@@ -62,6 +62,25 @@ def test_graph_record_metadata_and_card_state_one_threshold(which, opened, detec
     assert stated.n_calibration == len(calibration)
 
 
+@pytest.mark.parametrize("which", ALL)
+def test_monitor_compares_with_the_scores_of_the_file_itself(
+    which, opened, calibration, tmp_path, cli
+):
+    model = opened[which]
+    scores = model.score(calibration)
+    rows = "\n".join(str(float(score)) for score in scores)
+    (tmp_path / "scores.csv").write_text(f"score\n{rows}\n")
+    monitor = ("monitor", "--scores", tmp_path / "scores.csv", "--json", "--model", model.path)
+    result = cli(*monitor)
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["n_calibration"] == len(scores)
+    if which in QUANTISED:
+        assert found["statistic"] == 0
+    assert found["median_calibration"] == pytest.approx(np.median(scores), rel=1e-4)
+    assert_one_sentence(cli(*monitor, "--run", tmp_path), "exclude each other")
+
+
 @pytest.mark.parametrize("which", QUANTISED)
 def test_a_quantised_file_tells_what_it_reaches_itself(which, opened, models):
     from export.samples import MAX_REAL
@@ -94,6 +113,18 @@ def test_a_threshold_from_other_pictures_is_kept_and_promises_nothing(
     for words in (" ".join(result.output.split()), card_of(model)):
         assert "no false-alarm rate" in words
     assert "with probability at most" not in card_of(model)
+    Path("scores.csv").write_text("score\n" + "1\n" * 30)
+    result = cli("monitor", "--scores", "scores.csv", "--model", model.path)
+    assert_one_sentence(result, "keeps no calibration scores of its own")
+
+
+def test_calibration_scores_in_a_record_are_scores():
+    scores = np.linspace(0, 1, 3 * baseline.MOST, dtype=np.float32)
+    assert np.array_equal(baseline.unpack(baseline.pack(scores)), scores[::3])
+    assert len(baseline.unpack(baseline.pack(scores[:0]))) == 0
+    for damaged in ("AAA", "AAAA", "é", baseline.pack(np.array([np.nan]))):
+        with pytest.raises(ValueError):
+            baseline.unpack(damaged)
 
 
 def test_an_exported_model_is_not_calibrated_on_what_it_was_trained_on(workplace, cli):

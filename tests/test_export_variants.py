@@ -19,7 +19,12 @@ SETTINGS = (
 )
 
 
-@pytest.fixture(scope="module", params=["bce", "oc-dsvdd", "linsep-fused", "anogan-fm"])
+# Each is a training and six exports. A score without a map and one with it are always tested, both
+# of either sign; the two others differ in their graphs alone, whose operations test_operations has.
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("oc-dsvdd", "anogan-fm")]
+
+
+@pytest.fixture(scope="module", params=["bce", "linsep-fused", *SLOW])
 def exported(request, tmp_path_factory, cli):
     """A run of a variant, and its ONNX, TFLite and SavedModel exports."""
     base = tmp_path_factory.mktemp("variants")

@@ -68,15 +68,21 @@ def test_every_format_scores_and_maps_as_keras_does(usual):
         assert_alike(detector, model)
 
 
-SLOW = ("mahalanobis", "ae", "linsep-fused", "bce", "deep-sad")
+ONNX, INT8 = ("onnx",), ("tflite", "--quantize", "int8")
+VARIANTS = ("knn", "lis", "mahalanobis", "ae", "linsep-fused", "bce", "deep-sad")
 
 
+# Each variant is a training and two exports of the whole backbone, half a minute and more; every
+# format of the default variant is tested above.
 @pytest.mark.parametrize(
-    "variant", ["knn", "lis", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
-)
-def test_every_variant_on_features_is_exported(variant, cli, folders):
-    exports = (("onnx",), ("tflite", "--quantize", "int8"))
-    detector, models = exported(cli, folders, variant, "--variant", variant, exports=exports)
+    ("variant", "exports"),
+    [("knn", [ONNX]), ("lis", [ONNX]),
+     *(pytest.param(name, [ONNX, INT8], marks=pytest.mark.slow) for name in VARIANTS)],
+)  # fmt: skip
+def test_every_variant_on_features_is_exported(variant, exports, cli, folders):
+    detector, models = exported(
+        cli, folders, f"{variant}-{len(exports)}", "--variant", variant, exports=exports
+    )
     for model in models:
         assert_alike(detector, model)
 
@@ -141,9 +147,10 @@ def test_large_pictures_go_through_in_small_batches(usual):
     assert parity["batches"] == [1, 2, 7, 64]
 
 
-def test_tiles_of_features_are_exported(cli, folders):
-    exports = (("onnx",), ("tflite",))
-    detector, models = exported(cli, folders, "tiles", *TILES, exports=exports)
+# The second format takes as long again, over the same graph.
+@pytest.mark.parametrize("kind", ["onnx", pytest.param("tflite", marks=pytest.mark.slow)])
+def test_tiles_of_features_are_exported(kind, cli, folders):
+    detector, models = exported(cli, folders, f"tiles-{kind}", *TILES, exports=[(kind,)])
     assert detector.batch_size == 16 // 4
     for model in models:
         assert_alike(detector, model)

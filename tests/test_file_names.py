@@ -3,10 +3,12 @@
 import os
 from pathlib import Path
 
+import pytest
 from conftest import QUICK
 
 from lisae_tf.data import picture_files
 
+pytestmark = pytest.mark.usefixtures("drawn_figures")  # names become text of figures
 NEGATIVES = ("--negative-dir", "negative")
 
 

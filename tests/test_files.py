@@ -1,5 +1,8 @@
 import errno
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,15 @@ from hypothesis import strategies as st
 
 from lisae_tf.core import files
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.core.files import make_folder, read_json, replacing, sha256, write_json, write_text
+from lisae_tf.core.files import (
+    make_folder,
+    read_json,
+    replacing,
+    sha256,
+    staging,
+    write_json,
+    write_text,
+)
 from lisae_tf.runs import folders as runs
 
 
@@ -137,3 +148,54 @@ def test_a_full_disk_leaves_no_run_folder(tmp_path, monkeypatch):
             runs.claim(tmp_path / name, "seed: 0\n", resume=False)
     assert [p.name for p in tmp_path.iterdir()] == ["mine"]
     assert list((tmp_path / "mine").iterdir()) == []
+
+
+def gone() -> int:
+    """The number of a process that has ended."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+def test_what_a_killed_writer_left_beside_its_file_is_removed(tmp_path):
+    path, long_ago = tmp_path / "scores.csv", time.time() - 3600
+    abandoned = tmp_path / f".scores.{gone()}.csv"
+    kept = [
+        tmp_path / name
+        for name in (
+            f".scores.{os.getppid()}.csv",  # of a live process
+            f".other.{gone()}.csv",
+            ".scores.mine.csv",
+            f".scores.{gone()}.csv.bak",
+        )
+    ]
+    for each in (abandoned, *kept):
+        each.write_text("half")
+        os.utime(each, (long_ago, long_ago))
+    fresh = tmp_path / f".scores.{gone()}.csv"
+    fresh.write_text("perhaps of another machine")
+    write_text(path, "whole")
+    assert {path, fresh, *kept} == set(tmp_path.iterdir())
+
+
+def test_a_folder_that_a_killed_process_staged_in_is_removed(tmp_path):
+    long_ago = time.time() - 3600
+    code = (
+        "import os, sys; from pathlib import Path\n"
+        "from lisae_tf.core.files import staging\n"
+        "with staging(Path(sys.argv[1]), '.export-') as apart:\n"
+        "    (apart / 'half').write_text('half')\n"
+        "    os.utime(apart, (0, 0))\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path], check=False)
+    assert len(list(tmp_path.iterdir())) == 1
+    (tmp_path / ".export-mine").mkdir()
+    os.utime(tmp_path / ".export-mine", (long_ago, long_ago))
+    with staging(tmp_path, ".export-") as first:
+        os.utime(first, (long_ago, long_ago))
+        with staging(tmp_path, ".export-") as second:
+            assert {path.name for path in tmp_path.iterdir()} == {
+                ".export-mine", first.name, second.name,
+            }  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == [".export-mine"]

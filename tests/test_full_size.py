@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lisae_tf.grids import grid
-from lisae_tf.paper import benchmark
+from lisae_tf.paper import one_dataset
 
 pytestmark = [
     pytest.mark.slow,
@@ -23,7 +23,7 @@ DATA = Path(os.environ.get("TFDS_DATA_DIR", "."))
 
 def records(tmp_path, name, variant, seeds=1, classes=None):
     chosen = list(
-        benchmark.cells(name, [variant], range(seeds), tmp_path, classes=classes, data_dir=DATA)
+        one_dataset.cells(name, [variant], range(seeds), tmp_path, classes=classes, data_dir=DATA)
     )
     finished = list(grid.run(chosen, DATA))
     assert not [one.error for one in finished if one.error]

@@ -213,7 +213,6 @@ def test_running_again_trains_only_what_is_missing_or_stale(trained, monkeypatch
         ("kde", {"latent_shaping": {"gamma": 0.7}}, True),
         ("kde", {"data": {"stopping_fraction": 0.3}}, False),
         ("lis", {"latent_shaping": {"gamma": 0.7}}, False),
-        ("lis", {"latent_shaping": {"memory_budget_mb": 7}}, True),
         ("lis", {"anogan": {"epochs": 7}}, True),
         ("anogan-fm", {"anogan": {"epochs": 7}}, False),
         ("linsep-fused", {"fusion": {"weights": [0.0, 7.0]}}, False),

@@ -10,10 +10,11 @@ from PIL import Image
 
 from lisae_tf.config.settings import resolve
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.core.files import make_folder, read_json, write_json
+from lisae_tf.core.files import make_folder, write_json
 from lisae_tf.data import folders
 from lisae_tf.data.pictures import content_hashes
-from lisae_tf.grids.cells import TRAINING_VERSION
+from lisae_tf.grids import stored as table
+from lisae_tf.grids.cells import STILL_COUNTED, TRAINING_VERSION
 from lisae_tf.inspection import cells, measure, records, report, rows
 from lisae_tf.inspection.sets import InspectionSet, Split, find_sets
 
@@ -60,8 +61,8 @@ def run(cli, data, tmp_path, *more):
 
 
 def stored(tmp_path):
-    found = sorted((tmp_path / "out").rglob("*.json"))
-    return {str(path.relative_to(tmp_path / "out" / "cells")): path.read_bytes() for path in found}
+    folder = tmp_path / "out" / "cells"
+    return {str(path.relative_to(folder)): table.read(path) for path in table.paths(folder)}
 
 
 def test_kinds_are_shared_out_both_ways_round(data):
@@ -136,7 +137,7 @@ def test_cells_are_kept_and_a_failed_one_stops_nothing(data, tmp_path, cli):
     assert len(second) == 6 and {name: second[name] for name in first} == first
     assert (tmp_path / "out" / "table.md").read_text() in again.output
 
-    record = read_json(tmp_path / "out" / "cells" / "a/linear-lis-made/usual-seed0.json")
+    record = second["a/linear-lis-made/usual-seed0.json"]
     assert record["config"]["normal_dir"] == "a/train/good"
     assert str(tmp_path) not in str(record)
     assert record["chosen_negatives"] == "made" and record["n_masks"] == 33
@@ -145,7 +146,7 @@ def test_cells_are_kept_and_a_failed_one_stops_nothing(data, tmp_path, cli):
     assert record["pictures_per_second"] > 0
     counts = {kind: found["n"] for kind, found in record["by_kind"].items()}
     assert counts == {"bright": 11, "dark": 11, "new": 11}
-    real = read_json(tmp_path / "out" / "cells" / list(first)[3])
+    real = first[list(first)[3]]
     assert (real["real_negatives"], list(real["by_kind"])) == (["dark"], ["bright", "new"])
     assert str(tmp_path) not in str(real) and real["config"]["negative_dir"] == "dark"
 
@@ -178,7 +179,8 @@ def invent(root, name, row, by_kind, seed=0, split="usual", **more):
         "auroc": sum(auroc * n for auroc, n in by_kind.values()) / pictures,
         "auroc_mean_of_kinds": float(np.mean([auroc for auroc, _ in by_kind.values()])),
         "by_kind": kinds, "row": row, "set": name, "split": split, "seed": seed,
-        "training_version": TRAINING_VERSION, "fit_seconds": 2.0, "pictures_per_second": 10.0,
+        "version": "0.1.0", "training_version": TRAINING_VERSION,
+        "fit_seconds": 2.0, "pictures_per_second": 10.0,
         "machine": {"cores": 2, "load_before": 0.4}, "chosen_negatives": "made",
     }  # fmt: skip
     folder = make_folder(root / "cells" / name / row.replace(" ", "-"))
@@ -246,8 +248,15 @@ def test_kinds_left_out_weigh_by_their_pictures_both_ways_round(invented):
 
 
 def test_files_of_an_older_training_do_not_count(tmp_path):
-    invent(tmp_path, "a", "knn", {"x": (0.5, 3)}, training_version=TRAINING_VERSION - 1)
+    invent(tmp_path, "a", "knn", {"x": (0.5, 3)}, training_version=min(STILL_COUNTED) - 1)
     assert report.render(tmp_path) == "" == report.render(tmp_path / "nothing")
+
+
+def test_files_of_an_earlier_training_that_still_counts_are_named(tmp_path):
+    invent(tmp_path, "a", "knn", {"x": (0.5, 3)})
+    assert "version 0.1.0." in report.render(tmp_path)
+    invent(tmp_path, "a", "ae", {"x": (0.5, 3)}, training_version=STILL_COUNTED[0])
+    assert f"0.1.0; 0.1.0 with training version {STILL_COUNTED[0]}." in report.render(tmp_path)
 
 
 def test_the_section_is_written_without_tensorflow(invented):

@@ -22,7 +22,7 @@ from lisae_tf.core.errors import LisaeError
 CLI = [sys.executable, str(Path(__file__).parents[1] / "cli.py")]
 TRAIN = [
     *CLI, "train", "--quiet", "--set", "feature_extraction.epochs=4",
-    "--set", "latent_shaping.epochs=4", "--set", "network.filters=[8,16]",
+    "--set", "latent_shaping.epochs=4", "--set", "network.filters=[4,4]",
 ]  # fmt: skip
 
 

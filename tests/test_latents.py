@@ -87,7 +87,7 @@ def test_the_added_term_is_in_the_loss_and_not_in_the_error(variant, section):
     batch = tf.data.Dataset.from_tensors({"normal": normal})
     told = model.evaluate(batch, return_dict=True, verbose=0)
     assert told["normal_error"] == pytest.approx(np.mean(model.errors_of(normal)), rel=1e-5)
-    s = model.features_of(normal).numpy()
+    s = model.encoder(model.scale(normal)).numpy()
     query = model.preactivation(s).numpy()
     if variant == "vae":  # the variance is 1 at the start
         term = 3.0 * np.mean(np.sum(np.square(query), axis=1)) / 2 / (32 * 32)
@@ -123,7 +123,7 @@ def test_the_divergence_is_zero_for_the_prior_and_for_nothing_else():
 
 
 def test_addresses_are_sparse_sum_to_one_and_ignore_a_querys_length():
-    recall = Recall(Memory(items=50, shrinkage=0.03), seed=0)
+    recall = Recall(**Memory(items=50, shrinkage=0.03).model_dump(), seed=0)
     query = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
     z = recall(query).numpy()
     weights = recall.addresses(query).numpy()

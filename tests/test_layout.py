@@ -1,18 +1,23 @@
 """Folders as inspection sets come: MVTec's layout, kinds, masks, and masks among pictures."""
 
+import contextlib
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import QUICK, assert_one_sentence
+from conftest import (
+    QUICK,
+    assert_one_sentence,
+    copied,
+    load_folder_test,
+    load_folder_training,
+)
 from PIL import Image
 
 from lisae_tf.config.settings import resolve
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import masks, pictures
-from lisae_tf.data.folder_test import load_folder_test
-from lisae_tf.data.folder_training import load_folder_training
 from lisae_tf.data.layout import PictureSet, kind_of, mvtec_settings, subject
 from lisae_tf.data.layout import test_sets as sets_of
 from lisae_tf.data.parts import mirrored
@@ -38,11 +43,8 @@ def write_mask(path, left=4):
     Image.fromarray(mask).save(path)
 
 
-@pytest.fixture
-def mvtec(tmp_path, monkeypatch):
-    """`part/` in MVTec's layout, as the working folder sees it."""
-    monkeypatch.chdir(tmp_path)
-    root = Path("part")
+def write_mvtec(root):
+    """A set in MVTec's layout."""
     write_pictures(root / "train/good", 40, seed=1)
     write_pictures(root / "test/good", 6, seed=2)
     for seed, (kind, count) in enumerate((("scratch", 3), ("hole", 2), ("dent", 4)), start=3):
@@ -50,6 +52,13 @@ def mvtec(tmp_path, monkeypatch):
         for index in range(count if kind in MASKS else 0):
             write_mask(root / "ground_truth" / kind / f"{index:03d}_mask.png")
     return root
+
+
+@pytest.fixture
+def mvtec(tmp_path, monkeypatch):
+    """`part/` in MVTec's layout, as the working folder sees it."""
+    monkeypatch.chdir(tmp_path)
+    return write_mvtec(Path("part"))
 
 
 def folder_config(root, **over):
@@ -239,12 +248,27 @@ def test_unset_folders_leave_no_trace_in_the_record(mvtec):
 # Commands
 
 
-@pytest.fixture
-def run(mvtec, cli):
-    """The record of a run on `part/`, and what was said."""
-    result = cli("train", "--mvtec", "part", *QUICK, "--quiet", "--out", "runs/part-lis-seed0")
+RUN = Path("runs/part-lis-seed0")
+
+
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory, cli):
+    """A working folder with `part/` and a run on it, and what was said."""
+    base = tmp_path_factory.mktemp("mvtec")
+    write_mvtec(base / "part")
+    with contextlib.chdir(base):
+        result = cli("train", "--mvtec", "part", *QUICK, "--quiet", "--out", RUN)
     assert result.exit_code == 0, result.stderr
-    return json.loads(Path("runs/part-lis-seed0/metrics.json").read_text()), result.stdout
+    return base, result.stdout
+
+
+@pytest.fixture
+def run(trained_once, tmp_path, monkeypatch):
+    """The record of a run on `part/`, and what was said; a copy is the working folder."""
+    base, said = trained_once
+    copied(base, tmp_path, RUN)
+    monkeypatch.chdir(tmp_path)
+    return json.loads((RUN / "metrics.json").read_text()), said
 
 
 def test_a_run_has_figures_for_each_kind_and_of_pixels(run, cli):

@@ -9,8 +9,17 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from lisae_tf.data.masks import read_masks
-from lisae_tf.evaluation.localisation import per_region_overlap, pixel_auroc, pixel_figures
+from lisae_tf.evaluation import localisation
+from lisae_tf.evaluation.localisation import pixel_figures
 from lisae_tf.report.error_maps import resized
+
+
+def pixel_auroc(maps, masks):
+    return localisation.pixel_auroc(np.sort(maps[~masks]), maps[masks])
+
+
+def per_region_overlap(maps, masks):
+    return localisation.per_region_overlap(np.sort(maps[~masks]), maps, masks)
 
 
 @pytest.fixture

@@ -145,7 +145,8 @@ def test_what_is_no_part_is_named(run, tmp_path):
         spoil()
         result = monitor(run, parts)
         assert (result.exit_code, result.output) == (
-            1, f"Error: {part} is no part that score --parts wrote\n",
+            1, 
+            f"Error: {part} is damaged or no part of score --parts; remove it and score again\n",
         )  # fmt: skip
     write_part(part, [0.1, float("inf")])
     assert "not finite" in monitor(run, parts).output

@@ -13,7 +13,7 @@ from training_fixtures import tiny_config
 
 from export.artefact import Artefact
 from export.savedmodel import signatures
-from lisae_tf.config.settings import GRAPHLESS
+from lisae_tf.config.variants import GRAPHLESS
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.detectors import DETECTORS, make_detector
 from lisae_tf.detectors.rows import RowDetector

@@ -11,9 +11,6 @@ from PIL import Image
 from lisae_tf.config import settings as configuration
 from lisae_tf.config.sections import Features, Network
 from lisae_tf.config.settings import (
-    ONE_CLASS,
-    PICTURES_ONLY,
-    VARIANTS,
     Config,
     config_folder,
     is_record,
@@ -21,6 +18,7 @@ from lisae_tf.config.settings import (
     read_settings,
     resolve,
 )
+from lisae_tf.config.variants import ONE_CLASS, PICTURES_ONLY, VARIANTS
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.folders import FEATURES_SIDE, STEP, _own_size, settle_folder_channels, size_of
 from lisae_tf.data.pictures import Header

@@ -1,6 +1,7 @@
 """The paper's figures: curves from the cells alone, pictures from one training each."""
 
 import numpy as np
+import pytest
 from benchmark_fixtures import store
 from PIL import Image
 
@@ -12,7 +13,10 @@ from lisae_tf.paper import reconstructions, report, report_figures, tables
 from lisae_tf.paper.reconstructions import EXHIBITS, Exhibit, decompose
 from lisae_tf.paper.results import Results
 
+pytestmark = pytest.mark.usefixtures("drawn_figures")
 TABLE2 = tables.table2("lis")
+LARGE = {"batch_size": 256}  # few steps
+QUICK = merge(grid.QUICK, {"feature_extraction": LARGE, "latent_shaping": LARGE})
 
 
 def drawn(root):
@@ -57,15 +61,15 @@ def test_pictures_are_made_once_for_the_same_settings(tmp_path, monkeypatch):
     }
     monkeypatch.setattr(reconstructions, "EXHIBITS", exhibits)
     said = []
-    made = list(reconstructions.make_all(tmp_path, None, grid.QUICK, said.append))
+    made = list(reconstructions.make_all(tmp_path, None, QUICK, said.append))
     assert [path.name for path in made] == ["linear.png", "both.png"]
     assert len(said) == 1
     assert said[0].startswith("failing: failed: there is no class")
     assert reconstructions.stored(tmp_path) == {"Linear": made[0], "Both": made[1]}
     assert {"auroc", "seed", "version", "config_hash"} <= set(read_json(tmp_path / "both.json"))
     del exhibits["failing"]
-    assert not list(reconstructions.make_all(tmp_path, None, grid.QUICK, said.append))
-    other = merge(grid.QUICK, {"latent_shaping": {"gamma": 0.5}})
+    assert not list(reconstructions.make_all(tmp_path, None, QUICK, said.append))
+    other = merge(QUICK, {"latent_shaping": {"gamma": 0.5}})
     assert len(list(reconstructions.make_all(tmp_path, None, other, said.append))) == 2
 
 
@@ -82,6 +86,7 @@ def test_the_parts_of_figure_2(tmp_path):
     np.testing.assert_allclose(ae + lis_orthogonal, lis, atol=1e-5)
 
 
+@pytest.mark.slow  # the figure's own training, on all of MNIST's eights and Omniglot
 def test_linear_lis_leaves_nothing_of_an_eight_orthogonal_to_the_eights(tfds_dir):
     """Figure 2 in figures: rows (c) and (d), the mean square of what comes out."""
     data_dir = tfds_dir("mnist", "omniglot")

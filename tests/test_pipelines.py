@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 
 from lisae_tf.data.pipelines import (
+    _order,
     augmented_bank,
     held_out_batches,
     steps_at_once,
@@ -16,6 +17,7 @@ def pictures(count, offset=0):
     return np.broadcast_to(values[:, None, None, None], (count, 4, 4, 1)).copy()
 
 
+pytestmark = pytest.mark.usefixtures("whole_epochs")
 STEPS = 50
 
 
@@ -62,21 +64,18 @@ def test_epoch_k_depends_on_seed_phase_and_k_only(augment):
         )
 
 
+def test_each_round_is_shuffled_by_a_seed_of_its_own():
+    seed = tf.constant([3, 4])
+    rounds = tf.random.experimental.stateless_split(seed, 5)
+    one_by_one = [tf.random.experimental.stateless_shuffle(tf.range(7), own) for own in rounds]
+    np.testing.assert_array_equal(_order(7, 30, seed), np.concatenate(one_by_one)[:30])
+
+
 def test_augmentation_touches_negatives_only_and_anew_each_epoch():
     plain, changed = read((0, 2)), read((0, 2), augment=noise)
     np.testing.assert_array_equal(plain[0]["normal"], changed[0]["normal"])
     assert not np.array_equal(plain[0]["negative"], changed[0]["negative"])
     assert not np.array_equal(changed[0]["negative"], changed[STEPS]["negative"])
-
-
-def test_features_travel_with_their_pictures():
-    features = np.arange(20, dtype=np.float32)[:, None]
-    stream = training_batches(
-        {"normal": pictures(20), "normal_features": features}, None,
-        batch_size=5, epochs=(0, 2), seed=0, phase=2,
-    )  # fmt: skip
-    for batch in stream:
-        np.testing.assert_array_equal(batch["normal"][:, 0, 0, 0], batch["normal_features"][:, 0])
 
 
 @pytest.mark.parametrize("normals, negatives", [(10, 3), (3, 10), (1, 1), (17, 16)])

@@ -1,5 +1,6 @@
 """Work on Ray: errors, back-pressure, and trainings that are those of one process."""
 
+import itertools
 import os
 
 import pytest
@@ -35,14 +36,20 @@ def test_no_more_than_a_few_tasks_wait(cluster, tmp_path):
     assert len(list(results)) == 39
 
 
-def test_cells_trained_on_ray_are_those_of_one_process(tmp_path, cluster):
+# Every group is trained twice, by two processes that each import TensorFlow; one group tells all
+# that more of them can.
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_cells_trained_on_ray_are_those_of_one_process(count, tmp_path, cluster):
+    def groups(name):
+        return grid.groups(small(tmp_path / name))[:count]
+
     # One thread a worker on both sides: with more, sums may be taken in another order.
-    here = list(workers.run(grid.groups(small(tmp_path / "here")), None, os.cpu_count()))
-    there = list(grid.run(small(tmp_path / "there"), None, engine="ray"))
+    here = list(workers.run(groups("here"), None, os.cpu_count()))
+    there = list(grid.run(list(itertools.chain(*groups("there"))), None, engine="ray"))
     assert all(done.error is None and done.record == done.cell.stored() for done in there)
 
     def prints(finished, out):
         return {done.cell.path.relative_to(out): done.record["scores_sha256"] for done in finished}
 
-    assert len(here) == 3
+    assert len(here) == count + 1
     assert prints(there, tmp_path / "there") == prints(here, tmp_path / "here")

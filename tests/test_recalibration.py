@@ -8,7 +8,7 @@ from pathlib import Path
 import export_fixtures
 import numpy as np
 import pytest
-from conftest import contents
+from conftest import assert_one_sentence, contents
 from export_fixtures import ALL, path_of
 from PIL import Image
 
@@ -78,6 +78,46 @@ def test_calibrate_writes_a_file_of_another_name_and_never_over_one(models, tmp_
     assert "support a false-positive rate of" in result.stderr
 
 
+@pytest.mark.parametrize("which", ["savedmodel", "onnx", "tflite-int8"])
+def test_a_threshold_set_by_hand_promises_nothing_and_is_taken_back(which, models, tmp_path, cli):
+    from lisae_tf.exported.runtimes import open_model
+
+    copy = tmp_path / "models"
+    shutil.copytree(models, copy)
+    first = open_model(path_of(copy, which))
+    result = cli("calibrate", "--model", first.path, "--threshold", "0.3")
+    assert result.exit_code == 0, result.stderr
+    assert "guarantees nothing" in result.output
+    by_hand = open_model(path_of(copy, which, 2))
+    assert by_hand.threshold == np.float32(0.3)
+    assert by_hand.record["threshold"]["guaranteed_fpr"] is None
+    folder = by_hand.path if by_hand.path.is_dir() else by_hand.path.parent
+    card = (folder / "README.md").read_text()
+    assert "set by hand: it guarantees nothing" in card
+    result = cli("calibrate", "--model", by_hand.path, "--undo")
+    assert result.exit_code == 0, result.stderr
+    back = open_model(path_of(copy, which, 3))
+    for key in ("threshold", "calibration_scores"):
+        assert back.record[key] == first.record[key]
+    assert cli("calibrate", "--model", back.path, "--undo").exit_code == 0  # the other way round
+    assert open_model(path_of(copy, which, 4)).threshold == by_hand.threshold
+
+
+def test_what_calibrates_no_model_is_refused(opened, tmp_path, cli):
+    path, out = opened["onnx"].path, tmp_path / "new.onnx"
+    for options, words in (
+        (("--undo",), "nothing to undo"),
+        (("--undo", "--fpr", "0.1"), "give it alone"),
+        (("--threshold", "-1"), "must be a number like the scores"),
+        (("--threshold", "1e300"), "must be a number like the scores"),
+        (("--threshold", "1", "--fpr", "0.1"), "give it alone"),
+        (("--fpr", "0.1"), "--normal-dir DIR"),
+        (("--fpr", "0.1", "--run", tmp_path), "exclude each other"),
+    ):
+        assert_one_sentence(cli("calibrate", "--model", path, *options, "--out", out), words)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="needs /dev/shm")
 def test_the_new_file_may_lie_on_another_file_system(models, opened, normal, cli):
     """At its very root, beside which nothing can be staged."""
@@ -114,6 +154,6 @@ def test_a_calibration_that_changes_a_score_is_refused(models, tmp_path, opened,
     monkeypatch.setattr(onnx_file, "replace", heavier)
     threshold = Threshold(0.5, 0.1, 0.1, 9)
     pictures = np.zeros((1, 32, 32, 1), np.uint8)
-    with pytest.raises(LisaeError, match=r"scores otherwise|more than the threshold"):
+    with pytest.raises(LisaeError, match=r"scores otherwise|more than the threshold would"):
         recalibration.recalibrate(opened["onnx"], threshold, pictures, tmp_path / "a" / "b.onnx")
     assert list(tmp_path.iterdir()) == []

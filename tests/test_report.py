@@ -10,9 +10,10 @@ import pytest
 from benchmark_fixtures import store
 
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.core.files import read_json
+from lisae_tf.core.files import read_json, write_json
 from lisae_tf.paper import published, report, tables
 
+pytestmark = pytest.mark.usefixtures("drawn_figures")
 CHECKOUT = Path(__file__).parents[1]
 LIS, AE = ("LIS-AE", "cifar10"), ("AE", "cifar10")
 
@@ -90,6 +91,16 @@ def test_a_stale_cell_counts_as_missing(stored, monkeypatch):
     monkeypatch.setattr(cells, "TRAINING_VERSION", cells.TRAINING_VERSION + 1)
     with pytest.raises(LisaeError, match="no current cell"):
         written(stored)
+
+
+def test_a_cell_of_an_earlier_training_that_still_counts_is_named(stored):
+    from lisae_tf.grids import cells
+
+    path = next(stored.glob("cells/*/*/*/*/*.json"))
+    write_json(path, read_json(path) | {"training_version": cells.STILL_COUNTED[0]})
+    written(stored)
+    text = (stored / "RESULTS.md").read_text()
+    assert f"with training version {cells.STILL_COUNTED[0]} (1 cells)" in text
 
 
 def test_the_same_cells_give_the_same_bytes(stored):

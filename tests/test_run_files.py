@@ -324,7 +324,7 @@ def test_a_threshold_set_by_hand_is_said_to_guarantee_nothing(two_runs, cli):
         (("--threshold", "0.1", "--fpr", "0.1"), "give it alone"),
         (("--threshold", "0.1", "--undo"), "give it alone"),
         (("--threshold", "0.1", "--normal-dir", "normal"), "give it alone"),
-        (("--threshold", "0.1", "--model", "m.onnx"), "sets the threshold of a run"),
+        (("--threshold", "0.1", "--model", "m.onnx"), "m.onnx does not exist"),
     ],
 )
 def test_what_is_no_threshold_is_refused(given, words, two_runs, cli):

@@ -17,6 +17,7 @@ from lisae_tf.evaluation.metrics import Scored, auroc
 from lisae_tf.report import run_report
 from lisae_tf.runs import folders as runs
 
+pytestmark = pytest.mark.usefixtures("drawn_figures")
 VOID = {"meta", "img", "br", "link"}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 

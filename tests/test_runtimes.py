@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lisae_tf.core import wire
+from lisae_tf.core import messages
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.exported import artefacts, onnx_file, tflite_file
 from lisae_tf.exported.runtimes import open_model
@@ -389,23 +389,44 @@ def test_damage_inside_a_file_is_a_value_error_and_nothing_else(which, models):
             continue
 
 
+def test_what_an_onnx_file_holds_besides_stays_as_the_official_package_stores_it(models):
+    onnx = pytest.importorskip("onnx")
+    data = path_of(models, "onnx").read_bytes()
+    model = onnx.load_from_string(data)
+    assert onnx_file.read(data)[1] == {each.key: each.value for each in model.metadata_props}
+    assert model.SerializeToString(deterministic=True) == data
+    alpha = next(each for each in model.graph.initializer if each.name == "threshold")
+    alpha.raw_data = np.float32(0.5).tobytes()
+    del model.metadata_props[1:]
+    model.metadata_props[0].key, model.metadata_props[0].value = "a", "b"
+    assert onnx_file.replace(data, 0.5, {"a": "b"}) == model.SerializeToString(deterministic=True)
+
+
+def text_and_number():
+    return messages.declare({"Pair": {"number": (1, "int64"), "text": (2, "repeated bytes")}})[
+        "Pair"
+    ]
+
+
 @given(st.binary(max_size=200))
-def test_the_wire_format_is_read_or_refused(data):
+def test_any_bytes_are_a_message_or_a_value_error(data):
     try:
-        found = list(wire.fields(data))
+        messages.parse(text_and_number(), data)
     except ValueError:
         return
-    assert b"".join(data[each.start : each.end] for each in found) == data
-    assert all(each.start < each.value <= each.end for each in found)
 
 
-@given(st.lists(st.tuples(st.integers(1, 2**20), st.integers(0, 2**63) | st.binary(max_size=300))))
-def test_what_is_written_is_read(entries):
-    data = b"".join(wire.field(number, value) for number, value in entries)
-    found = list(wire.fields(data))
-    assert [each.number for each in found] == [number for number, _ in entries]
-    for each, (_, value) in zip(found, entries, strict=True):
-        if isinstance(value, bytes):
-            assert data[each.value : each.end] == value
-        else:
-            assert wire.read_varint(data, each.value, each.end)[0] == value
+@pytest.mark.parametrize("data", [b"\x12\xff\xff\xff\xff\x07", b"\x12" + 9 * b"\xff" + b"\x01"])
+def test_a_length_without_its_bytes_is_refused(data):
+    with pytest.raises(ValueError, match="cut off"):
+        messages.parse(text_and_number(), data)
+
+
+@given(st.integers(0, 2**63 - 1), st.lists(st.binary(max_size=300)))
+def test_what_is_not_declared_is_kept(number, texts):
+    both = text_and_number()
+    pair = both(number=number, text=texts)
+    less = messages.declare({"Pair": {"number": (1, "int64")}})["Pair"]
+    kept = messages.parse(less, pair.SerializeToString())
+    assert kept.number == number
+    assert messages.parse(both, kept.SerializeToString()) == pair

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_fixtures import surface, tiny_config
 
+from lisae_tf.core.arrays import BATCH_SIZE
 from lisae_tf.model.scoring import (
-    BATCH_SIZE,
     Pool,
     Scorer,
     reconstruction_score,

@@ -68,6 +68,7 @@ def test_one_kind_of_negatives_needs_a_foreign_set():
         selection.leave_out(tiny_config(**GRAVEL), None, negatives="surfaces:coins")
 
 
+@pytest.mark.slow  # decodes the whole of MNIST, Omniglot and Fashion-MNIST
 def test_an_alphabet_or_a_foreign_set_is_left_out(tfds_dir, monkeypatch):
     monkeypatch.setattr(datasets, "DECODED", DecodedPictures(2**29))  # each set once
     data_dir = tfds_dir("mnist", "omniglot", "fashion_mnist")
@@ -147,6 +148,9 @@ def chosen(column, root, sizes=(4, 6), rows=ROWS):
 
 def test_sizes_are_tried_once_and_the_test_decides_nothing(column, tmp_path, monkeypatch):
     monkeypatch.setitem(grid.QUICK, "network", {"filters": [4, 8]})
+    for phase in ("feature_extraction", "latent_shaping"):
+        few_steps = grid.QUICK[phase] | {"batch_size": 256}
+        monkeypatch.setitem(grid.QUICK, phase, few_steps)
     record = chosen(column, tmp_path, sizes=[4], rows={"LIS-AE": Row("lis")})["LIS-AE"]
     assert record["tasks"] == ["moon", "hubble_deep_field"]
     assert set(record["trained"]) == {"4"}

@@ -1,10 +1,11 @@
 """What lies beside an exported SavedModel for TensorFlow Serving."""
 
+import re
 import shutil
 
 import export_fixtures
-import pytest
 import yaml
+from conftest import assert_one_sentence
 from export_fixtures import path_of, strings
 
 from lisae_tf.core.files import read_json, write_json
@@ -14,8 +15,8 @@ detector, samples = export_fixtures.detector, export_fixtures.samples
 
 
 def test_warm_up_requests_are_what_tensorflow_serving_replays(models, opened):
-    prediction_log_pb2 = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2")
     import tensorflow as tf
+    from tensorflow_serving.apis import prediction_log_pb2
 
     path = path_of(models, "savedmodel") / "assets.extra" / "tf_serving_warmup_requests"
     seen = {}
@@ -56,8 +57,8 @@ def message_class(name, fields):
 
 
 def test_serving_files_are_valid_text_protocol_buffers(models):
-    stubs = pytest.importorskip("tensorflow_serving.config.model_server_config_pb2")
     from google.protobuf import text_format
+    from tensorflow_serving.config import model_server_config_pb2 as stubs
 
     folder = models / "savedmodel"
     parsed = stubs.ModelServerConfig()
@@ -119,28 +120,37 @@ def test_batches_are_no_larger_than_large_pictures_allow(models, tmp_path):
 
 def test_stable_stays_until_somebody_moves_it(models, tmp_path):
     from export.serving_files import write_serving_files
+    from lisae_tf.serving import model_config
 
     def config():
         write_serving_files(tmp_path)
-        return (tmp_path / "models.config").read_text()
+        return model_config.read(tmp_path / "models.config", "tiny")
 
     for version in ("1", "2"):
         shutil.copytree(path_of(models, "savedmodel"), tmp_path / "tiny" / version)
-        text = config()
-        assert 'key: "stable" value: 1' in text
-        assert f'key: "canary" value: {version}' in text
-    promoted = text.replace('"stable" value: 1', '"stable" value: 2')
+        assert config().labels == {"stable": 1, "canary": int(version)}
+    text = (tmp_path / "models.config").read_text()
+    promoted = re.sub(r'(key: "stable"\s+value:) 1', r"\1 2", text)
+    assert promoted != text
     (tmp_path / "models.config").write_text(promoted)
     (tmp_path / "batching.config").write_text("max_batch_size { value: 8 }\n")
     shutil.copytree(path_of(models, "savedmodel"), tmp_path / "tiny" / "3")
-    assert "latest { num_versions: 3 }" in config()
+    assert config().newest == 3
     assert "value: 8" in (tmp_path / "batching.config").read_text()
     shutil.rmtree(tmp_path / "tiny" / "2")
-    assert 'key: "stable" value: 3' in config()
+    assert config().labels["stable"] == 3
+
+
+def test_a_config_that_is_none_is_refused_before_anything_is_written(models, tmp_path, cli, run):
+    shutil.copytree(path_of(models, "savedmodel"), tmp_path / "savedmodel" / "tiny" / "1")
+    (tmp_path / "savedmodel" / "models.config").write_text("model_config_list {")
+    before = sorted(tmp_path.rglob("*"))
+    result = cli("export", "--run", run, "--format", "savedmodel", "--out", tmp_path)
+    assert_one_sentence(result, "models.config is no model config file")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_version_that_is_copied_in_is_served(models, tmp_path):
-    pytest.importorskip("tensorflow_serving.config.model_server_config_pb2")
     from export.serving_files import write_serving_files
     from lisae_tf.serving import model_config
 

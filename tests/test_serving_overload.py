@@ -266,6 +266,31 @@ def test_of_too_many_requests_on_their_way_the_oldest_gives_way():
     assert asyncio.run(scenario()) == ["RESOURCE_EXHAUSTED"] * 2 + ["OK"] * 2
 
 
+def test_of_half_sent_bodies_that_hold_too_much_the_oldest_gives_way():
+    async def scenario():
+        admission, ended = Admission(64, 30, 30, 1, size=100), asyncio.Event()
+
+        async def arrive(*sizes):
+            try:
+                async with admission.arriving() as scope:
+                    for size in sizes:
+                        admission.received(scope, size)
+                        await asyncio.sleep(0)
+                    await ended.wait()
+            except RequestError as error:
+                return error.code
+            return "OK"
+
+        calls = []
+        for sizes in ((), (10, 40), (60,), (30,), (5, 10)):
+            calls.append(asyncio.create_task(arrive(*sizes)))
+            await asyncio.sleep(0.001)
+        ended.set()
+        return await asyncio.gather(*calls)
+
+    assert asyncio.run(scenario()) == ["OK", "RESOURCE_EXHAUSTED", "OK", "OK", "OK"]
+
+
 def test_a_log_is_not_filled_by_one_kind_of_trouble(monkeypatch):
     now = [100.0]
     monkeypatch.setattr("lisae_tf.serving.throttle.time.monotonic", lambda: now[0])

@@ -4,6 +4,7 @@ import contextlib
 import json
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from hypothesis import given
@@ -110,7 +111,18 @@ def data():
     return TrainingData(parts("gravel"), parts("coins"))
 
 
-@pytest.fixture(scope="module", params=["lis", "linsep-fused", "bce"])
+@pytest.mark.parametrize("kind", [Cut, Highest, Mend])
+def test_keras_makes_the_layers_again(kind):
+    layer = kind(Tiling((4, 8, 1), 4, 2), name="tiles")
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
+    assert (again._tiling, again.name) == (layer._tiling, "tiles")
+
+
+# The fused score trains longest of all, and its tiles are cut and mended as those of the others.
+FUSED = pytest.param("linsep-fused", marks=pytest.mark.slow)
+
+
+@pytest.fixture(scope="module", params=["lis", FUSED, "bce"])
 def detector(request):
     from lisae_tf.core.thresholds import choose_threshold
 

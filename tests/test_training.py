@@ -1,14 +1,13 @@
 import dataclasses
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from conftest import WHOLE_EPOCH, steps_of_an_epoch
 from training_fixtures import (
     KillAfter,
     Killed,
     as_bytes,
-    surface,
     tiny_config,
     tiny_data,
     without_times,
@@ -22,7 +21,6 @@ from lisae_tf.model.checkpoints import set_weights, weights_of
 from lisae_tf.training import feature_extraction, latent_shaping, phase
 from lisae_tf.training.algorithm1 import train
 from lisae_tf.training.convergence import Convergence, ResumePoint
-from lisae_tf.training.encoder_features import FeatureFile, encode
 from lisae_tf.training.phase import TrainingOptions, build_autoencoder
 
 
@@ -65,47 +63,6 @@ def test_another_seed_trains_to_other_weights(undisturbed):
     assert as_bytes(weights_of(other.model)) != as_bytes(weights_of(undisturbed.model))
 
 
-def test_the_fast_path_learns_what_the_slow_path_learns():
-    results = []
-    for cached in (True, False):
-        # One epoch: sums in another order drift apart with the number of steps.
-        config = tiny_config(latent_shaping={"cache_features": cached, "epochs": 1})
-        results.append(train(config, tiny_data(), TrainingOptions()))
-    fast, slow = (r.model.latent.get_weights() for r in results)
-    before = list(results[0].phase1_weights.values())
-    for a, b in zip(fast, slow, strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-5)
-    assert not any(np.array_equal(fast[0], w) for w in before if w.shape == fast[0].shape)
-
-
-def test_features_beyond_the_budget_stay_in_a_file_and_are_equal(tmp_path):
-    model = build_autoencoder(tiny_config(), (32, 32, 1), seed=0)
-    images = surface("gravel", 50)
-    here = encode(model, images, 2**30, tmp_path, batch_size=16)
-    there = encode(model, images, 1000, tmp_path, batch_size=16)
-    assert isinstance(here, np.ndarray)
-    assert isinstance(there, FeatureFile)
-    assert here.shape == there.shape == (50, model.encoder.output_shape[1])
-    assert len(there) == 50
-    rows = np.array([49, 3, 3, 17])
-    np.testing.assert_array_equal(there[rows], here[rows])
-    assert Path(there.path).stat().st_size == here.nbytes
-
-
-def test_a_run_with_its_features_in_files_ends_with_the_same_weights(undisturbed, monkeypatch):
-    kept = []
-
-    def in_file(model, images, budget, folder):
-        kept.append(encode(model, images, 0, folder))
-        return kept[-1]
-
-    monkeypatch.setattr(latent_shaping, "encode", in_file)
-    filed = train(tiny_config(), tiny_data(augment=True), TrainingOptions())
-    assert kept
-    assert all(isinstance(features, FeatureFile) for features in kept)
-    assert as_bytes(weights_of(filed.model)) == as_bytes(weights_of(undisturbed.model))
-
-
 LOWER = {"precision": "mixed_bfloat16"}
 
 
@@ -114,12 +71,19 @@ def lower():
     return train(tiny_config(network=LOWER), tiny_data(augment=True), TrainingOptions())
 
 
+@pytest.fixture(scope="module")
+def of_both_precisions(undisturbed, lower):
+    """The histories of a variant's training in float32 and in the lower precision."""
+    configs = (tiny_config(variant="linsep", network=network) for network in ({}, LOWER))
+    linsep = [train(config, tiny_data(), TrainingOptions()).history for config in configs]
+    return {"lis": (undisturbed.history, lower.history), "linsep": linsep}
+
+
 @pytest.mark.parametrize("variant", ["lis", "linsep"])
-def test_a_lower_precision_trains_both_phases_to_nearly_the_same_losses(variant):
-    config = tiny_config(variant=variant)
-    other = tiny_config(variant=variant, network=LOWER)
-    plain, lower = (train(c, tiny_data(), TrainingOptions()).history for c in (config, other))
-    for a, b in zip(plain, lower, strict=True):
+def test_a_lower_precision_trains_both_phases_to_nearly_the_same_losses(
+    variant, of_both_precisions
+):
+    for a, b in zip(*of_both_precisions[variant], strict=True):
         assert a["val_loss"] != b["val_loss"]
         assert b["val_loss"] == pytest.approx(a["val_loss"], rel=0.2)  # of short trainings
 
@@ -127,7 +91,8 @@ def test_a_lower_precision_trains_both_phases_to_nearly_the_same_losses(variant)
 @pytest.mark.parametrize("variant", ["vae", "mem-ae", "sig-repnn", "deep-sad"])
 def test_a_lower_precision_trains_whatever_the_latent_layer_is(variant):
     detector = make_detector(tiny_config(variant=variant, network=LOWER))
-    detector.fit_data(tiny_data(), TrainingOptions())
+    with steps_of_an_epoch(WHOLE_EPOCH):
+        detector.fit_data(tiny_data(), TrainingOptions())
     first, last = (row["val_loss"] for row in detector.history[:3:2])
     assert last < first
     scores = detector.score(tiny_data().normal.stopping)
@@ -213,13 +178,14 @@ def test_a_network_that_keeps_too_little_spread_restarts_whatever_its_error(monk
 
 
 def test_the_check_changes_nothing_about_a_healthy_training():
-    checked, unchecked = (
-        train(
-            tiny_config(variant="ae", feature_extraction={"collapse_fraction": fraction}),
-            tiny_data(), TrainingOptions(),
-        )
-        for fraction in (1e-9, 0.0)
-    )  # fmt: skip
+    with steps_of_an_epoch(WHOLE_EPOCH):  # of a shorter training it would find a collapse
+        checked, unchecked = (
+            train(
+                tiny_config(variant="ae", feature_extraction={"collapse_fraction": fraction}),
+                tiny_data(), TrainingOptions(),
+            )
+            for fraction in (1e-9, 0.0)
+        )  # fmt: skip
     assert checked.restart_seeds == []
     assert as_bytes(weights_of(checked.model)) == as_bytes(weights_of(unchecked.model))
     assert without_times(checked.history) == without_times(unchecked.history)
@@ -257,8 +223,10 @@ def test_a_run_killed_after_a_restart_resumes_in_that_attempt(tmp_path, monkeypa
 
 
 def test_a_run_whose_decoder_began_alone_resumes_byte_equal(tmp_path):
-    config = tiny_config(variant="ae", feature_extraction={"decoder_steps": 60})
-    plain = train(tiny_config(variant="ae"), tiny_data(), TrainingOptions())
+    config = tiny_config(variant="ae", feature_extraction={"epochs": 2, "decoder_steps": 20})
+    plain = train(
+        tiny_config(variant="ae", feature_extraction={"epochs": 2}), tiny_data(), TrainingOptions()
+    )
     whole = train(config, tiny_data(), TrainingOptions())
     assert as_bytes(weights_of(whole.model)) != as_bytes(weights_of(plain.model))
     checkpoint = tmp_path / "checkpoint.npz"

@@ -11,7 +11,7 @@ from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import make_folder, read_json, write_json, write_text
 from lisae_tf.experiments import selection, tuning
 from lisae_tf.grids import grid
-from lisae_tf.paper import report, tables, tuned, tuned_columns
+from lisae_tf.paper import choosing, report, tables, tuned
 
 COLUMN = "fashion_mnist"
 
@@ -53,7 +53,7 @@ def test_the_defaults_are_those_of_a_folder():
 
 def test_a_setting_is_tried_on_both_tasks_and_the_best_is_for_all(attempts, tmp_path):
     said = []
-    tuned_columns.choose(COLUMN, tmp_path, 10, None, 1, said.append)
+    choosing.choose(COLUMN, tmp_path, 10, None, 1, said.append)
     by_setting = {}
     for config in attempts:
         key = (config.network.latent, *config.latent_shaping.model_dump().values())
@@ -81,7 +81,7 @@ def test_a_setting_is_tried_on_both_tasks_and_the_best_is_for_all(attempts, tmp_
         assert after.path != before.path
     # What is there is not tried again.
     count = len(attempts)
-    tuned_columns.choose(COLUMN, tmp_path, 10, None, 1, said.append)
+    choosing.choose(COLUMN, tmp_path, 10, None, 1, said.append)
     assert len(attempts) == count
     values = [trial.value for trial in tuning.done(study)]
     choice = tuned.choice(tmp_path, COLUMN)
@@ -108,8 +108,8 @@ def test_trials_of_one_latent_size_share_phase_1(attempts, tmp_path, monkeypatch
         return fit(left, shared)
 
     monkeypatch.setattr(selection, "fit", remembering)
-    sizes, trials = len(tuning.LATENT_SIZES), tuned_columns.TOGETHER
-    tuned_columns.choose(COLUMN, tmp_path, sizes + trials, None, 1, lambda line: None)
+    sizes, trials = len(tuning.LATENT_SIZES), choosing.TOGETHER
+    choosing.choose(COLUMN, tmp_path, sizes + trials, None, 1, lambda line: None)
     phases = {place: len(set(map(id, found))) for place, found in kept.items()}
     sized = resolve(read_settings(tuned.settings_file(tmp_path, COLUMN))).network.latent
     # Each size once for both kinds; those after it once more for all trials and both kinds.
@@ -127,7 +127,7 @@ def test_a_trial_is_kept_as_soon_as_its_tasks_are_there(attempts, tmp_path, monk
 
     monkeypatch.setattr(selection, "fit", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        tuned_columns.choose(COLUMN, tmp_path, 3, None, 1, lambda line: None)
+        choosing.choose(COLUMN, tmp_path, 3, None, 1, lambda line: None)
     study = tuning.open_study(tmp_path / tuned.FOLDER / COLUMN)
     assert [len(trial.user_attrs[tuning.HARDEST]) for trial in tuning.done(study)] == [4, 4]
 
@@ -138,7 +138,7 @@ def test_where_nothing_can_be_trained_it_says_so(attempts, tmp_path, monkeypatch
 
     monkeypatch.setattr(selection, "fit", fit)
     with pytest.raises(LisaeError, match="no setting could be trained on fashion_mnist"):
-        tuned_columns.choose(COLUMN, tmp_path, 3, None, 1, lambda line: None)
+        choosing.choose(COLUMN, tmp_path, 3, None, 1, lambda line: None)
     assert not tuned.settings_file(tmp_path, COLUMN).exists()
 
 

@@ -281,12 +281,27 @@ def test_negatives_are_needed():
     assert "negative" in result.output
 
 
+def test_one_command_at_a_time_writes_to_a_study(study, tmp_path, monkeypatch):
+    folder, resume = tmp_path / "study", []
+
+    def second(*_):
+        resume.append(CliRunner().invoke(main, ["tune", "--out", str(folder), "--resume"]))
+        raise LisaeError("the first ends here")
+
+    monkeypatch.setattr(selection, "left_out", lambda *_, **__: study.kinds)
+    monkeypatch.setattr(tuning, "tune", second)
+    CliRunner().invoke(main, ["tune", "--out", str(folder)])
+    assert len(resume) == 1
+    assert "another command is writing to" in resume[0].output
+
+
 @pytest.mark.parametrize("rounds", [0, pytest.param(tuning.ROUNDS, marks=pytest.mark.slow)])
 def test_on_the_embedded_photographs(tmp_path, monkeypatch, rounds):
     """The whole command, with real trainings of one epoch."""
     monkeypatch.setattr(tuning, "ROUNDS", rounds)
     quick = ("feature_extraction.epochs=1", "latent_shaping.epochs=1",
-             "feature_extraction.collapse_fraction=0", "network.filters=[4,8]")  # fmt: skip
+             "feature_extraction.collapse_fraction=0", "network.filters=[4,8]",
+             "feature_extraction.batch_size=256", "latent_shaping.batch_size=256")  # fmt: skip
     settings = [part for each in quick for part in ("--set", each)]
     result = CliRunner().invoke(
         main, ["tune", "--trials", "2", "--out", str(tmp_path / "study"), *settings]

@@ -50,7 +50,10 @@ def alive(process: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+# Each starts two processes, of which one imports TensorFlow; the second signal is the harder one.
+@pytest.mark.parametrize(
+    "how", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL]
+)
 def test_a_worker_ends_with_a_parent_that_is_killed(how, tmp_path):
     script, told = tmp_path / "endless.py", tmp_path / "worker"
     script.write_text(ENDLESS)

@@ -50,7 +50,10 @@ def _known_column(name: str) -> None:
 
 @click.command("latent")
 @click.argument("column")
-@click.option("--rows", default="AE (own latent),LIS-AE,LinSep-LIS-AE", show_default=True)
+@click.option(
+    "--rows", default="AE (own latent),LIS-AE,LinSep-LIS-AE", show_default=True,
+    help="Rows of the table to choose a size for; comma list.",
+)  # fmt: skip
 @click.option("--sizes", default="4,8,16,32,64,128", show_default=True, help="Sizes to try.")
 @trained.jobs_option
 @trained.quick_option
@@ -86,7 +89,9 @@ def _latent(column: str, rows, sizes, jobs, quick, out, data_dir):
 
 @click.command("tuning")
 @click.option("--columns", help="Comma list; all by default.")
-@click.option("--trials", type=click.IntRange(1), default=12, show_default=True, help="A column.")
+@click.option(
+    "--trials", type=click.IntRange(1), default=12, show_default=True, help="For each column."
+)
 @trained.jobs_option
 @trained.out_option
 @shared.data_dir
@@ -98,12 +103,12 @@ def _tuning(columns, trials, jobs, out, data_dir):
     for column in wanted:
         _known_column(column)
     start_tensorflow()
-    from lisae_tf.paper import tuned, tuned_columns
+    from lisae_tf.paper import choosing, tuned
 
     root = out or trained.RESULTS
     cells = {}
     for column in wanted:
-        tuned_columns.choose(column, root, trials, data_dir, jobs, click.echo)
+        choosing.choose(column, root, trials, data_dir, jobs, click.echo)
         found = tuned.cells_of(root, column).values()
         cells |= {cell.path: cell for both in found for cell in both}
     trained.run(list(cells.values()), {}, root / tuned.FOLDER, data_dir, jobs)
@@ -165,22 +170,22 @@ def _dataset(name: str, variants, seeds, classes, assigned, jobs, engine, addres
 
     over = config.assignments(assigned)
     start_tensorflow()
-    from lisae_tf.paper import benchmark
+    from lisae_tf.paper import one_dataset
 
     chosen = list(
-        benchmark.cells(
+        one_dataset.cells(
             name, shared.listed(variants), range(seeds), out,
             classes=shared.listed(classes), over=over, data_dir=data_dir,
         )
     )  # fmt: skip
     trained.run(chosen, {}, out, data_dir, jobs, engine, address)
-    results = benchmark.stored(chosen)
-    text = benchmark.table(results)
+    results = one_dataset.stored(chosen)
+    text = one_dataset.table(results)
     if len(results) == len(chosen) and classes is None:
         options = f" --variants {variants}" if variants != "lis,linsep" else ""
         options += f" --seeds {seeds}" if seeds > 1 else ""
         options += "".join(f" --set {item}" for item in assigned)
-        benchmark.write_table(
+        one_dataset.write_table(
             out / name / "table.md", text, f"python cli.py benchmark {name}{options}"
         )
     click.echo("\n" + text)

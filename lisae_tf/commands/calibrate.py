@@ -12,11 +12,11 @@ from lisae_tf.core.quiet import start_tensorflow
 @click.command("calibrate")
 @shared.run
 @click.option("--fpr", type=float, help="False-positive rate, as in 0.01.")
-@click.option("--threshold", type=float, help="Set by hand instead; guarantees nothing.")
+@click.option("--threshold", type=float, help="Set the threshold by hand; guarantees nothing.")
 @shared.model
 @click.option(
     "--normal-dir", type=shared.path,
-    help="New normal pictures; by default the scores that the threshold rests on now.",
+    help="New normal pictures, which --fpr needs with --model; a run has scores of its own.",
 )  # fmt: skip
 @click.option(
     "--out", type=shared.path,
@@ -28,16 +28,23 @@ def command(
     normal_dir: Path | None, out: Path | None, undo: bool,
 ):  # fmt: skip
     """Choose the threshold anew for a false-positive rate."""
-    if undo and not (fpr is threshold is normal_dir is model is None):
-        raise LisaeError("--undo takes back the last calibration of a run; give it alone")
-    if threshold is not None and not (fpr is normal_dir is model is None):
-        raise LisaeError("--threshold sets the threshold of a run by hand; give it alone")
+    if undo and not (fpr is threshold is normal_dir is None):
+        raise LisaeError(
+            "--undo takes back the last calibration of a run or model; give it alone, without "
+            "--fpr, --threshold and --normal-dir"
+        )
+    if threshold is not None and not (fpr is normal_dir is None):
+        raise LisaeError(
+            "--threshold sets the threshold of a run or model by hand; give it alone, without "
+            "--fpr and --normal-dir"
+        )
     if not undo and fpr is None and threshold is None:
         raise click.UsageError("name the false-positive rate with --fpr, as in --fpr 0.01")
     if model is not None:
-        if run is not None or normal_dir is None:
-            raise LisaeError("--model takes no --run, and needs normal pictures: --normal-dir DIR")
-        calibrate_model(model, fpr, normal_dir, out)
+        shared.refuse_both(run, model)
+        if fpr is not None and normal_dir is None:
+            raise LisaeError("--fpr with --model needs new normal pictures: add --normal-dir DIR")
+        calibrate_model(model, fpr, normal_dir, threshold, out)
         return
     if out is not None:
         raise LisaeError("--out goes with --model; a run keeps its folder")
@@ -183,32 +190,67 @@ def summary(old: float, threshold) -> str:
     )
 
 
-def calibrate_model(path: Path, fpr: float, normal_dir: Path, out: Path | None) -> None:
-    """The same for an exported model, which is written anew; needs no run."""
+def calibrate_model(
+    path: Path, fpr: float | None, normal_dir: Path | None, alpha: float | None, out: Path | None
+) -> None:
+    """The same for an exported model, which is written anew; needs no run.
+
+    Args:
+        path: of the model.
+        fpr: with `normal_dir`, what the threshold is chosen for.
+        normal_dir: of new normal pictures.
+        alpha: the threshold, by hand. With neither it is that of before the last calibration.
+        out: the new model; the next version by default.
+    """
+    import numpy as np
+
     from export.model_card import write_model_card
-    from export.serving_files import MODELS, write_serving_files
-    from lisae_tf.core.thresholds import choose_threshold
-    from lisae_tf.data import manifest, picture_files, pictures
-    from lisae_tf.exported import artefacts, seen
-    from lisae_tf.exported.recalibration import next_place, recalibrate
+    from export.serving_files import MODELS, stable_versions, write_serving_files
+    from lisae_tf.core.thresholds import choose_threshold, set_by_hand
+    from lisae_tf.exported import artefacts, baseline, recalibration
     from lisae_tf.exported.runtimes import open_model
 
     model = open_model(path)
-    place = next_place(model, out)
+    place = recalibration.next_place(model, out)
+    models = place.parent.parent
+    serves = path.is_dir() and (models / MODELS).is_file()
+    if serves:  # what could not be brought up to date is refused before anything is written
+        stable_versions(models)
+    normal = recalibration.noise(model)
+    if fpr is not None:
+        normal = _new_pictures(model, normal_dir)
+        scores = model.score(normal)
+        threshold, kept = choose_threshold(scores, fpr), baseline.pack(scores)
+    elif alpha is not None:
+        with np.errstate(over="ignore"):  # then it is infinite, and refused
+            alpha = float(np.float32(alpha))
+        threshold = set_by_hand(alpha, model.score(normal))
+        kept = model.record.get("calibration_scores")
+    else:
+        threshold, kept = recalibration.earlier(model)
+    recalibration.recalibrate(model, threshold, normal, place, kept)
+    record = artefacts.read_record(place, model.record["kind"])
+    if out is None or place.is_dir():
+        write_model_card(place if place.is_dir() else place.parent, record, None)
+    if serves:
+        write_serving_files(models)
+    click.echo(summary(model.threshold, threshold))
+    click.echo(f"wrote {place}; {model.path} is as it was, and all scores are the same")
+
+
+def _new_pictures(model, normal_dir: Path):
+    """Normal pictures that an exported model was not trained on, each once.
+
+    Raises:
+        LisaeError: some were trained on.
+    """
+    from lisae_tf.data import manifest, picture_files, pictures
+    from lisae_tf.exported import seen
+
     shared.tell_others([normal_dir])
     found = picture_files.find(normal_dir)
     if listed := model.record.get("trained_on"):
         _refuse_seen(seen.which(listed, manifest.digests(found)), found, normal_dir, "model")
     decoded = pictures.decode_all(found, model.shape[:2], model.shape[2], depth=model.depth)
     shared.tell_depth(decoded, model.depth)
-    normal = _once(decoded.pixels)
-    threshold = choose_threshold(model.score(normal), fpr)
-    recalibrate(model, threshold, normal, place)
-    record = artefacts.read_record(place, model.record["kind"])
-    if out is None or place.is_dir():
-        write_model_card(place if place.is_dir() else place.parent, record, None)
-    models = place.parent.parent
-    if place.is_dir() and (models / MODELS).is_file():
-        write_serving_files(models)
-    click.echo(summary(model.threshold, threshold))
-    click.echo(f"wrote {place}; {model.path} is as it was, and all scores are the same")
+    return _once(decoded.pixels)

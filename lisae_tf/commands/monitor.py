@@ -3,11 +3,15 @@
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from lisae_tf.commands import options as shared
 from lisae_tf.core.errors import LisaeError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 DRIFTED = 3  # exit code
 
@@ -18,6 +22,7 @@ DRIFTED = 3  # exit code
     help="New scores as score writes them: CSV, JSON lines, or the folder of --parts.",
 )  # fmt: skip
 @shared.run
+@shared.model
 @click.option("--last", type=click.IntRange(min=1), help="Only the last N scores of the file.")
 @click.option(
     "--significance", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.01,
@@ -28,22 +33,21 @@ DRIFTED = 3  # exit code
     help="Smallest difference of the distributions (Kolmogorov-Smirnov) that counts.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(scores: Path, run: Path | None, last: int | None, significance, smallest, as_json):
-    """Compare new scores with the calibration scores of a run.
+def command(
+    scores: Path, run: Path | None, model: Path | None, last: int | None,
+    significance, smallest, as_json,
+):  # fmt: skip
+    """Compare new scores with the calibration scores of a run or exported model.
+
+    Name what gave the scores: a float16 or int8 file scores otherwise than its run.
 
     Exit code 0: no drift; 3: drift, the threshold should be looked at; 1: something was wrong.
     """
     from lisae_tf.experiments import monitoring
-    from lisae_tf.runs import folders as runs
 
-    folder = shared.open_run(run)
-    metrics = runs.read_metrics(folder)
-    try:
-        alpha, expected = metrics["threshold"], metrics["threshold_guaranteed_fpr"]
-    except KeyError as error:
-        raise LisaeError(f"the run in {folder} has no threshold; calibrate it first") from error
+    shared.refuse_both(run, model)
+    calibration, alpha, expected = _of_run(run) if model is None else _of_model(model)
     window = monitoring.read_scores(scores)
-    calibration = runs.read_scores(folder)["calibration"]
     if expected is None:  # set by hand: what it promises is what it does to these
         expected = float((calibration > alpha).mean())
     drift = monitoring.compare(
@@ -65,3 +69,36 @@ def command(scores: Path, run: Path | None, last: int | None, significance, smal
         click.echo(drift.advice())
     if drift.drifted:
         sys.exit(DRIFTED)
+
+
+def _of_run(given: Path | None) -> tuple["np.ndarray", float, float | None]:
+    """Calibration scores of a run, its threshold and the rate that this guarantees."""
+    from lisae_tf.runs import folders as runs
+
+    folder = shared.open_run(given)
+    metrics = runs.read_metrics(folder)
+    try:
+        alpha, expected = metrics["threshold"], metrics["threshold_guaranteed_fpr"]
+    except KeyError as error:
+        raise LisaeError(f"the run in {folder} has no threshold; calibrate it first") from error
+    return runs.read_scores(folder)["calibration"], alpha, expected
+
+
+def _of_model(given: Path) -> tuple["np.ndarray", float, float | None]:
+    """The same of an exported model, from its record: no runtime is needed.
+
+    Raises:
+        LisaeError: it keeps no scores of its own.
+    """
+    from lisae_tf.exported import artefacts, baseline
+
+    path, kind = artefacts.locate(given)
+    record = artefacts.read_record(path, kind)
+    kept = record.get("calibration_scores")
+    if kept is None:
+        raise LisaeError(
+            f"{path} keeps no calibration scores of its own to compare with; choose its threshold "
+            "with calibrate --model FILE --normal-dir DIR --fpr RATE, or export it again"
+        )
+    threshold = artefacts.threshold_of(record)
+    return baseline.unpack(kept), threshold.alpha, threshold.guaranteed_fpr

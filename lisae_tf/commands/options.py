@@ -101,6 +101,16 @@ def engine(command):
     return command
 
 
+def refuse_both(run: Path | None, model: Path | None) -> None:
+    """A run and an exported model are two things.
+
+    Raises:
+        LisaeError: both are given.
+    """
+    if run is not None and model is not None:
+        raise LisaeError("--run and --model exclude each other; give one of them")
+
+
 def refuse_address(engine: str, address: str | None) -> None:
     """An address without Ray is a mistake.
 

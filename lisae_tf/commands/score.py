@@ -24,7 +24,10 @@ FIELDS = ("path", "score", "threshold", "is_anomaly")
 )  # fmt: skip
 @shared.run
 @shared.model
-@click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv")
+@click.option(
+    "--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True,
+    help="A row, or a JSON object on a line, for each picture.",
+)  # fmt: skip
 @click.option("--out", type=shared.path, help="File; standard output by default.")
 @click.option(
     "--maps", type=shared.path,
@@ -33,7 +36,7 @@ FIELDS = ("path", "score", "threshold", "is_anomaly")
 @click.option("--skip-bad", is_flag=True, help="Leave unreadable pictures out.")
 @click.option(
     "--parts", type=shared.path,
-    help="Write Parquet files of --part-size pictures into this folder; again goes on.",
+    help="Write Parquet files of --part-size pictures into this folder; run again to go on.",
 )  # fmt: skip
 @click.option(
     "--part-size", type=click.IntRange(1), default=10_000, show_default=True,
@@ -69,7 +72,7 @@ def command(
     if model is not None:
         from lisae_tf.exported.runtimes import open_model
 
-        _refuse_both(run, model)
+        shared.refuse_both(run, model)
         scorer = open_model(model)
         alpha = scorer.threshold
     else:
@@ -100,11 +103,6 @@ def command(
             write_rows(rows, stream, form, fields)
 
 
-def _refuse_both(run: Path | None, model: Path | None) -> None:
-    if run is not None and model is not None:
-        raise LisaeError("--run and --model exclude each other; give one of them")
-
-
 def _score_in_parts(
     paths: tuple[Path, ...], run: Path | None, model: Path | None, folder: Path, part_size: int,
     skip_bad: bool, engine: str, address: str | None,
@@ -112,7 +110,7 @@ def _score_in_parts(
     """Scores what is missing in the folder; unreadable pictures have a row with the reason."""
     from lisae_tf.experiments import bulk
 
-    _refuse_both(run, model)
+    shared.refuse_both(run, model)
     scorer = bulk.scorer_of(None if model is not None else shared.open_run(run), model)
     found = bulk.claim(folder, paths, part_size, scorer)
     outcomes = bulk.score(

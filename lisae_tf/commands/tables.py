@@ -70,6 +70,9 @@ def run(
 
 def announce(cells: Sequence["Cell"], root: Path, *, in_process: bool) -> int:
     """Says how many cells are to train, and starts TensorFlow where they do it here."""
+    from lisae_tf.grids import stored
+
+    stored.fold_all(root, (cell.path for cell in cells))
     missing = sum(cell.stored() is None for cell in cells)
     click.echo(f"{len(cells)} cells in {root}: {len(cells) - missing} stored, {missing} to train")
     if missing and in_process:
@@ -93,6 +96,7 @@ def follow(
     Raises:
         LisaeError: something failed, and there is no cell at all.
     """
+    from lisae_tf.grids import stored
     from lisae_tf.grids.grid_progress import CellProgress
 
     failures = dict(failures)
@@ -108,6 +112,7 @@ def follow(
             first = "" if before is None else f"{before:.4f} -> "
             seconds = record["seconds"]["training"]
             progress.step(f"{place}: {first}{record['auroc']:.4f} ({seconds:.0f} s)")
+    stored.fold_all(root, (cell.path for cell in cells))
     for place, reason in failures.items():
         click.echo(f"failed: {place}: {reason}")
     if failures and not any(cell.stored() for cell in cells):

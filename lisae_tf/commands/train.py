@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from lisae_tf.commands import options as shared
+from lisae_tf.config.variants import VARIANTS
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.quiet import start_tensorflow
 
@@ -27,7 +28,7 @@ from lisae_tf.core.quiet import start_tensorflow
     help="strokes, synth:elastic (made of the normal pictures), next-class, other-half, "
     "supervised, none, a dataset NAME, or NAME:3,4; NAME+synth:elastic joins two.",
 )
-@click.option("--variant", help="Detector, as in lis, linsep, ae or kde; a wrong name lists all.")
+@click.option("--variant", help=f"Detector: {', '.join(VARIANTS)}.")
 @shared.features
 @shared.group_by
 @shared.tiles
@@ -161,8 +162,8 @@ def _strategy(kind: str | None, config, out: Path | None):
     """The strategy that was asked for; only the autoencoders of the paper take one."""
     if kind is None:
         return None
+    from lisae_tf.config.variants import LOSSES
     from lisae_tf.training import distribution
-    from lisae_tf.training.sharing import LOSSES
 
     if config.variant not in LOSSES:
         raise LisaeError(f"--distribute trains {', '.join(LOSSES)}, not {config.variant}")

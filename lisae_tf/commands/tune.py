@@ -20,7 +20,10 @@ from lisae_tf.core.quiet import start_tensorflow
 @shared.config_file
 @shared.assigned
 @click.option("--seed", type=int, help="Seed of everything random.")
-@click.option("--trials", type=click.IntRange(min=1), default=30, show_default=True)
+@click.option(
+    "--trials", type=click.IntRange(min=1), default=30, show_default=True,
+    help="Settings to try, in all.",
+)  # fmt: skip
 @click.option("--out", type=shared.path, help="Folder; runs/tune-... by default.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted study in the same folder.")
 @click.option("--skip-bad", is_flag=True, help="Leave unreadable pictures out.")
@@ -45,6 +48,7 @@ def command(
     from lisae_tf.commands.train import run_name
     from lisae_tf.data import folders
     from lisae_tf.experiments import selection, tuning
+    from lisae_tf.runs import files as run_files
     from lisae_tf.runs import folders as runs
 
     config = folders.settle_folder_channels(config)
@@ -55,8 +59,9 @@ def command(
     runs.claim(folder, config.to_yaml(), resume=resume)
     kinds = [each.kind for each in left]
     console.print(f"left out of each training, in turn: {'; '.join(kinds)}")
-    study, best = tuning.tune(config, left, folder, trials, console.print)
-    tuning.draw(study, best, kinds, folder / tuning.FIGURE)
+    with run_files.writing(folder):
+        study, best = tuning.tune(config, left, folder, trials, console.print)
+        tuning.draw(study, best, kinds, folder / tuning.FIGURE)
     given = tuning.Search(config).given_value(study)
     as_set = "" if given is None else f"; the settings given: {given:.4f}"
     console.print(

@@ -4,6 +4,7 @@ How they are read, merged and checked is in `config`.
 """
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -126,6 +127,10 @@ class FeatureExtraction(Section):
     restarts: Annotated[int, Field(ge=0, le=2)] = 2
 
 
+# Settings of phase 2 that earlier versions read; their runs and results have them on record.
+NO_LONGER_READ = ("cache_features", "bank_copies", "memory_budget_mb")
+
+
 class LatentShaping(Section):
     """Phase 2 (equation 4)."""
 
@@ -141,9 +146,13 @@ class LatentShaping(Section):
     hinge: Literal["hinge", "squared-hinge", "literal"] = "hinge"
     # `linear-lis` by second moments instead of by gradient, as is the default on features.
     closed_form: Annotated[bool, Field(exclude_if=_is_false)] = False
-    cache_features: bool = True
-    bank_copies: Natural = 2
-    memory_budget_mb: Natural = 128  # of encoder features of each side; more stay in a file
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier_names_are_passed_over(cls, given: object) -> object:
+        if not isinstance(given, Mapping):
+            return given
+        return {name: value for name, value in given.items() if name not in NO_LONGER_READ}
 
 
 class KernelDensity(Section):

@@ -15,6 +15,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from lisae_tf.config.sections import (
+    NO_LONGER_READ,
     AnoGAN,
     Calibration,
     Data,
@@ -36,52 +37,13 @@ from lisae_tf.config.sections import (
     is_none,
 )
 from lisae_tf.config.tiling import tiling_of
+from lisae_tf.config.variants import PICTURES_ONLY, ROWS, SECTIONS, VARIANTS
 from lisae_tf.core.errors import LisaeError
 
 Classes = Annotated[list[int | str], Field(min_length=1)]
 
-Variant = Literal[
-    "ae", "lis", "linsep", "linsep-fused", "linear-lis",
-    "kde", "if", "oc-svm", "oc-dsvdd", "anogan", "anogan-fm",
-    "linear-ae", "vae", "mem-ae", "sig-repnn",
-    "bce", "deep-sad", "hsc",
-    "mahalanobis", "knn",
-]  # fmt: skip
-VARIANTS: tuple[str, ...] = get_args(Variant)
-# Those that train on normal pictures alone.
-ONE_CLASS: tuple[str, ...] = (
-    "ae", "kde", "if", "oc-svm", "oc-dsvdd", "anogan", "anogan-fm", "linear-ae", "vae", "mem-ae",
-    "sig-repnn", "mahalanobis", "knn",
-)  # fmt: skip
-# Without a graph, so neither exported nor run on features or tiles.
-GRAPHLESS = ("kde", "if", "oc-svm")
-# What needs pictures: their convolutions, or pairs of pictures, have no meaning at single places.
-PICTURES_ONLY = (*GRAPHLESS, "anogan", "anogan-fm")
-_CLASSICAL = (*GRAPHLESS, "mahalanobis", "knn")
-_LINEAR = ("linear-ae", "linear-lis")  # solved, not trained
-_WITHOUT_DECODER = ("oc-dsvdd", "bce", "deep-sad", "hsc")
-# Sections that only some variants read.
-_READ_BY: dict[str, tuple[str, ...]] = {
-    "network": tuple(v for v in VARIANTS if v not in _CLASSICAL),
-    "feature_extraction": tuple(
-        v for v in VARIANTS if v not in (*_CLASSICAL, "linear-ae", "linear-lis")
-    ),
-    "latent_shaping": ("lis", "linsep", "linsep-fused", "linear-lis"),
-    "kde": ("kde",),
-    "isolation_forest": ("if",),
-    "oc_svm": ("oc-svm",),
-    "knn": ("knn",),
-    "vae": ("vae",),
-    "memory": ("mem-ae",),
-    "sig_repnn": ("sig-repnn",),
-    "fusion": ("linsep-fused",),
-    "hypersphere": ("oc-dsvdd", "deep-sad", "bce", "hsc"),
-    "anogan": ("anogan", "anogan-fm"),
-    "scoring": tuple(v for v in VARIANTS if v not in (*_CLASSICAL, *_WITHOUT_DECODER)),
-}
 # Left out of the record unless set: results from before there were such folders stay comparable.
 Folder = Annotated[str | None, Field(exclude_if=is_none)]
-PROTOCOLS = ("one-class", "two-class", "next-class", "halves")
 FOLDER = "folder"
 
 
@@ -103,7 +65,7 @@ class Config(Section):
     test_dir: Folder = None  # good/ and a folder for each kind of anomaly
     mask_dir: Folder = None  # of the anomalies
     negative_mask_dir: Folder = None
-    variant: Variant = "lis"
+    variant: Literal[*VARIANTS] = "lis"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: Data = Data()
     # Left out of the record unless set: results on pixels stay comparable.
@@ -184,13 +146,14 @@ class Config(Section):
 
     def settings_read(self) -> dict[str, Any]:
         """The settings that the variant reads, without the sections of other variants."""
-        unread = {name for name, variants in _READ_BY.items() if self.variant not in variants}
+        read = ROWS[self.variant].sections
+        unread = set(SECTIONS.difference(read))
         if self.features:  # every variant has maps there
             unread.discard("scoring")
         settings = self.model_dump(exclude=unread)
         if self.latent_shaping.gamma_times is not None:  # it is read instead of `gamma`
             settings.get("latent_shaping", {}).pop("gamma", None)
-        if self.variant in _LINEAR:
+        if "network" in read and "feature_extraction" not in read:  # solved, not trained
             settings["network"] = {"latent": self.network.latent}
             if self.latent_shaping.closed_form and "latent_shaping" in settings:
                 settings["latent_shaping"] = {"closed_form": True}
@@ -199,6 +162,7 @@ class Config(Section):
     def unread(self, given: Mapping[str, Any]) -> list[str]:
         """Which of some settings the variant never reads, as paths: `kde.bandwidth`."""
         whole, read = (dict(leaves(each)) for each in (self.model_dump(), self.settings_read()))
+        whole |= {f"latent_shaping.{name}": None for name in NO_LONGER_READ}
         return [path for path, _ in leaves(given) if path in whole and path not in read]
 
     def to_yaml(self, *, read: bool = False) -> str:

@@ -1,9 +1,10 @@
-"""Named arrays with a JSON record in one file: no pickle, no code, whole or absent.
+"""Named arrays with a JSON record in one file, without pickle or code; rows in batches.
 
 Runs without TensorFlow.
 """
 
 import json
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,19 @@ from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import refuse_special, replacing
 
 Arrays = dict[str, np.ndarray]
+BATCH_SIZE = 500  # pictures in one call of a network, unless it says otherwise
+
+
+def batches(rows: Sequence | np.ndarray, size: int = BATCH_SIZE) -> Iterator:
+    """Slices of at most `size` rows, one after the other."""
+    return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+def in_batches(
+    run: Callable[[Any], Any], rows: Sequence | np.ndarray, size: int = BATCH_SIZE
+) -> np.ndarray:
+    """What `run` gives of all rows, of which there is one at least: a batch in memory at a time."""
+    return np.concatenate([np.asarray(run(part)) for part in batches(rows, size)])
 
 
 def save_arrays(path: Path, arrays: Arrays, record: dict[str, Any] | None = None) -> None:

@@ -5,10 +5,14 @@ Runs without TensorFlow.
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
+import re
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,10 @@ from typing import Any
 from lisae_tf.core.errors import LisaeError
 
 Stamp = dict[str, int | str]
+
+# What a killed process left is removed once nobody has touched it for so long: its writer may run
+# on another machine, of which nothing is known here.
+_ABANDONED = 60.0  # seconds
 
 
 def cannot_write(path: Path, error: OSError) -> LisaeError:
@@ -62,6 +70,7 @@ def replacing(path: Path) -> Iterator[Path]:
     if path.exists() and not path.is_file():
         raise LisaeError(f"{path} is no regular file; name another")
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    _remove_abandoned(path)
     try:
         yield temporary
         with open(temporary, "rb") as written:
@@ -72,6 +81,75 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Removes temporary files of `path` whose processes are gone."""
+    ours = re.compile(rf"\.{re.escape(path.stem)}\.(\d+){re.escape(path.suffix)}")
+    with contextlib.suppress(OSError):
+        for name in os.listdir(path.parent):
+            found = ours.fullmatch(name)
+            if found and not _is_alive(int(found[1])):
+                _remove_untouched(path.with_name(name))
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # sends nothing
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it is another user's
+        pass
+    return True
+
+
+def _remove_untouched(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if time.time() - path.stat().st_mtime < _ABANDONED:
+            return
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
+
+
+@contextlib.contextmanager
+def staging(place: Path, prefix: str) -> Iterator[Path]:
+    """Yields an empty folder in `place`, which is removed in the end, with all that is in it.
+
+    So are folders of this prefix that killed processes left: the lock on them went with those.
+
+    Args:
+        place: a folder.
+        prefix: of its name, like ".export-".
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    ours = re.compile(rf"{re.escape(prefix)}[a-z0-9_]{{8}}")  # as `mkdtemp` names them
+    for name in os.listdir(place):
+        if ours.fullmatch(name):
+            with contextlib.suppress(OSError), _locked(place / name):
+                _remove_untouched(place / name)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
+    try:
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):  # a file system without locks
+                stack.enter_context(_locked(folder))
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Holds the lock of a folder; OSError where another process has it."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
 
 
 def refuse_special(path: Path) -> None:

@@ -14,10 +14,11 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.neighbors import NearestNeighbors
 
+from lisae_tf.core.arrays import batches
 from lisae_tf.data.levels import FULL_DEPTH, Header
 from lisae_tf.data.picture_files import few
 from lisae_tf.data.pictures import Decoded, content_hashes
-from lisae_tf.data.stored import Pictures, batches
+from lisae_tf.data.stored import Pictures
 
 # Two pictures are near copies if their grey thumbnails, brought to one brightness, differ by less
 # than this, in levels of 255 (root mean square): another JPEG quality, size or exposure does not

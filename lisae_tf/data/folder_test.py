@@ -14,17 +14,12 @@ from lisae_tf.data.parts import TestData
 from lisae_tf.data.stored import concatenated
 
 
-def load_folder_test(config: Config, *, skip_bad: bool) -> TestData:
+def test_of(opened: Folders) -> TestData:
     """The normal test pictures, given or held out, and the anomalies; for evaluation alone.
 
     Raises:
         LisaeError: pictures of the test that are also in the training or twice in the test.
     """
-    return test_of(Folders(config, skip_bad=skip_bad))
-
-
-def test_of(opened: Folders) -> TestData:
-    """The same of folders that are open."""
     normals = opened.normals
     known = [(side.found, "normal") for side in normals]
     if opened.negative and opened.tests:

@@ -72,17 +72,12 @@ def _made(names: tuple[str, ...], config: Config, normal_parts: Parts) -> tuple[
     return made_with_masks(names, normal_parts, config.seed, config.features.made)
 
 
-def load_folder_training(config: Config, *, skip_bad: bool) -> TrainingData:
-    """Everything that training may see of the user's folders.
+def training_of(opened: Folders) -> TrainingData:
+    """Everything that training may see of the user's folders; nothing of the test is opened.
 
     Raises:
         LisaeError: missing folders, unreadable or too few pictures, or overlapping folders.
     """
-    return training_of(Folders(config, skip_bad=skip_bad))
-
-
-def training_of(opened: Folders) -> TrainingData:
-    """The same of folders that are open; nothing of the test is opened."""
     config, normals = opened.config, opened.normals
     notes = _remarks_on_others(config.normal_dirs, "normal")
     notes += [

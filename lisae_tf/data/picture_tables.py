@@ -5,10 +5,11 @@ The pictures stand in a column, or feature, called "image" as the bytes of pictu
 
 import struct
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
+from lisae_tf.core import messages
 from lisae_tf.core.errors import LisaeError, install
-from lisae_tf.core.wire import LENGTH, fields
 
 COLUMN = "image"
 PARQUET, TFRECORD = ".parquet", ".tfrecord"
@@ -164,33 +165,29 @@ def _sound(stream, length: int, what: str) -> bytes:
     return record
 
 
-def _inner(data: bytes, start: int, end: int, number: int) -> Iterator[tuple[int, int]]:
-    """Where the values of field `number` lie, of the message between `start` and `end`."""
-    for field in fields(data, start, end):
-        if (field.number, field.kind) == (number, LENGTH):
-            yield field.value, field.end
+@cache
+def _example() -> type:
+    """tf.train.Example, as far as it holds bytes; TensorFlow alone comes with its class."""
+    return messages.declare(
+        {
+            "Example": {"features": (1, "Features")},
+            "Features": {"feature": (1, "repeated Entry")},
+            "Entry": {"key": (1, "bytes"), "value": (2, "Feature")},
+            "Feature": {"bytes_list": (1, "BytesList")},
+            "BytesList": {"value": (1, "repeated bytes")},
+        }
+    )["Example"]
 
 
 def _image_of_example(record: bytes, what: str) -> bytes:
-    """The first value of the feature "image" of a tf.train.Example; all its fields have number 1.
-
-    Example: features; Features: map entries of key (1) and value (2); Feature: a list of bytes.
-    """
-    names = []
+    """The first value of the feature "image" of a tf.train.Example."""
     try:
-        for features in _inner(record, 0, len(record), 1):
-            for entry in _inner(record, *features, 1):
-                key = b"".join(record[a:b] for a, b in _inner(record, *entry, 1))
-                names.append(key.decode(errors="replace"))
-                if names[-1] != COLUMN:
-                    continue
-                for feature in _inner(record, *entry, 2):
-                    for listed in _inner(record, *feature, 1):
-                        for start, end in _inner(record, *listed, 1):
-                            return record[start:end]
-                return b""
+        entries = messages.parse(_example(), record).features.feature
     except ValueError as error:
         raise LisaeError(f"{what} holds no tf.train.Example; check the file") from error
-    raise LisaeError(
-        f"{what} has no feature '{COLUMN}' of encoded pictures; it has {', '.join(names)}"
-    )
+    found = {entry.key.decode(errors="replace"): entry.value.bytes_list.value for entry in entries}
+    if COLUMN not in found:
+        raise LisaeError(
+            f"{what} has no feature '{COLUMN}' of encoded pictures; it has {', '.join(found)}"
+        )
+    return next(iter(found[COLUMN]), b"")

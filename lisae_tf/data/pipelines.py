@@ -22,10 +22,14 @@ def _seed(seed: int, phase: int, stream: int, epoch) -> tf.Tensor:
 
 def _order(n: int, wanted: int, seed: tf.Tensor) -> tf.Tensor:
     """`wanted` of n indices in random order; each comes again only when all have come."""
-    rounds = -(-wanted // n)
-    seeds = tf.random.experimental.stateless_split(seed, rounds)
-    order = [tf.random.experimental.stateless_shuffle(tf.range(n), seeds[k]) for k in range(rounds)]
-    return tf.concat(order, axis=0)[:wanted]
+
+    def one_round(own: tf.Tensor) -> tf.Tensor:
+        return tf.random.experimental.stateless_shuffle(tf.range(n), own)
+
+    # A loop in the graph: of few pictures there are many rounds, each of a dozen operations.
+    seeds = tf.random.experimental.stateless_split(seed, -(-wanted // n))
+    order = tf.map_fn(one_round, seeds, fn_output_signature=tf.TensorSpec((n,), tf.int32))
+    return tf.reshape(order, [-1])[:wanted]
 
 
 def _gather(arrays: Arrays) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
@@ -104,7 +108,7 @@ def training_batches(
     what an undisturbed one sees.
 
     Args:
-        normal: arrays of equal length, e.g. {"normal": x⁺, "normal_features": s⁺}.
+        normal: arrays of equal length, as {"normal": x⁺}.
         negative: likewise for the negatives, drawn in equal number; None where not used.
         batch_size: of each side.
         epochs: first epoch and the one past the last.
@@ -166,11 +170,7 @@ def held_out_batches(
 def augmented_bank(
     images: np.ndarray, copies: int, augment: Augment, *, seed: int, batch_size: int = 512
 ) -> np.ndarray:
-    """`copies` augmented versions of each picture, uint8 (copies · N, H, W, C).
-
-    Phase 2 with cached features draws its negatives from here: a picture whose encoder output
-    is kept cannot be augmented afresh.
-    """
+    """`copies` augmented versions of each picture, uint8 (copies · N, H, W, C)."""
     bank = np.empty((copies * len(images), *images.shape[1:]), np.uint8)
     change = tf.function(augment, reduce_retracing=True)
     for copy in range(copies):

@@ -79,7 +79,10 @@ def two_class(normal: tuple[int, ...], n: int) -> Task:
 def next_class(normal: tuple[int, ...], n: int) -> Task:
     """Table 1, Fashion-MNIST: the next class is negative and left out of the test."""
     if len(normal) != 1 or n < 3:
-        raise LisaeError("the next-class protocol takes one normal class of at least three")
+        raise LisaeError(
+            f"the next-class protocol takes one normal class, of a set with three classes or "
+            f"more, not {list(normal)} of {n}"
+        )
     return Task(normal, _others(n, (normal[0], (normal[0] + 1) % n)))
 
 
@@ -87,7 +90,10 @@ def halves(normal: tuple[int, ...], n: int) -> Task:
     """Tables 2 to 5: anomalies are the rest of the normal class's own half of the classes."""
     own = _half(n, normal[0])
     if any(c not in own for c in normal):
-        raise LisaeError("the halves protocol takes normal classes of one half")
+        raise LisaeError(
+            f"the halves protocol takes normal classes of one half of the {n} classes, as in "
+            f"--normal-class {','.join(map(str, own[:2]))}, not {list(normal)}"
+        )
     return Task(normal, tuple(c for c in own if c not in normal))
 
 

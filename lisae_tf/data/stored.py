@@ -108,8 +108,3 @@ def _stored(pictures: Pictures) -> StoredPictures:
     for number, picture in enumerate(pictures):
         kept[number] = picture
     return kept
-
-
-def batches(pictures: Pictures, size: int = 256):
-    """The pictures as arrays of at most `size`."""
-    return (pictures[start : start + size] for start in range(0, len(pictures), size))

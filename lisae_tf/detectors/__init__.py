@@ -1,55 +1,23 @@
 """The registry of detectors: the names that `--variant` takes."""
 
+from importlib import import_module
 from pathlib import Path
 
 from lisae_tf.config.settings import Config
+from lisae_tf.config.variants import ROWS
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.detectors.anogan import AnoGANDetector, FeatureMatchingDetector
 from lisae_tf.detectors.base import Detector
-from lisae_tf.detectors.encoders import (
-    ClassifierDetector,
-    DeepSADDetector,
-    DeepSVDDDetector,
-    HypersphereClassifierDetector,
-)
 from lisae_tf.detectors.graph import AutoencoderDetector, GraphDetector
-from lisae_tf.detectors.isolation_forest import IsolationForestDetector
-from lisae_tf.detectors.kde import KernelDensityDetector
-from lisae_tf.detectors.knn import NearestNeighboursDetector
-from lisae_tf.detectors.linear_ae import LinearDetector
-from lisae_tf.detectors.linear_lis import LinearLatentInsensitiveDetector
-from lisae_tf.detectors.linsep_fused import FusedDetector
-from lisae_tf.detectors.lisae import LatentInsensitiveDetector
-from lisae_tf.detectors.mahalanobis import MahalanobisDetector
-from lisae_tf.detectors.mem_ae import MemoryDetector
-from lisae_tf.detectors.oc_svm import OneClassSVMDetector
 from lisae_tf.detectors.places import make_places
-from lisae_tf.detectors.sig_repnn import SigmoidReplicatorDetector
 from lisae_tf.detectors.tiled import TiledAutoencoderDetector, TiledDetector
-from lisae_tf.detectors.vae import VariationalDetector
 
-DETECTORS: dict[str, type[Detector]] = {
-    "ae": LatentInsensitiveDetector,
-    "lis": LatentInsensitiveDetector,
-    "linsep": LatentInsensitiveDetector,
-    "linsep-fused": FusedDetector,
-    "linear-lis": LinearLatentInsensitiveDetector,
-    "kde": KernelDensityDetector,
-    "if": IsolationForestDetector,
-    "oc-svm": OneClassSVMDetector,
-    "oc-dsvdd": DeepSVDDDetector,
-    "anogan": AnoGANDetector,
-    "anogan-fm": FeatureMatchingDetector,
-    "linear-ae": LinearDetector,
-    "vae": VariationalDetector,
-    "mem-ae": MemoryDetector,
-    "sig-repnn": SigmoidReplicatorDetector,
-    "bce": ClassifierDetector,
-    "deep-sad": DeepSADDetector,
-    "hsc": HypersphereClassifierDetector,
-    "mahalanobis": MahalanobisDetector,
-    "knn": NearestNeighboursDetector,
-}
+
+def _class(name: str) -> type[Detector]:
+    module, _, found = name.partition(".")
+    return getattr(import_module(f"{__name__}.{module}"), found)
+
+
+DETECTORS: dict[str, type[Detector]] = {name: _class(row.detector) for name, row in ROWS.items()}
 
 
 def _plain(config: Config) -> Detector:

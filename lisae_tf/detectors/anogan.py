@@ -1,11 +1,11 @@
 """AnoGAN as the paper's tables have it: f-AnoGAN, scored with and without critic features."""
 
 import keras
-from keras import layers
 
 from lisae_tf.data.parts import TrainingData
 from lisae_tf.detectors.graph import AutoencoderDetector
 from lisae_tf.model.checkpoints import Arrays, set_weights, weights_of
+from lisae_tf.model.own_layer import OwnLayer
 from lisae_tf.model.scoring import error_outputs
 from lisae_tf.training.adversarial import build_adversarial, feature_distance, train_adversarial
 from lisae_tf.training.phase import TrainingOptions
@@ -31,7 +31,7 @@ class AnoGANDetector(AutoencoderDetector):
         self._make_graph()
 
 
-class AddFeatureDistance(layers.Layer):
+class AddFeatureDistance(OwnLayer):
     """[e, x, x̂] -> e + κ · feature distance, float32 (N,)."""
 
     def __init__(self, features: keras.Model, kappa: float, **kwargs):
@@ -41,6 +41,9 @@ class AddFeatureDistance(layers.Layer):
     def call(self, inputs):
         error, x, x_hat = inputs
         return error + self._kappa * feature_distance(self.features, x, x_hat)
+
+    def get_config(self):
+        return super().get_config() | {"features": self.features, "kappa": self._kappa}
 
 
 class FeatureMatchingDetector(AnoGANDetector):

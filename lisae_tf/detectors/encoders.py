@@ -53,7 +53,7 @@ class ClassifierDetector(EncoderDetector):
     meaning = "logit of a classifier of negative against normal pictures"
 
     def head(self):
-        return LogitHead(name="score")
+        return LogitHead()
 
 
 class HypersphereClassifierDetector(EncoderDetector):
@@ -62,7 +62,7 @@ class HypersphereClassifierDetector(EncoderDetector):
     meaning = "pseudo-Huber distance of the picture's code from the centre"
 
     def head(self):
-        return PseudoHuberHead(name="score")
+        return PseudoHuberHead()
 
 
 class DeepSADDetector(EncoderDetector):
@@ -71,7 +71,7 @@ class DeepSADDetector(EncoderDetector):
     meaning = "mean squared distance of the picture's code from the centre"
 
     def head(self):
-        return LabelledDistanceHead(self.config.hypersphere.eta, name="score")
+        return LabelledDistanceHead(self.config.hypersphere.eta)
 
 
 class DeepSVDDDetector(EncoderDetector):
@@ -82,4 +82,4 @@ class DeepSVDDDetector(EncoderDetector):
     needs_negatives = False
 
     def head(self):
-        return DistanceHead(name="score")
+        return DistanceHead()

@@ -6,10 +6,10 @@ import keras
 import numpy as np
 
 from lisae_tf.config.settings import Config
+from lisae_tf.core.arrays import BATCH_SIZE
 from lisae_tf.core.thresholds import Threshold
 from lisae_tf.detectors.base import Detector
 from lisae_tf.model.scoring import (
-    BATCH_SIZE,
     Scorer,
     of_pictures,
     reconstruction_score,

@@ -6,12 +6,13 @@ that were chosen, looked for in a random projection.
 
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import ops
 
 from lisae_tf.core.arrays import Arrays
 from lisae_tf.data.parts import TrainingData
 from lisae_tf.detectors.pixels import check_arrays
 from lisae_tf.detectors.rows import RowDetector
+from lisae_tf.model.own_layer import OwnLayer
 from lisae_tf.training.phase import TrainingOptions
 
 
@@ -41,11 +42,11 @@ def greedy_coreset(x: np.ndarray, size: int, dimensions: int, seed: int) -> np.n
     return np.asarray(chosen)
 
 
-class NearestDistance(layers.Layer):
+class NearestDistance(OwnLayer):
     """The mean distance from the k nearest rows of the bank: (N, m) -> (N,)."""
 
     def __init__(self, bank: np.ndarray, neighbours: int, **kwargs):
-        super().__init__(trainable=False, **kwargs)
+        super().__init__(**({"trainable": False} | kwargs))
         self._bank, self._neighbours = bank, neighbours
         self._norms = np.sum(np.square(bank), axis=1)
 
@@ -54,6 +55,9 @@ class NearestDistance(layers.Layer):
         squared = own - 2 * ops.matmul(x, self._bank.T) + ops.convert_to_tensor(self._norms)
         nearest = -ops.top_k(-squared, self._neighbours)[0]
         return ops.mean(ops.sqrt(ops.maximum(nearest, 0.0)), axis=-1)
+
+    def get_config(self):
+        return super().get_config() | {"bank": self._bank, "neighbours": self._neighbours}
 
 
 class NearestNeighboursDetector(RowDetector):

@@ -8,13 +8,13 @@ from dataclasses import astuple, dataclass
 
 import keras
 import numpy as np
-from keras import layers
 from sklearn.metrics import roc_auc_score
 
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.parts import TrainingData
 from lisae_tf.detectors.lisae import LatentInsensitiveDetector
 from lisae_tf.model.checkpoints import Arrays, set_weights
+from lisae_tf.model.own_layer import OwnLayer
 from lisae_tf.model.scoring import Scorer, error_outputs, of_pictures
 from lisae_tf.training.phase import TrainingOptions, build_autoencoder
 
@@ -80,12 +80,12 @@ def choose_fusion(
     return Fusion(min(tied, key=lambda w: (distance[w], -found[w])), *scales), found
 
 
-class FusedScore(layers.Layer):
-    """[e (N,), logit (N, 1)] -> float32 (N,)."""
+class FusedScore(OwnLayer):
+    """[e (N,), logit (N, 1)] -> float32 (N,); the numbers are those of a `Fusion`."""
 
-    def __init__(self, fusion: Fusion, **kwargs):
+    def __init__(self, fusion: tuple[float, ...], **kwargs):
         super().__init__(**kwargs)
-        self._fusion = fusion
+        self._fusion = Fusion(*fusion)
 
     def call(self, inputs):
         error, logit = inputs
@@ -103,7 +103,7 @@ class FusedDetector(LatentInsensitiveDetector):
     meaning = "standardised reconstruction error plus the weighted logit of phase 1"
 
     def _heads(self) -> keras.Model:
-        """The model x -> {"score": the error (N,), "logit": (N, 1)}, and "error_map" of pictures."""
+        """The model x -> "score", the error (N,), "logit", (N, 1), and of pictures "error_map"."""
         before = build_autoencoder(self.config, self.shape, seed=self.config.seed)
         set_weights(before, self._phase1_weights)
         encoder, latent, decoder = self.networks()
@@ -115,7 +115,7 @@ class FusedDetector(LatentInsensitiveDetector):
     def inference(self) -> keras.Model:
         heads = self._heads()
         found = dict(heads.output)
-        fused = FusedScore(self.fusion, name="score")([found["score"], found.pop("logit")])
+        fused = FusedScore(astuple(self.fusion), name="score")([found["score"], found.pop("logit")])
         return keras.Model(heads.input, found | {"score": fused})
 
     def _error_and_logit(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

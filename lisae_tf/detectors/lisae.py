@@ -44,11 +44,10 @@ class LatentInsensitiveDetector(AutoencoderDetector):
 
     def restore(self, arrays: Arrays) -> None:
         self.model = build_autoencoder(self.config, self.shape, seed=self.config.seed)
-        final = {name: array for name, array in arrays.items() if name.startswith("final:")}
+        final, self._phase1_weights = (
+            {name.removeprefix(prefix): array for name, array in arrays.items()
+             if name.startswith(prefix)}
+            for prefix in ("final:", "phase1:")
+        )  # fmt: skip
         set_weights(self.model, final)
-        self._phase1_weights = {
-            name.removeprefix("phase1:"): array
-            for name, array in arrays.items()
-            if name.startswith("phase1:")
-        }
         self._make_graph()

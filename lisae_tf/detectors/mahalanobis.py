@@ -5,7 +5,7 @@ What PaDiM (Defard et al. 2021) measures, with one Gaussian for all places inste
 
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import ops
 from scipy import linalg
 
 from lisae_tf.core.arrays import Arrays
@@ -13,19 +13,23 @@ from lisae_tf.data.parts import TrainingData
 from lisae_tf.detectors.pixels import check_arrays
 from lisae_tf.detectors.rows import RowDetector
 from lisae_tf.model.linear import RIDGE, second_moment
+from lisae_tf.model.own_layer import OwnLayer
 from lisae_tf.training.phase import TrainingOptions
 
 
-class SquaredDistance(layers.Layer):
+class SquaredDistance(OwnLayer):
     """‖Wᵀ(x − μ)‖² of each row: (N, m) -> (N,)."""
 
     def __init__(self, mean: np.ndarray, whitening: np.ndarray, **kwargs):
-        super().__init__(trainable=False, **kwargs)
+        super().__init__(**({"trainable": False} | kwargs))
         self._mean, self._whitening = mean, whitening
 
     def call(self, x):
         y = ops.matmul(x - ops.convert_to_tensor(self._mean), self._whitening)
         return ops.sum(ops.square(y), axis=-1)
+
+    def get_config(self):
+        return super().get_config() | {"mean": self._mean, "whitening": self._whitening}
 
 
 class MahalanobisDetector(RowDetector):

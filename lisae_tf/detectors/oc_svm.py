@@ -19,39 +19,17 @@ from lisae_tf.model.checkpoints import Arrays
 from lisae_tf.training.phase import TrainingOptions
 
 
-def machines(
-    normal: np.ndarray, settings: sections.OneClassSVM
-) -> Iterator[tuple[OneClassSVM, np.ndarray]]:
-    """A machine for each scale, smallest first, and the pictures it is trained on.
+def machines(normal: np.ndarray, settings: sections.OneClassSVM) -> Iterator[OneClassSVM]:
+    """A fitted machine for each scale, smallest first.
 
     Args:
         normal: uint8 (N, H, W, C).
         settings: ν, scales and the limit on N.
-
-    Yields:
-        The fitted machine and its rows, float32 (n, m).
     """
     x = rows(thin(normal, settings.max_pictures))
     unit = 1 / (x.shape[1] * max(float(x.var(dtype=np.float64)), 1e-12))
     for scale in sorted(settings.scales):
-        yield OneClassSVM(gamma=scale * unit, nu=settings.nu, cache_size=500).fit(x), x
-
-
-def labels_by_scale(
-    normal: np.ndarray, images: np.ndarray, settings: sections.OneClassSVM
-) -> np.ndarray:
-    """What each machine calls an outlier: for the paper's figure, `evaluation.label_auroc`.
-
-    Args:
-        normal: training pictures, uint8 (N, H, W, C).
-        images: uint8 (M, H, W, C).
-        settings: see `machines`.
-
-    Returns:
-        bool (scales, M).
-    """
-    x = rows(images)
-    return np.stack([machine.predict(x) < 0 for machine, _ in machines(normal, settings)])
+        yield OneClassSVM(gamma=scale * unit, nu=settings.nu, cache_size=500).fit(x)
 
 
 class OneClassSVMDetector(PixelDetector):
@@ -63,7 +41,7 @@ class OneClassSVMDetector(PixelDetector):
         nu = settings.nu
         allowed = nu + 2 * math.sqrt(nu * (1 - nu) / len(held_out))
         chosen = None
-        for machine, _ in machines(data.normal.fit, settings):
+        for machine in machines(data.normal.fit, settings):
             outliers = float(np.mean(machine.decision_function(held_out) < 0))
             if chosen is None or outliers <= allowed:
                 chosen = machine

@@ -5,12 +5,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from lisae_tf.core.arrays import batches
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.parts import full_scale
 from lisae_tf.detectors.base import Detector
 from lisae_tf.model.checkpoints import Arrays
-
-BATCH_SIZE = 500
 
 
 def thin(images: np.ndarray, limit: int) -> np.ndarray:
@@ -47,6 +46,5 @@ class PixelDetector(Detector):
         """Float32 (N, m) in 0-1 -> (N,)."""
 
     def _score(self, images: np.ndarray) -> np.ndarray:
-        starts = range(0, len(images), BATCH_SIZE)
-        parts = [self._score_rows(rows(images[i : i + BATCH_SIZE])) for i in starts]
+        parts = [self._score_rows(rows(part)) for part in batches(images)]
         return np.concatenate([np.empty(0), *parts]).astype(np.float32)

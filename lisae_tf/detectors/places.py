@@ -10,7 +10,8 @@ import keras
 import numpy as np
 
 from lisae_tf.config.sections import Features
-from lisae_tf.config.settings import ONE_CLASS, Config
+from lisae_tf.config.settings import Config
+from lisae_tf.config.variants import ROWS
 from lisae_tf.core.arrays import Arrays
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.parts import Parts, TrainingData
@@ -31,7 +32,6 @@ from lisae_tf.model.scoring import Pool, Scorer
 from lisae_tf.training.phase import TrainingOptions
 
 # What trains on normal places alone in place of a variant that negatives would not help.
-WITHOUT_NEGATIVES = {"lis": "ae", "linsep": "ae", "linsep-fused": "ae", "linear-lis": "linear-ae"}
 # Whose fit is a formula: trained on, they are fitted to all pictures.
 SOLVED = ("linear-lis", "linear-ae", "mahalanobis", "knn")
 CHOICES = (NONE, MADE, REAL, BOTH)
@@ -124,7 +124,7 @@ class PlacesDetector(GraphDetector):
         if self.needs_negatives:
             negative = self._negative(data, fit, held_out, options)
         if self.needs_negatives and negative is None:
-            plain = WITHOUT_NEGATIVES[self.config.variant]
+            plain = ROWS[self.config.variant].without
             self._inner = self._make(self.config.model_copy(update={"variant": plain}))
         rows = TrainingData(Parts(fit, stopping, stopping), negative)
         self._inner.fit_data(rows, options)
@@ -161,7 +161,7 @@ class PlacesDetector(GraphDetector):
         )  # fmt: skip
         there = [MADE] * is_made + [REAL] * (real is not None)
         there += [BOTH] * (len(there) == 2)
-        if self.config.variant in WITHOUT_NEGATIVES:
+        if ROWS[self.config.variant].without:
             there.append(NONE)
         wanted = self._settings.negatives
         if wanted == "auto":
@@ -242,7 +242,7 @@ class PlacesDetector(GraphDetector):
         return about | features | inner
 
     def _trained_against(self) -> str:
-        return NONE if self.config.variant in ONE_CLASS else MADE
+        return MADE if ROWS[self.config.variant].negatives else NONE
 
     def restore(self, arrays: Arrays) -> None:
         self._prepare(self.shape)
@@ -255,7 +255,7 @@ class PlacesDetector(GraphDetector):
                 "the stored arrays do not fit the configuration; train again"
             ) from error
         if name == NONE and self.needs_negatives:
-            plain = WITHOUT_NEGATIVES.get(self.config.variant, self.config.variant)
+            plain = ROWS[self.config.variant].without or self.config.variant
             self._inner = self._make(self.config.model_copy(update={"variant": plain}))
         self.choice = Choice(name, f"negatives: {name}")
         self._inner.shape = (self._places.size,)

@@ -4,10 +4,11 @@ The staircase is that of Hawkins et al. (2002): N levels from 0 to 1, smoothed b
 """
 
 import keras
-from keras import layers, ops
+from keras import ops
 
 from lisae_tf.detectors.one_phase import OnePhaseDetector
 from lisae_tf.model.networks import preactivation
+from lisae_tf.model.own_layer import OwnLayer
 
 
 def staircase(theta, levels: int, steepness: float):
@@ -16,7 +17,7 @@ def staircase(theta, levels: int, steepness: float):
     return 0.5 + sum(steps) / (2 * (levels - 1))
 
 
-class Staircase(layers.Layer):
+class Staircase(OwnLayer):
     """`staircase` of the sigmoid, on the latent layer."""
 
     def __init__(self, levels: int, steepness: float, **kwargs):

@@ -12,9 +12,10 @@ from keras import layers, ops
 
 from lisae_tf.detectors.one_phase import OnePhaseDetector
 from lisae_tf.model.networks import preactivation
+from lisae_tf.model.own_layer import OwnLayer
 
 
-class Sample(layers.Layer):
+class Sample(OwnLayer):
     """[mean, log variance], (N, L) each -> z (N, L): a draw in training, the mean at scoring."""
 
     def __init__(self, weight: float, seed: int, **kwargs):

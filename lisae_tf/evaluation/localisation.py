@@ -7,30 +7,28 @@ PRO_LIMIT = 0.3  # largest false-positive rate of pixels that counts
 _THRESHOLDS = 500
 
 
-def pixel_auroc(maps: np.ndarray, masks: np.ndarray) -> float:
-    """AUROC of single pixels.
+def pixel_auroc(free: np.ndarray, marked: np.ndarray) -> float:
+    """AUROC of single pixels: the chance that a marked one is above a free one, ties half.
 
     Args:
-        maps: float32 (N, H, W), higher where the anomaly is thought to be.
-        masks: bool (N, H, W), where it is.
+        free: float32 (F,), the map's values where there is no anomaly, sorted.
+        marked: float32 (M,), those where there is one.
     """
-    return _auroc(np.sort(maps[~masks]), maps[masks])
-
-
-def _auroc(free: np.ndarray, marked: np.ndarray) -> float:
-    """The chance that a marked pixel is above a free one, ties counted half; `free` sorted."""
     marked = np.sort(marked)
     below = [np.searchsorted(free, marked, side).mean() for side in ("left", "right")]
     return float(np.mean(below) / len(free))
 
 
-def per_region_overlap(maps: np.ndarray, masks: np.ndarray, limit: float = PRO_LIMIT) -> float:
+def per_region_overlap(
+    free: np.ndarray, maps: np.ndarray, masks: np.ndarray, limit: float = PRO_LIMIT
+) -> float:
     """PRO (Bergmann et al. 2020, "Uninformed students", section 4): each region counts the same.
 
     The mean share of a connected region above a threshold, over the share of anomaly-free pixels
     above it, integrated up to `limit` and divided by it.
 
     Args:
+        free: float32 (F,), the values of anomaly-free pixels, sorted.
         maps: float32 (N, H, W).
         masks: bool (N, H, W).
         limit: of the false-positive rate of pixels.
@@ -38,11 +36,6 @@ def per_region_overlap(maps: np.ndarray, masks: np.ndarray, limit: float = PRO_L
     Returns:
         0 to 1: 1 if every region is above all free pixels, 0 for maps of one value.
     """
-    return _overlap(np.sort(maps[~masks]), maps, masks, limit)
-
-
-def _overlap(free: np.ndarray, maps: np.ndarray, masks: np.ndarray, limit: float) -> float:
-    """PRO, the free pixels given sorted."""
     regions = [
         np.sort(own_map[labels == number])
         for own_map, mask in zip(maps, masks, strict=True)
@@ -89,7 +82,7 @@ def pixel_figures(
         return {}
     free = np.sort(maps[~masks])  # nearly all of the work
     return {
-        "pixel_auroc": _auroc(free, maps[masks]),
-        "per_region_overlap": _overlap(free, maps, masks, PRO_LIMIT),
+        "pixel_auroc": pixel_auroc(free, maps[masks]),
+        "per_region_overlap": per_region_overlap(free, maps, masks),
         "n_masks": int(masks.any(axis=(1, 2)).sum()),
     }

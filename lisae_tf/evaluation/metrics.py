@@ -66,27 +66,6 @@ def auroc_interval(area: float, n_normal: int, n_anomaly: int) -> tuple[float, f
     return float(low), float(high)
 
 
-def label_auroc(called: np.ndarray, is_anomaly: np.ndarray) -> float | None:
-    """The paper's figure for OC-SVM and OC-DSVDD: "we vary γ and use predicted class label".
-
-    Each inverse length scale gives one point, its false-positive and detection rate; the area is
-    that below these points and the corners (0, 0) and (1, 1), joined in the order of their rates.
-    It is no AUROC of a detector: each point is another one.
-
-    Args:
-        called: what is called an anomaly at each scale, bool (scales, N).
-        is_anomaly: the truth, bool (N,).
-
-    Returns:
-        The area, 0-1; None where one side is empty.
-    """
-    if is_anomaly.all() or not is_anomaly.any():
-        return None
-    rates = [(np.mean(row[~is_anomaly]), np.mean(row[is_anomaly])) for row in called]
-    fprs, tprs = np.array(sorted([(0.0, 0.0), *rates, (1.0, 1.0)])).T
-    return float(metrics.auc(fprs, tprs))
-
-
 def auroc_by_class(scored: Scored, labels: Sequence[str]) -> dict[str, dict[str, float | int]]:
     """`auroc` against the anomalies of each class alone, and their number `n`.
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lisae_tf.config.settings import FOLDER
+from lisae_tf.config.variants import LOSSES
 from lisae_tf.evaluation.metrics import UNLIKELY, auroc_interval
-from lisae_tf.training.sharing import LOSSES
 
 LOST = 0.01  # of AUROC in phase 2, from which on it is worth a word
 RAISED = 3.0  # times the error of held-out normal pictures after phase 1

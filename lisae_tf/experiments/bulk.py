@@ -21,7 +21,6 @@ from lisae_tf.experiments import bulk_rows
 from lisae_tf.experiments.bulk_rows import LISTING, Part
 from lisae_tf.exported import artefacts
 
-PART_SIZE = 10_000
 MANIFEST = "_manifest.json"  # readers of Parquet folders pass over such a name
 _TABLE = picture_tables.PARQUET
 _SIDECAR = "detector.json"  # of a run; holds the threshold and the hashes of all else

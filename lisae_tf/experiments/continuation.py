@@ -138,7 +138,7 @@ def load(run: Path, config: Config, data_roots: Sequence[str] = ()) -> Before:
             )
     if detector.weights_to_continue() is None and not detector.solved:
         raise LisaeError(
-            f"--continue trains autoencoders on, and {old.variant} is none; train it anew on all "
-            "folders, with --normal-dir for each"
+            f"--continue trains autoencoders on, and {old.variant} is not one; train it anew on "
+            "all folders, with --normal-dir for each"
         )
     return Before(run, detector, len(old.normal_dirs))

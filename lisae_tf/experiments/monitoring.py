@@ -114,21 +114,27 @@ def read_scores(path: Path) -> np.ndarray:
     except FileNotFoundError as error:
         raise LisaeError(f"{path} does not exist; check the path") from error
     except (json.JSONDecodeError, csv.Error) as error:
-        raise LisaeError(f"{path} is no file that score wrote ({error})") from error
+        raise LisaeError(
+            f"{path} is no file that score wrote ({error}); give its CSV or JSON lines"
+        ) from error
 
 
 def _of_parts(path: Path) -> np.ndarray:
     """Those of `score --parts`; pictures that could not be read have none."""
     parts = sorted(path.glob(f"*{picture_tables.PARQUET}")) if path.is_dir() else [path]
     if not parts:
-        raise LisaeError(f"the folder {path} holds no part that score --parts wrote")
+        raise LisaeError(
+            f"the folder {path} holds no part that score --parts wrote; give the folder named there"
+        )
     parquet, found = picture_tables.parquet(), []
     for part in parts:
         try:
             column = parquet.read_table(part, columns=["score"]).column("score")
             scores = column.drop_null().to_numpy().astype(np.float64)
         except Exception as error:  # damaged files raise all kinds
-            raise LisaeError(f"{part} is no part that score --parts wrote") from error
+            raise LisaeError(
+                f"{part} is damaged or no part of score --parts; remove it and score again"
+            ) from error
         if not np.isfinite(scores).all():
             raise LisaeError(f"{part} holds scores that are not finite; score its pictures again")
         found.append(scores)

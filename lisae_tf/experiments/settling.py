@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lisae_tf.config import settings as config
+from lisae_tf.config.variants import ONE_CLASS, PICTURES_ONLY
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.layout import mvtec_settings
 from lisae_tf.data.protocols import DEFAULT_FLAWS, DEFAULT_SYNTHETIC, base_name
@@ -31,7 +32,7 @@ def _own_folders(chosen: dict[str, Any]) -> dict[str, Any]:
         chosen: what the user says.
     """
     on_pixels = "features" in chosen and chosen["features"] is None
-    on_pixels |= "features" not in chosen and chosen.get("variant") in config.PICTURES_ONLY
+    on_pixels |= "features" not in chosen and chosen.get("variant") in PICTURES_ONLY
     base = config.dataset_settings("folder_pixels" if on_pixels else config.FOLDER) or {}
     if not _shaping(chosen).keys().isdisjoint({"gamma", "gamma_times"}):
         _shaping(base).pop("gamma_times", None)
@@ -103,7 +104,7 @@ def settle(
         )
     if named == config.FOLDER and not chosen.get("negatives"):
         made = DEFAULT_FLAWS if config.merge(base, chosen).get("features") else DEFAULT_SYNTHETIC
-        if chosen.get("variant", base.get("variant", "lis")) in config.ONE_CLASS:
+        if chosen.get("variant", base.get("variant", "lis")) in ONE_CLASS:
             base["negatives"] = "none"
         elif not chosen.get("negative_dir"):
             base["negatives"] = made

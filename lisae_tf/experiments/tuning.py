@@ -21,13 +21,15 @@ import optuna
 from scipy import stats
 
 from lisae_tf.config.settings import Config, merge, resolve
+from lisae_tf.config.variants import LINSEP, LOSSES, SHAPED
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import write_text
 from lisae_tf.detectors import make_detector
 from lisae_tf.experiments import selection
-from lisae_tf.training.sharing import LINSEP, LOSSES, SharedPhase1
+from lisae_tf.runs.files import BEST
+from lisae_tf.training.sharing import SharedPhase1
 
-BEST, TRIALS, FIGURE = "best.yaml", "trials.journal", "tuning.png"
+TRIALS, FIGURE = "trials.journal", "tuning.png"
 LATENT_SIZES = (4, 8, 16, 32, 64, 128)
 # By path in the settings; what is not there for a variant is not tried.
 GAMMA, GAMMA_TIMES, BETA = (f"latent_shaping.{name}" for name in ("gamma", "gamma_times", "beta"))
@@ -47,7 +49,7 @@ class Search:
     def __init__(self, config: Config):
         relative = config.latent_shaping.gamma_times is not None
         unread = GAMMA if relative else GAMMA_TIMES
-        shaped = config.variant in LOSSES and config.variant != "ae"
+        shaped = config.variant in SHAPED
         self.ranges = {p: span for p, span in RANGES.items() if shaped and p != unread}
         self.given = {path: _at(config, path) for path in (LATENT, *self.ranges)}
         self.sizes = sorted({*LATENT_SIZES, self.given[LATENT]})

@@ -12,7 +12,7 @@ from typing import Any
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import refuse_special, sha256, stamp, write_json
 from lisae_tf.core.thresholds import Threshold
-from lisae_tf.exported import seen
+from lisae_tf.exported import baseline, seen
 
 FORMAT = 1
 SUFFIXES = {".onnx": "onnx", ".tflite": "tflite"}
@@ -189,6 +189,8 @@ def _parsed(path: Path) -> Record:
             and _is_map(record.get("error_map"))
             and _is_depth(record.get("depth"))
             and _is_list(record.get("trained_on"))
+            and _is_baseline(record)
+            and _is_earlier(record.get("earlier"))
         )
     except FileNotFoundError as error:
         raise LisaeError(
@@ -218,6 +220,20 @@ def _is_depth(stored: Any) -> bool:
 def _is_list(stored: Any) -> bool:
     """Whether a list of pictures trained on is one; of named data and earlier versions is none."""
     return stored is None or seen.unpack(stored) is not None
+
+
+def _is_baseline(stored: Record) -> bool:
+    """Whether calibration scores are such; earlier versions have none."""
+    text = stored.get("calibration_scores")
+    return text is None or baseline.unpack(text) is not None
+
+
+def _is_earlier(stored: Any) -> bool:
+    """Whether what a calibration replaced can be brought back; models of an export have none."""
+    if stored is None:
+        return True
+    Threshold.from_json(stored["threshold"])
+    return _is_baseline(stored)
 
 
 def _is_plain(name: str) -> bool:

@@ -1,18 +1,44 @@
-"""Where an exported ONNX file keeps its threshold and its metadata: read them, replace them.
+"""The threshold and the metadata of an exported ONNX file: read them, replace them.
 
-Needs no ONNX package: the threshold is the scalar initializer of that name, so another value is
-four other bytes and nothing else in the graph moves.
+Without the package `onnx`, which would make the start of `score` half as long again: the threshold
+is the scalar initializer of that name.
 """
 
 import struct
+from functools import cache
+from typing import Any
 
-from lisae_tf.core.wire import LENGTH, Field, field, fields
+from lisae_tf.core import messages
 
 MAGIC = b"\x08"  # every ONNX file of ours begins with ir_version
-_GRAPH, _METADATA = 7, 14  # of ModelProto
-_INITIALIZER = 5  # of GraphProto
-_DATA_TYPE, _NAME, _RAW_DATA = 2, 8, 9  # of TensorProto
 _THRESHOLD = b"threshold"
+_FLOAT = 1  # of TensorProto.DataType
+
+
+@cache
+def _classes() -> dict[str, type]:
+    """A model down to its initializers, as in onnx.proto; inner messages stay as they are stored.
+
+    All fields of model and graph are declared: others would move behind them when written.
+    """
+    text, inner = "bytes", "repeated bytes"
+    return messages.declare(
+        {
+            "Model": {
+                "ir_version": (1, "int64"), "producer_name": (2, text),
+                "producer_version": (3, text), "domain": (4, text), "model_version": (5, "int64"),
+                "doc_string": (6, text), "graph": (7, "Graph"), "opset_import": (8, inner),
+                "metadata_props": (14, "repeated Property"),
+            },
+            "Graph": {
+                "node": (1, inner), "name": (2, text), "initializer": (5, inner),
+                "doc_string": (10, text), "input": (11, inner), "output": (12, inner),
+                "value_info": (13, inner),
+            },
+            "Tensor": {"data_type": (2, "int64"), "name": (8, text), "raw_data": (9, "bytes")},
+            "Property": {"key": (1, text), "value": (2, text)},
+        }
+    )  # fmt: skip
 
 
 def read(data: bytes) -> tuple[float, dict[str, str]]:
@@ -21,16 +47,14 @@ def read(data: bytes) -> tuple[float, dict[str, str]]:
     Raises:
         ValueError: no ONNX file, or none with a threshold.
     """
-    place = _threshold_at(data)
-    metadata = {}
-    for prop in _inside(data, None, _METADATA):
-        parts = {part.number: data[part.value : part.end] for part in _inside(data, prop)}
-        metadata[parts.get(1, b"").decode()] = parts.get(2, b"").decode()
-    return struct.unpack_from("<f", data, place)[0], metadata
+    model = messages.parse(_classes()["Model"], data)
+    _, tensor = _threshold_of(model)
+    metadata = {prop.key.decode(): prop.value.decode() for prop in model.metadata_props}
+    return struct.unpack("<f", tensor.raw_data)[0], metadata
 
 
 def replace(data: bytes, alpha: float, metadata: dict[str, str]) -> bytes:
-    """The same model with another threshold and other metadata, the latter at the end.
+    """The same model with another threshold and other metadata.
 
     Args:
         data: the file's bytes.
@@ -40,30 +64,22 @@ def replace(data: bytes, alpha: float, metadata: dict[str, str]) -> bytes:
     Raises:
         ValueError: no ONNX file, or none with a threshold.
     """
-    changed = bytearray(data)
-    struct.pack_into("<f", changed, _threshold_at(data), alpha)
-    kept = [changed[part.start : part.end] for part in fields(data) if part.number != _METADATA]
-    props = [
-        field(_METADATA, field(1, key) + field(2, value)) for key, value in sorted(metadata.items())
-    ]
-    return b"".join([*kept, *props])
+    model = messages.parse(_classes()["Model"], data)
+    place, tensor = _threshold_of(model)
+    tensor.raw_data = struct.pack("<f", alpha)
+    model.graph.initializer[place] = tensor.SerializeToString()
+    del model.metadata_props[:]
+    for key, value in sorted(metadata.items()):
+        model.metadata_props.add(key=key.encode(), value=value.encode())
+    return model.SerializeToString()
 
 
-def _inside(data: bytes, outer: Field | None, number: int | None = None) -> list[Field]:
-    """The fields in `outer` (or in the whole file), all or those of one number."""
-    start, end = (outer.value, outer.end) if outer else (0, len(data))
-    found = fields(data, start, end)
-    return [f for f in found if number is None or (f.number == number and f.kind == LENGTH)]
-
-
-def _threshold_at(data: bytes) -> int:
-    """The place of the threshold's four bytes."""
-    for graph in _inside(data, None, _GRAPH):
-        for tensor in _inside(data, graph, _INITIALIZER):
-            parts = {part.number: part for part in _inside(data, tensor)}
-            name, raw = parts.get(_NAME), parts.get(_RAW_DATA)
-            if name and data[name.value : name.end] == _THRESHOLD:
-                if raw and raw.end - raw.value == 4:
-                    return raw.value
+def _threshold_of(model: Any) -> tuple[int, Any]:
+    """The initializer of that name and which one it is."""
+    for place, stored in enumerate(model.graph.initializer):
+        tensor = messages.parse(_classes()["Tensor"], stored)
+        if tensor.name == _THRESHOLD:
+            if tensor.data_type != _FLOAT or len(tensor.raw_data) != 4:
                 raise ValueError("the threshold is no plain float32")
+            return place, tensor
     raise ValueError("it holds no threshold")

@@ -8,18 +8,18 @@ bit.
 import os
 import shutil
 from pathlib import Path
-from tempfile import mkdtemp
 
 import numpy as np
 
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.core.files import make_folder, sha256
+from lisae_tf.core.files import make_folder, sha256, staging
 from lisae_tf.core.thresholds import Threshold
 from lisae_tf.exported import artefacts, onnx_file, tflite_file
 from lisae_tf.exported.artefacts import Record
 from lisae_tf.exported.runtimes import Model, open_model
 
 _FILES = {"onnx": onnx_file, "tflite": tflite_file}
+_EXPORT = "calibrate the run instead, and export it again"
 _VARIABLE = "threshold/.ATTRIBUTES/VARIABLE_VALUE"
 _VARIABLES = Path("variables", "variables")
 
@@ -46,7 +46,35 @@ def next_place(model: Model, out: Path | None) -> Path:
     return out
 
 
-def recalibrate(model: Model, threshold: Threshold, pictures: np.ndarray, out: Path) -> Path:
+def noise(model: Model) -> np.ndarray:
+    """Pictures of random values, uint8 (64, H, W, C): what a model says of anything at all."""
+    return np.random.default_rng(0).integers(0, 256, (64, *model.shape)).astype(np.uint8)
+
+
+def earlier(model: Model) -> tuple[Threshold, str | None]:
+    """The threshold before the last calibration, and the scores that it rests on, packed.
+
+    Raises:
+        LisaeError: the model has the threshold of its export, or an earlier version calibrated it.
+    """
+    kept, parent = model.record.get("earlier"), model.record["parent"]
+    if kept is not None:
+        return Threshold.from_json(kept["threshold"]), kept.get("calibration_scores")
+    if parent is None:
+        raise LisaeError(f"{model.path} has the threshold of its export; there is nothing to undo")
+    raise LisaeError(
+        f"{model.path} was calibrated by a version that kept no earlier threshold; use the model "
+        f"that it was made of, version {parent['version']}"
+    )
+
+
+def recalibrate(
+    model: Model,
+    threshold: Threshold,
+    pictures: np.ndarray,
+    out: Path,
+    scores: str | None = None,
+) -> Path:
     """Writes the model anew with another default threshold.
 
     Args:
@@ -54,6 +82,7 @@ def recalibrate(model: Model, threshold: Threshold, pictures: np.ndarray, out: P
         threshold: the new one.
         pictures: uint8 (N, H, W, C), on which the scores are compared, besides noise.
         out: the new file or version folder; see `next_place`.
+        scores: those that `monitor` compares with from now on, packed; None where there are none.
 
     Returns:
         `out`.
@@ -64,36 +93,39 @@ def recalibrate(model: Model, threshold: Threshold, pictures: np.ndarray, out: P
     folder = out if model.path.is_dir() else out.parent
     make_folder(folder.parent)
     # A folder that is there may be a file system of its own, over whose edge nothing is renamed.
-    staging = Path(mkdtemp(prefix=".calibrate-", dir=folder if folder.exists() else folder.parent))
+    beside = folder if folder.exists() else folder.parent
     try:
-        staged = staging / folder.name / out.relative_to(folder)
-        record = _record(model, threshold, folder)
-        if model.path.is_dir():
-            _copy_saved_model(model.path, staged, threshold.alpha)
-        else:
-            staged.parent.mkdir()
-            data, metadata = model.path.read_bytes(), artefacts.metadata_of(record)
-            staged.write_bytes(_FILES[record["kind"]].replace(data, threshold.alpha, metadata))
-        artefacts.write_record(staged, record)
-        _check(model, open_model(staged), pictures)
-        if folder.exists():
-            os.replace(artefacts.record_path(staged), artefacts.record_path(out))
-            os.replace(staged, out)
-        else:
-            os.rename(staging / folder.name, folder)
+        with staging(beside, ".calibrate-") as apart:
+            staged = apart / folder.name / out.relative_to(folder)
+            record = _record(model, threshold, scores, folder)
+            if model.path.is_dir():
+                _copy_saved_model(model.path, staged, threshold.alpha)
+            else:
+                staged.parent.mkdir()
+                data, metadata = model.path.read_bytes(), artefacts.metadata_of(record)
+                staged.write_bytes(_FILES[record["kind"]].replace(data, threshold.alpha, metadata))
+            artefacts.write_record(staged, record)
+            _check(model, open_model(staged), pictures)
+            if folder.exists():
+                os.replace(artefacts.record_path(staged), artefacts.record_path(out))
+                os.replace(staged, out)
+            else:
+                os.rename(apart / folder.name, folder)
     except OSError as error:
-        raise LisaeError(f"cannot write {out}: {error.strerror or error}; name --out") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        raise LisaeError(
+            f"cannot write {out}: {error.strerror or error}; name another place with --out"
+        ) from error
     return out
 
 
-def _record(model: Model, threshold: Threshold, folder: Path) -> Record:
+def _record(model: Model, threshold: Threshold, scores: str | None, folder: Path) -> Record:
     parent = artefacts.digest(model.record)
     version = int(folder.name) if folder.name.isdigit() else model.record["version"] + 1
     changed = {
         "version": version,
         "threshold": threshold.to_json(),
+        "calibration_scores": scores,
+        "earlier": {key: model.record.get(key) for key in ("threshold", "calibration_scores")},
         "parent": {"sha256": parent, "version": model.record["version"]},
         "metadata": model.record["metadata"] | {"parent_sha256": parent},
     }
@@ -102,13 +134,16 @@ def _record(model: Model, threshold: Threshold, folder: Path) -> Record:
 
 def _check(parent: Model, child: Model, pictures: np.ndarray) -> None:
     """Refuses a child that differs from its parent in more than the threshold."""
-    noise = np.random.default_rng(0).integers(0, 256, (64, *parent.shape)).astype(np.uint8)
-    for each in (pictures, noise):
+    for each in (pictures, noise(parent)):
         before, after = parent.score(each), child.run(each)
         if before.tobytes() != after["score"].tobytes():
-            raise LisaeError("the new model scores otherwise than the old; nothing was written")
+            raise LisaeError(
+                f"the new model scores otherwise than the old, so nothing was written; {_EXPORT}"
+            )
         if not np.array_equal(after["is_anomaly"], before > np.float32(child.threshold)):
-            raise LisaeError("the new threshold does not take effect; nothing was written")
+            raise LisaeError(
+                f"the new threshold does not take effect, so nothing was written; {_EXPORT}"
+            )
     if parent.path.is_dir():
         same = _same_but_threshold(parent.path, child.path)
     else:
@@ -116,7 +151,7 @@ def _check(parent: Model, child: Model, pictures: np.ndarray) -> None:
         back = files.replace(child.path.read_bytes(), parent.threshold, parent.metadata)
         same = back == parent.path.read_bytes()
     if not same:
-        raise LisaeError("more than the threshold has changed; nothing was written")
+        raise LisaeError(f"more than the threshold would change, so nothing was written; {_EXPORT}")
 
 
 def _copy_saved_model(parent: Path, folder: Path, alpha: float) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lisae_tf.core.arrays import batches
 from lisae_tf.core.errors import LisaeError, install
 from lisae_tf.exported import artefacts, onnx_file, tflite_file
 from lisae_tf.exported.artefacts import SAVED_MODEL, Record
@@ -65,11 +66,9 @@ class Model(ABC):
             wanted = ", ".join(map(str, self.shape))
             raise LisaeError(f"pictures must be uint8 (N, {wanted}), not {got}")
         alpha = None if threshold is None else np.float32(threshold)
-        for start in range(0, len(images), self.batch_size):
-            batch = images[start : start + self.batch_size]
-            if self._float:
-                batch = batch * np.float32(1 / 255)
-            yield self._run(batch, alpha, outputs)
+        for batch in batches(images, self.batch_size):
+            given = batch * np.float32(1 / 255) if self._float else batch
+            yield self._run(given, alpha, outputs)
 
     def run(self, images: np.ndarray, threshold: float | None = None) -> dict[str, np.ndarray]:
         """Scores and decisions.

@@ -7,6 +7,8 @@ of a hundred thousand but once in millions of times. Runs without TensorFlow.
 import base64
 from collections.abc import Iterable, Sequence
 
+from lisae_tf.core.arrays import batches
+
 BYTES = 6  # of each digest
 MOST = 2**17  # pictures; a record of more would be too large to read
 
@@ -26,7 +28,7 @@ def unpack(text: str) -> frozenset[bytes]:
     data = base64.b64decode(text, validate=True)
     if len(data) % BYTES:
         raise ValueError("no list of digests")
-    return frozenset(data[k : k + BYTES] for k in range(0, len(data), BYTES))
+    return frozenset(batches(data, BYTES))
 
 
 def which(text: str | None, digests: Sequence[str]) -> list[bool]:

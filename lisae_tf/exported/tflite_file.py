@@ -9,11 +9,11 @@ import json
 import struct
 import zipfile
 
+import numpy as np
+
 MAGIC = b"TFL3"  # at byte 4
 _ENTRY = "lisae.json"
 _MAX_METADATA = 2**20
-_GREATER = 61  # of BuiltinOperator
-_FLOAT32 = 0  # of TensorType
 
 
 def read(data: bytes) -> tuple[float, dict[str, str]]:
@@ -29,7 +29,7 @@ def read(data: bytes) -> tuple[float, dict[str, str]]:
             metadata = json.loads(archive.read(_ENTRY))
     except (KeyError, zipfile.BadZipFile, NotImplementedError, RecursionError) as error:
         raise ValueError(f"it holds no metadata ({error})") from error
-    return struct.unpack_from("<f", data, _threshold_at(data))[0], metadata
+    return float(_threshold(data)[0]), metadata
 
 
 def replace(data: bytes, alpha: float, metadata: dict[str, str]) -> bytes:
@@ -43,9 +43,9 @@ def replace(data: bytes, alpha: float, metadata: dict[str, str]) -> bytes:
     Raises:
         ValueError: no TFLite file, or none with a threshold.
     """
-    changed = io.BytesIO(_model_alone(data))
-    changed.seek(_threshold_at(data))
-    changed.write(struct.pack("<f", alpha))
+    model = bytearray(_model_alone(data))
+    _threshold(model)[:] = alpha
+    changed = io.BytesIO(model)
     with zipfile.ZipFile(changed, "a") as archive:
         # A fixed date, so that equal models are equal files.
         entry = zipfile.ZipInfo(_ENTRY, date_time=(1980, 1, 1, 0, 0, 0))
@@ -61,8 +61,8 @@ def _model_alone(data: bytes) -> bytes:
         return data[: min(entry.header_offset for entry in archive.infolist())]
 
 
-def _threshold_at(data: bytes) -> int:
-    """The place of the threshold's four bytes.
+def _threshold(data: bytes | bytearray) -> np.ndarray:
+    """The threshold where it lies in `data`, float32 (1,).
 
     Follows `is_anomaly` of the signature `serving_default` back to the constant it is made with.
     """
@@ -80,17 +80,19 @@ def _threshold_at(data: bytes) -> int:
         operators = [graph.Operators(i) for i in range(graph.OperatorsLength())]
         [greater] = [operator for operator in operators if operator.Outputs(0) == decision]
         tensor = graph.Tensors(greater.Inputs(1))
-        buffer = model.Buffers(tensor.Buffer())
-        is_greater = model.OperatorCodes(greater.OpcodeIndex()).BuiltinCode() == _GREATER
-        alone = buffer.DataLength() == 4 and _uses(model, tensor.Buffer()) == 1
-        is_float = tensor.Type() == _FLOAT32
-        # Field 4 of the table `Buffer` is its data.
-        place = buffer._tab.Vector(buffer._tab.Offset(4))
+        code = model.OperatorCodes(greater.OpcodeIndex()).BuiltinCode()
+        stored = model.Buffers(tensor.Buffer()).DataAsNumpy()  # shares memory with `data`
+        plain = (
+            code == schema.BuiltinOperator.GREATER
+            and tensor.Type() == schema.TensorType.FLOAT32
+            and _uses(model, tensor.Buffer()) == 1
+            and stored.nbytes == 4
+        )
     except (ValueError, IndexError, TypeError, AttributeError, struct.error) as error:
         raise ValueError("it holds no threshold") from error
-    if not (is_greater and is_float and alone and 0 < place <= len(data) - 4):
+    if not plain:
         raise ValueError("its threshold is no plain float32")
-    return place
+    return stored.view("<f4")
 
 
 def _uses(model, buffer: int) -> int:

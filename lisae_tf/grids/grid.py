@@ -21,7 +21,7 @@ QUICK: dict[str, Any] = {
     "data": {"stopping_fraction": 0.3, "calibration_fraction": 0.3},
     "network": {"filters": [4, 8], "latent": 8},
     "feature_extraction": {"epochs": 1, "collapse_fraction": 0.0, "warmup_steps": 10},
-    "latent_shaping": {"epochs": 1, "bank_copies": 1},
+    "latent_shaping": {"epochs": 1},
 }
 QUICK_TASKS = 1
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from lisae_tf import __version__
 from lisae_tf.config.sections import Features
-from lisae_tf.config.settings import ONE_CLASS, Config, resolve
-from lisae_tf.core.files import make_folder, write_json
+from lisae_tf.config.settings import Config, resolve
+from lisae_tf.config.variants import ONE_CLASS
 from lisae_tf.core.thresholds import choose_threshold
 from lisae_tf.data.protocols import DEFAULT_FLAWS, DEFAULT_SYNTHETIC
 from lisae_tf.detectors import make_detector
@@ -26,6 +26,7 @@ from lisae_tf.detectors.base import Detector
 from lisae_tf.evaluation.metrics import Scored, by_kind, evaluate
 from lisae_tf.experiments import experiment
 from lisae_tf.features.places import Memo, remembering
+from lisae_tf.grids import stored
 from lisae_tf.grids.cells import TRAINING_VERSION
 from lisae_tf.inspection.cells import InspectionCell
 from lisae_tf.inspection.sets import InspectionSet, Split
@@ -122,8 +123,7 @@ def measure(cell: InspectionCell) -> dict:
         "version": __version__,
         "date": datetime.now(UTC).date().isoformat(),
     }
-    make_folder(cell.path.parent)
-    write_json(cell.path, record)
+    stored.write(cell.path, record)
     del detector
     gc.collect()
     return record

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lisae_tf.core.files import read_json
-from lisae_tf.grids.cells import TRAINING_VERSION
+from lisae_tf.grids import stored
+from lisae_tf.grids.cells import counts, version_of
 from lisae_tf.inspection.rows import ROWS
 
 CELLS, PEERS = "cells", "peers"  # folders below that of the results
@@ -50,6 +51,11 @@ class Results:
     def splits(self, name: str) -> list[str]:
         """Those with real negatives of a set."""
         return sorted({s for _, of, s in self.records if of == name and s != USUAL})
+
+    def versions(self) -> str:
+        """The versions that made our own results."""
+        ours = (record for found in self.records.values() for record in found)
+        return "; ".join(sorted({version_of(each) for each in ours if "version" in each}))
 
     def figure(self, row: str, name: str, key: str) -> float | None:
         """A figure of the usual test, mean over seeds; of times, those that nothing disturbed."""
@@ -100,9 +106,9 @@ def mean(values: Iterable[float | None]) -> float | None:
 def read(root: Path) -> Results:
     """The records below a folder; those that an older version of the training left do not count."""
     results = Results()
-    for path in sorted((root / CELLS).glob("*/*/*-seed*.json")):
-        record = read_json(path)
-        if record.get("training_version") == TRAINING_VERSION:
+    for path in stored.paths(root / CELLS):
+        record = stored.read(path)
+        if record and counts(record):
             key = record["row"], record["set"], record["split"]
             results.records.setdefault(key, []).append(record)
     for row, name, record in _peers(root / PEERS):

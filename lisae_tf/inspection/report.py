@@ -12,7 +12,8 @@ from lisae_tf.inspection.records import USUAL, Results, mean, read
 _HEAD = """## Pictures that people inspect
 
 One setting for all sets, `configs/folder.yaml` and `configs/folder_pixels.yaml`; made by `python
-cli.py benchmark inspection`, a file a cell in `results/inspection`. Each training chooses from its
+cli.py benchmark inspection`, a row a cell in
+`results/inspection/cells.parquet`. Each training chooses from its
 own training data alone, but the settings of `folder.yaml` (variant, latent size, widths, share of
 places, sizes of made flaws) were chosen once with test figures of these sets in view: they are not
 blind.
@@ -21,7 +22,7 @@ blind.
   the same. A row without such a word sees normal pictures alone: `linear-ae` and `ae` are
   `linear-lis` and `lis` with no negatives.
 - Rows see the features of a frozen network unless they say pixels.
-- Figures are means over seeds, {seeds}.
+- Figures are means over seeds, {seeds}; made with version {versions}.
 """
 _COLUMNS = {
     "auroc": "AUROC", "auroc_mean_of_kinds": "mean over kinds", "pixel_auroc": "pixel AUROC",
@@ -57,7 +58,8 @@ def render(root: Path) -> str:
     results = read(root)
     if not results.records:
         return ""
-    parts = [_HEAD.format(seeds=_seeds(results)), _by_set(results), _overall(results)]
+    head = _HEAD.format(seeds=_seeds(results), versions=results.versions())
+    parts = [head, _by_set(results), _overall(results)]
     parts += [*_sets(results), _left_out(results)]
     return "\n".join(part for part in parts if part)
 

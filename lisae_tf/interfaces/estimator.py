@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from lisae_tf.config.sections import Features
 from lisae_tf.config.settings import FOLDER, Config, dataset_settings, merge, resolve
+from lisae_tf.core.arrays import BATCH_SIZE
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.thresholds import Threshold
 from lisae_tf.data.parts import Parts, TrainingData, side_indices
@@ -25,7 +26,6 @@ from lisae_tf.data.protocols import DEFAULT_FLAWS, DEFAULT_SYNTHETIC, synthetic_
 from lisae_tf.detectors import make_detector
 from lisae_tf.detectors.base import Detector
 from lisae_tf.interfaces.tabular import Standardiser, synthetic_rows
-from lisae_tf.model.scoring import BATCH_SIZE
 
 NORMAL, NEGATIVE = 1, -1
 

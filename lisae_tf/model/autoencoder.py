@@ -23,12 +23,8 @@ Phase = Literal["feature-extraction", "latent-shaping"]
 class LatentInsensitiveAutoencoder(keras.Model):
     """Algorithm 1.
 
-    `fit` takes a dataset of dictionaries:
-
-    - "normal": x⁺, uint8 (N, H, W, C), and "negative": x⁻, uint8 (M, H, W, C) where the phase
-      uses negatives;
-    - optionally "normal_features" and "negative_features", float32 (N, S) and (M, S): the
-      output of the frozen encoder, which is then not run again.
+    `fit` takes a dataset of dictionaries: "normal" is x⁺, uint8 (N, H, W, C), and where the phase
+    uses negatives "negative" is x⁻, uint8 (M, H, W, C).
 
     Call `enter_decoder_alone`, `enter_feature_extraction` or `enter_latent_shaping` before `fit`;
     each sets what is trainable and compiles, because Keras goes on training frozen layers until
@@ -54,7 +50,6 @@ class LatentInsensitiveAutoencoder(keras.Model):
         self.phase: Phase | None = None
         self.built = True
         pictures = [tf.TensorSpec((None, *shape), input_dtype(shape))]
-        self.features_of = tf.function(self._features_of, pictures)
         self.errors_of = tf.function(self._errors_of, pictures)
 
     @property
@@ -112,12 +107,8 @@ class LatentInsensitiveAutoencoder(keras.Model):
         """e(x): uint8 (N, H, W, C) -> float32 (N,)."""
         return reconstruction_error(self.scale(images), self(images))
 
-    def _features(self, batch, side: str):
-        cached = batch.get(f"{side}_features")
-        return cached if cached is not None else self._features_of(batch[side])
-
     def _error(self, batch, side: str, training: bool = False):
-        x_hat = self.decoder(self.latent(self._features(batch, side), training=training))
+        x_hat = self.decoder(self.latent(self._features_of(batch[side]), training=training))
         return reconstruction_error(self.scale(batch[side]), x_hat)
 
     def _phase_loss(self, batch, training: bool) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
@@ -137,12 +128,12 @@ class LatentInsensitiveAutoencoder(keras.Model):
             # Some latent layers add a term of their own.
             loss = tf.reduce_mean(normal_error) + sum(self.latent.losses)
             return loss, {"normal_error": normal_error}
-        s_normal = self._features(batch, "normal")
+        s_normal = self._features_of(batch["normal"])
         x_hat = self.decoder(self.latent(s_normal))
         normal_error = reconstruction_error(self.scale(batch["normal"]), x_hat)
         separation = separation_loss(
             self.logit(self.preactivation(s_normal)),
-            self.logit(self.preactivation(self._features(batch, "negative"))),
+            self.logit(self.preactivation(self._features_of(batch["negative"]))),
         )
         loss = tf.reduce_mean(normal_error) + self.linsep_weight * separation
         return loss, {"normal_error": normal_error, "separation": separation}

@@ -8,17 +8,24 @@ from lisae_tf.core.errors import LisaeError
 
 def weights_of(model: keras.Model) -> Arrays:
     """The model's weights by place and path."""
-    return {f"{i}/{weight.path}": weight.numpy() for i, weight in enumerate(model.weights)}
+    return {name: weight.numpy() for name, weight in _named(model).items()}
 
 
 def set_weights(model: keras.Model, arrays: Arrays) -> None:
-    """Puts stored weights into a model of the same architecture.
+    """Puts stored weights into a model of the same architecture, each where its name says.
 
     Raises:
-        LisaeError: another number of weights or another shape.
+        LisaeError: other weights or other shapes.
     """
-    values = list(arrays.values())
-    if [value.shape for value in values] != [tuple(w.shape) for w in model.weights]:
+    weights = _named(model)
+    if {name: value.shape for name, value in arrays.items()} != {
+        name: tuple(weight.shape) for name, weight in weights.items()
+    }:
         raise LisaeError("the stored weights do not fit the model's configuration; train again")
-    for weight, value in zip(model.weights, values, strict=True):
-        weight.assign(value)
+    for name, weight in weights.items():
+        weight.assign(arrays[name])
+
+
+def _named(model: keras.Model) -> dict[str, keras.Variable]:
+    """By place and path; parts of one model may have layers of one name."""
+    return {f"{i}/{weight.path}": weight for i, weight in enumerate(model.weights)}

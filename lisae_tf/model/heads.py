@@ -12,13 +12,14 @@ from keras import layers, ops
 
 from lisae_tf.model.losses import separation_loss
 from lisae_tf.model.networks import LEAK
+from lisae_tf.model.own_layer import OwnLayer
 
 # Deep SVDD, section 3.3: a centre coordinate of 0 could be met by weights of 0.
 NEAR_ZERO = 0.1
 _TINY = 1e-6  # keeps inverse and logarithm of a distance finite
 
 
-class Head(layers.Layer):
+class Head(OwnLayer):
     """z, float32 (N, L), unbounded -> score, float32 (N,); higher is more anomalous.
 
     Attributes:
@@ -30,6 +31,9 @@ class Head(layers.Layer):
     uses_negatives = True
     encoder_bias = True
     pretrained = False
+
+    def __init__(self, name: str = "score", **kwargs):  # not counted: weights go by it
+        super().__init__(name=name, **kwargs)
 
     @abstractmethod
     def loss(self, normal, negative):

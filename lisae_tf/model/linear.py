@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import linalg, optimize
 
+from lisae_tf.core.arrays import batches
+
 RIDGE = 1e-3  # of the mean energy of a direction
 DOMINANCE = 100.0  # normal energy of Bᵀc over that of c
 _ROWS = 20_000  # of a second moment, at a time
@@ -31,18 +33,10 @@ class LinearLISAE:
         """The orthogonal part c = U_cᵀ x of each row of x: (N, m) -> (N, m-r)."""
         return x @ self.u_c
 
-    def reconstruct(self, x: np.ndarray) -> np.ndarray:
-        """x̂ = U_r Eᵀ x for each row: (N, m) -> (N, m)."""
-        return x @ self.e @ self.u_r.T
-
     def loss(self, x: np.ndarray) -> np.ndarray:
         """The score L_LIS = ‖Bᵀc‖² + ‖c‖² of each row: (N, m) -> (N,)."""
         c = self.orthogonal(x)
         return np.sum(np.square(c @ self.b), axis=1) + np.sum(np.square(c), axis=1)
-
-    def autoencoder_loss(self, x: np.ndarray) -> np.ndarray:
-        """The linear autoencoder's error L_AE = ‖c‖² of each row: (N, m) -> (N,)."""
-        return np.sum(np.square(self.orthogonal(x)), axis=1)
 
 
 def principal_subspace(x: np.ndarray, r: int) -> tuple[np.ndarray, np.ndarray]:
@@ -61,9 +55,9 @@ def _principal_axes(moment: np.ndarray, r: int) -> tuple[np.ndarray, np.ndarray]
 def second_moment(x: np.ndarray) -> np.ndarray:
     """The mean of x xᵀ over the rows: float (N, m) -> float64 (m, m), in bounded memory."""
     total = np.zeros((x.shape[1],) * 2)
-    for start in range(0, len(x), _ROWS):
-        part = x[start : start + _ROWS].astype(np.float64)
-        total += part.T @ part
+    for part in batches(x, _ROWS):
+        wide = part.astype(np.float64)
+        total += wide.T @ wide
     return total / len(x)
 
 

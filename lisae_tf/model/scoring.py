@@ -10,29 +10,29 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import layers, ops
+from keras import ops
 
+from lisae_tf.core.arrays import BATCH_SIZE, batches
 from lisae_tf.model.losses import squared_error
 from lisae_tf.model.networks import input_dtype, scale
+from lisae_tf.model.own_layer import OwnLayer
 
-BATCH_SIZE = 500
 
-
-class SquaredError(layers.Layer):
+class SquaredError(OwnLayer):
     """[x, x̂] -> (x̂ − x)², float32 (N, H, W, C), or (N, m) of feature rows."""
 
     def call(self, inputs):
         return squared_error(*inputs)
 
 
-class MeanOverChannels(layers.Layer):
+class MeanOverChannels(OwnLayer):
     """Errors, float32 (N, H, W, C) -> their map, float32 (N, H, W)."""
 
     def call(self, errors):
         return ops.mean(errors, axis=3)
 
 
-class Pool(layers.Layer):
+class Pool(OwnLayer):
     """The score of a map: the mean of the highest share of its places, at least one.
 
     float32 (N, h, w), or places in any other arrangement (N, ...), -> float32 (N,).
@@ -54,14 +54,14 @@ class Pool(layers.Layer):
         return ops.mean(highest, axis=1)
 
 
-class ExceedsThreshold(layers.Layer):
+class ExceedsThreshold(OwnLayer):
     """x is an anomaly if L(x) > α: float32 (N,) -> bool (N,).
 
     α is a weight that never trains, unless the call names another.
     """
 
     def __init__(self, **kwargs):
-        super().__init__(trainable=False, **kwargs)
+        super().__init__(**({"trainable": False} | kwargs))
         self.alpha = self.add_weight(
             shape=(), initializer=keras.initializers.Constant(np.inf), trainable=False, name="alpha"
         )
@@ -165,10 +165,9 @@ class Scorer:
 
     def outputs(self, images: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Several outputs of one pass."""
-        size = self._batch_size
         parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
-        for start in range(0, len(images), size):
-            found = self._run(images[start : start + size])
+        for part in batches(images, self._batch_size):
+            found = self._run(part)
             for name, kept in parts.items():
                 kept.append(found[name].numpy())
         return {

@@ -4,43 +4,48 @@ A picture's score is the highest of its tiles' scores; where tiles overlap, its 
 mean of theirs. All of it is made of slices, sums and resizing, which every exported format has.
 """
 
+from collections.abc import Mapping
+from dataclasses import asdict
+
 import keras
-from keras import layers, ops
+from keras import ops
 
 from lisae_tf.config.tiling import Tiling
+from lisae_tf.model.own_layer import OwnLayer
 
 
-class Cut(layers.Layer):
-    """Pictures (N, H, W, C) -> tiles (N · count, tile, tile, C)."""
+class OfTiles(OwnLayer):
+    """A layer that knows how pictures are cut."""
 
-    def __init__(self, tiling: Tiling, **kwargs):
+    def __init__(self, tiling: Tiling | Mapping, **kwargs):
         super().__init__(**kwargs)
+        if not isinstance(tiling, Tiling):  # from `get_config`, whose tuples come back as lists
+            tiling = Tiling(**(dict(tiling) | {"shape": tuple(tiling["shape"])}))
         self._tiling = tiling
+
+    def get_config(self):
+        return super().get_config() | {"tiling": asdict(self._tiling)}
+
+
+class Cut(OfTiles):
+    """Pictures (N, H, W, C) -> tiles (N · count, tile, tile, C)."""
 
     def call(self, images):
         return self._tiling.cut(images, ops.stack, ops.reshape)
 
 
-class Highest(layers.Layer):
+class Highest(OfTiles):
     """Scores of tiles (N · count,) -> of pictures (N,)."""
-
-    def __init__(self, tiling: Tiling, **kwargs):
-        super().__init__(**kwargs)
-        self._tiling = tiling
 
     def call(self, scores):
         return ops.max(ops.reshape(scores, (-1, self._tiling.count)), axis=1)
 
 
-class Mend(layers.Layer):
+class Mend(OfTiles):
     """Maps of tiles (N · count, h, w) -> of pictures (N, H, W), the mean where tiles overlap.
 
     Maps smaller than their tiles are resized to them first, bilinearly: tiles begin at pixels.
     """
-
-    def __init__(self, tiling: Tiling, **kwargs):
-        super().__init__(**kwargs)
-        self._tiling = tiling
 
     def call(self, maps):
         tiling = self._tiling

@@ -4,8 +4,6 @@ import json
 from functools import cache
 from importlib import resources
 
-Outliers = dict[str, float]
-
 
 @cache
 def load() -> dict:

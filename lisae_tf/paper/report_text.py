@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 _HEAD = """# Results
 
 AUROC of this package beside the figures printed in the paper (Battikh & Lenskiy, 2021,
-arXiv 2110.13101). Written by `python cli.py benchmark report` from the result files in
-`results/cells/`, each of which holds its settings, seed, version and date; made with {versions}.
+arXiv 2110.13101). Written by `python cli.py benchmark report` from
+`results/cells.parquet`: settings, seed, version and date are in its rows; made with {versions}.
 
 - The figure is the mean over the tasks of a column, then over seeds; ± is the sample standard
   deviation over seeds, absent where there is one seed. ▲ at or above the paper, ▼ below it.

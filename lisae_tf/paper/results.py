@@ -8,10 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lisae_tf.config.settings import VARIANTS
+from lisae_tf.config.variants import VARIANTS
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import read_json
-from lisae_tf.grids.cells import Cell
+from lisae_tf.grids import stored
+from lisae_tf.grids.cells import Cell, version_of
 from lisae_tf.grids.trainings import Figure, latent_file
 from lisae_tf.paper import tables, tuned
 
@@ -81,8 +82,9 @@ class Results:
     def __init__(self, root: Path, over: dict[str, Any]):
         self.root, self.over = root, over
         self._records: dict[Path, dict | None] = {}
-        names = (path.stem for path in root.glob("cells/*/*/*/*/*-seed*.json"))
-        self.seeds = sorted({int(name.rpartition("-seed")[2]) for name in names})
+        found = stored.paths(root / "cells")
+        self.seeds = sorted({int(path.stem.rpartition("-seed")[2]) for path in found})
+        self.variants = {path.parts[-3] for path in found}
 
     def record(self, cell: Cell) -> dict | None:
         """A cell's record; None where it is missing or stale."""
@@ -113,7 +115,7 @@ class Results:
             for name in ("table1", "table2", "table3")
         }
         for variant in VARIANTS:
-            if variant != "lis" and any(self.root.glob(f"cells/*/*/{variant}")):
+            if variant != "lis" and variant in self.variants:
                 other = {key: self.figure(f) for key, f in tables.table3(variant).items()}
                 if any(summed.by_seed for summed in other.values()):
                     found[f"table3_{variant}"] = other
@@ -191,4 +193,4 @@ class Results:
 
     def versions(self) -> Counter:
         """How many of the cells read each version made."""
-        return Counter(record["version"] for record in self._records.values() if record)
+        return Counter(version_of(record) for record in self._records.values() if record)

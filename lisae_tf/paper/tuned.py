@@ -1,6 +1,6 @@
 """The trainings of `benchmark tuning`: each task with the folder defaults and with tuned settings.
 
-Pure descriptions; how the settings were chosen is in `tuned_columns`.
+Pure descriptions; how the settings were chosen is in `choosing`.
 """
 
 from collections.abc import Sequence
@@ -8,9 +8,9 @@ from pathlib import Path
 
 from lisae_tf.config.settings import Config, dataset_settings, read_settings, resolve
 from lisae_tf.core.files import read_json
-from lisae_tf.experiments.tuning import BEST
 from lisae_tf.grids.cells import Cell, cell_of
 from lisae_tf.paper.tables import COLUMNS
+from lisae_tf.runs.files import BEST
 
 SEED = 0
 FOLDER, CHOICE = "tuning", "choice.json"

@@ -22,6 +22,7 @@ CONFIG, METRICS, HISTORY, SCORES, CHECKPOINT = (
 SIDECAR, WEIGHTS = "detector.json", "weights.npz"
 EARLIER = "earlier_threshold.npz"  # before the last calibration
 FIGURES = "figures"
+BEST = "best.yaml"  # of a study of settings
 REPORT = "report.html"  # no command reads it
 DIGESTS = "digests.json"
 # What commands read, besides the figures.

@@ -64,11 +64,17 @@ def check_free(folder: Path, config_yaml: str, *, resume: bool) -> None:
     stored = folder / CONFIG
     if folder.is_dir() and any(folder.iterdir()):
         if not resume:
-            raise LisaeError(f"{folder} is not empty; name another folder or add --resume")
+            if stored.is_file() and not (folder / METRICS).is_file():
+                raise LisaeError(f"{folder} is not empty; name another folder or add --resume")
+            held = "holds a complete run" if stored.is_file() else "is not empty"
+            raise LisaeError(f"{folder} {held}; name another folder with --out")
         if not stored.is_file():
             raise LisaeError(f"{folder} holds no run to resume; name another folder with --out")
         if (folder / METRICS).is_file():
-            raise LisaeError(f"the run in {folder} is complete; there is nothing to resume")
+            raise LisaeError(
+                f"the run in {folder} is complete, so there is nothing to resume; leave --resume "
+                "out, or train more with --continue"
+            )
         old, new = stored.read_text(encoding="utf-8").splitlines(), config_yaml.splitlines()
         if old != new:
             differing = next((b for a, b in zip(old, new, strict=False) if a != b), "its length")
@@ -182,7 +188,10 @@ def find_run(given: Path | str | None) -> Path:
     run_files.settle(folder)
     if not (folder / METRICS).is_file():
         run_files.check(folder)  # it may have been there
-        raise LisaeError(f"the run in {folder} is not complete; finish it with train --resume")
+        raise LisaeError(
+            f"the run in {folder} is not complete; repeat the command that began it, with "
+            f"--resume --out {folder}"
+        )
     return folder
 
 
@@ -210,7 +219,7 @@ def read_metrics(folder: Path) -> dict:
     except (KeyError, TypeError, AttributeError):
         known = False
     if not known:
-        raise LisaeError(f"{path} is not the record of a run; restore it")
+        raise LisaeError(f"{path} is not the record of a run; restore it or train again")
     return metrics
 
 
@@ -223,5 +232,5 @@ def read_scores(folder: Path) -> dict[str, np.ndarray]:
     path = folder / SCORES
     arrays, _ = load_arrays(path)
     if not arrays.keys() >= {"calibration", "test", "is_anomaly"}:
-        raise LisaeError(f"{path} holds no scores of a run; restore it")
+        raise LisaeError(f"{path} holds no scores of a run; restore it or train again")
     return arrays

@@ -6,6 +6,7 @@ without TensorFlow.
 
 import asyncio
 import contextlib
+import math
 import threading
 from collections.abc import AsyncIterator, Iterator
 
@@ -53,14 +54,19 @@ class Admission:
         seconds: for a request to arrive, at most.
         stalled: for it to arrive without what `rate` gives.
         rate: bytes a second below which a body is given up after that time.
+        size: bytes that bodies on their way may hold together; at least what one body may have.
     """
 
-    def __init__(self, requests: int, seconds: float, stalled: float, rate: int):
+    def __init__(
+        self, requests: int, seconds: float, stalled: float, rate: int, size: float = math.inf
+    ):
         self._free = self._requests = requests
         self._seconds = seconds
         self._stalled = stalled
         self._rate = rate
+        self._size = size
         self._arriving: dict[asyncio.Timeout, float] = {}  # and when they began, oldest first
+        self._received: dict[asyncio.Timeout, int] = {}  # bytes of those that have sent any
 
     @contextlib.asynccontextmanager
     async def arriving(self) -> AsyncIterator[asyncio.Timeout]:
@@ -71,9 +77,7 @@ class Admission:
                 way to others.
         """
         if len(self._arriving) >= self._requests:
-            oldest = next(iter(self._arriving))
-            del self._arriving[oldest]
-            oldest.reschedule(0)
+            self._give_up(next(iter(self._arriving)))
         scope = asyncio.timeout(min(self._stalled, self._seconds))
         self._arriving[scope] = asyncio.get_running_loop().time()
         try:
@@ -86,13 +90,25 @@ class Admission:
             raise RequestError("DEADLINE_EXCEEDED", message) from error
         finally:
             self._arriving.pop(scope, None)
+            self._received.pop(scope, None)
+
+    def _give_up(self, scope: asyncio.Timeout) -> None:
+        del self._arriving[scope]
+        self._received.pop(scope, None)
+        scope.reschedule(0)
 
     def received(self, scope: asyncio.Timeout, size: int) -> None:
-        """Gives a request more time for what has come of it, in bytes."""
+        """Gives a request more time for what has come of it, in bytes.
+
+        Where those on their way hold too much together, the oldest of them are given up.
+        """
         began = self._arriving.get(scope)
         if began is not None:
             seconds = min(self._stalled + size / self._rate, self._seconds)
             scope.reschedule(began + seconds)
+            self._received[scope] = size
+            while sum(self._received.values()) > self._size:
+                self._give_up(next(iter(self._received)))
 
     @contextlib.contextmanager
     def place(self) -> Iterator[None]:

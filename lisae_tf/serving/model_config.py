@@ -1,14 +1,18 @@
 """The model config file beside a model: which versions to serve and what their labels are.
 
-TensorFlow Serving's own format, text protocol buffers, read with the official stubs. `base_path`
-is where another machine finds the model, so it is not looked at.
+TensorFlow Serving's own format, text protocol buffers, read and written with the official stubs.
+`base_path` is where another machine finds the model, so it is not looked at.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lisae_tf.core.errors import LisaeError
+
+if TYPE_CHECKING:
+    from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 FILE_NAME = "models.config"
 MAX_BYTES = 2**20
@@ -43,11 +47,11 @@ def find(model: Path) -> Path | None:
     return None
 
 
-def read(path: Path, name: str) -> ModelConfig:
-    """What `path` says of the model `name`.
+def parse(path: Path) -> "ModelServerConfig":
+    """All that `path` says.
 
     Raises:
-        LisaeError: unreadable, no model config, or nothing about that model.
+        LisaeError: unreadable, or no model config.
     """
     from google.protobuf import text_format
     from tensorflow_serving.config import model_server_config_pb2
@@ -59,6 +63,16 @@ def read(path: Path, name: str) -> ModelConfig:
         text_format.Parse(path.read_text(encoding="utf-8"), parsed)
     except (OSError, ValueError, RecursionError, text_format.ParseError) as error:
         raise LisaeError(f"{path} is no model config file ({error}); restore it") from error
+    return parsed
+
+
+def read(path: Path, name: str) -> ModelConfig:
+    """What `path` says of the model `name`.
+
+    Raises:
+        LisaeError: unreadable, no model config, or nothing about that model.
+    """
+    parsed = parse(path)
     named = [each for each in parsed.model_config_list.config if each.name == name]
     if not named:
         raise LisaeError(f"{path} says nothing of the model '{name}'; name it with --name")

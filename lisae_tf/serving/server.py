@@ -140,7 +140,8 @@ def serve(
     versions.poll()
     if not versions.serving:
         reasons = [state.error for _, state in sorted(versions.states.items()) if state.error]
-        raise LisaeError(reasons[-1] if reasons else f"{base} holds no version to serve")
+        nothing = f"{base} holds no version to serve; write one with 'export --format savedmodel'"
+        raise LisaeError(reasons[-1] if reasons else nothing)
     limits = replace(settings.limits, connections=that_fit(settings.limits.connections))
     limits = _holding(limits, versions.pick(), body=settings.fit_body, memory=settings.fit_memory)
     return_freed_memory()

@@ -68,7 +68,11 @@ class Service:
         """What lets requests in, for one front."""
         limits = self.limits
         return Admission(
-            limits.requests, limits.read_seconds, limits.stalled_seconds, limits.read_rate
+            limits.requests,
+            limits.read_seconds,
+            limits.stalled_seconds,
+            limits.read_rate,
+            max(limits.memory.size, limits.body),
         )
 
     def idle_seconds(self) -> float:

@@ -7,6 +7,7 @@ pictures.
 from dataclasses import dataclass, field, replace
 
 from lisae_tf.config.settings import Config
+from lisae_tf.config.variants import SHAPED
 from lisae_tf.core.arrays import Arrays
 from lisae_tf.data.parts import TrainingData
 from lisae_tf.model.autoencoder import LatentInsensitiveAutoencoder
@@ -17,8 +18,6 @@ from lisae_tf.training.distribution import lost_worker_named
 from lisae_tf.training.feature_extraction import feature_extraction
 from lisae_tf.training.latent_shaping import latent_shaping
 from lisae_tf.training.phase import TrainingOptions, build_autoencoder
-
-SHAPED = ("lis", "linsep", "linsep-fused")  # the variants with a second phase
 
 
 @dataclass

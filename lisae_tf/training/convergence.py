@@ -49,10 +49,14 @@ class ResumePoint:
             return cls(path)
         arrays, record = load_arrays(path)
         if not record.keys() >= _RECORD:
-            raise LisaeError(f"{path} is no checkpoint; train again without --resume")
+            raise LisaeError(
+                f"{path} is no checkpoint; restore it, or train again into another --out"
+            )
         own = _settings_beside(path)
         if record.get("settings", own) != own:
-            raise LisaeError(f"{path} is another run's; restore it or train again without --resume")
+            raise LisaeError(
+                f"{path} is another run's; restore it, or train again into another --out"
+            )
 
         def part(prefix: str) -> Arrays:
             return {

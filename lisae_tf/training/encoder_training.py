@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from lisae_tf.config.settings import Config
+from lisae_tf.core.arrays import in_batches
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.augmentation import augment
 from lisae_tf.data.parts import TrainingData
@@ -62,10 +63,9 @@ class EncoderModel(keras.Model):
         """uint8 (N, H, W, C) -> scores, float32 (N,)."""
         return self.head(self._code(images))
 
-    def codes(self, images: np.ndarray, batch_size: int = 512) -> np.ndarray:
+    def codes(self, images: np.ndarray) -> np.ndarray:
         """The code z of each picture: uint8 (N, H, W, C) -> float32 (N, L)."""
-        starts = range(0, len(images), batch_size)
-        return np.concatenate([self._codes(images[i : i + batch_size]).numpy() for i in starts])
+        return in_batches(self._codes, images)
 
     def _loss(self, batch) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         scores = {f"{side}_score": self(batch[side]) for side in batch}

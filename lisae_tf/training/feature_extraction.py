@@ -11,6 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from lisae_tf.config.settings import Config
+from lisae_tf.config.variants import LINSEP, LOSSES
+from lisae_tf.core.arrays import in_batches
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.augmentation import augment
 from lisae_tf.data.parts import Parts, TrainingData, full_scale
@@ -20,7 +22,6 @@ from lisae_tf.model.checkpoints import set_weights
 from lisae_tf.model.networks import LatentBuilder, tanh_latent
 from lisae_tf.training.convergence import Convergence, ResumePoint
 from lisae_tf.training.phase import TrainingOptions, build_autoencoder, fit_epochs, fit_phase
-from lisae_tf.training.sharing import LINSEP, LOSSES
 
 RESTART_STRIDE = 1_000_003  # between the seeds of a run and of its restarts
 # `spread_kept` of a collapsed network lies below. One that is 5 % below the mean picture's error
@@ -29,7 +30,6 @@ COLLAPSED = 1e-4
 SAMPLE = 64  # pictures, at most, of either part that a collapse is looked for in
 
 
-@keras.saving.register_keras_serializable("lisae_tf")
 class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
     """The learning rate rises linearly over the first steps, which keeps tanh from saturating."""
 
@@ -39,9 +39,6 @@ class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
     def __call__(self, step):
         share = (tf.cast(step, tf.float32) + 1) / max(1, self.steps)
         return self.peak * tf.minimum(share, 1.0)
-
-    def get_config(self):
-        return {"peak": self.peak, "steps": self.steps}
 
 
 def constant_picture_error(fit: np.ndarray, held_out: np.ndarray) -> float:
@@ -58,8 +55,7 @@ def spread_kept(model: LatentInsensitiveAutoencoder, images: np.ndarray) -> floa
         model: in any phase.
         images: uint8 (N, H, W, C), or float32 (N, m), not all the same.
     """
-    starts = range(0, len(images), 32)
-    x_hat = np.concatenate([model(images[i : i + 32]).numpy() for i in starts])
+    x_hat = in_batches(model, images, 32)
     own = np.var(images / full_scale(images), axis=0).mean()
     return float(np.var(x_hat, axis=0, dtype=np.float64).mean() / own)
 

@@ -1,11 +1,4 @@
-"""The latent-shaping phase (section 3.3, equation 4): only the latent layer trains.
-
-Owns the fast path: the frozen encoder's output is computed once for each picture.
-"""
-
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
+"""The latent-shaping phase (section 3.3, equation 4): only the latent layer trains."""
 
 import keras
 import numpy as np
@@ -16,15 +9,9 @@ from lisae_tf.config.settings import Config
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.augmentation import augment
 from lisae_tf.data.parts import TrainingData
-from lisae_tf.data.pipelines import (
-    augmented_bank,
-    held_out_batches,
-    steps_per_epoch,
-    training_batches,
-)
+from lisae_tf.data.pipelines import held_out_batches, steps_per_epoch, training_batches
 from lisae_tf.model.autoencoder import LatentInsensitiveAutoencoder
 from lisae_tf.training.convergence import Convergence, ResumePoint
-from lisae_tf.training.encoder_features import Features, encode
 from lisae_tf.training.phase import TrainingOptions, fit_phase, picture_errors
 
 
@@ -65,34 +52,6 @@ def _negatives_past_gamma(
     )
 
 
-# Gives features, kept from a run with the same phase 1 or computed.
-Share = Callable[[Callable[[], Features]], Features]
-
-
-def _alone(compute: Callable[[], Features]) -> Features:
-    return compute()
-
-
-def _side(
-    name: str,
-    images: np.ndarray,
-    draws: int,
-    model: LatentInsensitiveAutoencoder,
-    config: Config,
-    folder: Path,
-    share: Share = _alone,
-) -> dict[str, Features]:
-    """The arrays of one side of phase 2: pictures, and s = ℰ(x) where that pays.
-
-    It pays where the phase draws each picture twice or more.
-    """
-    if not config.latent_shaping.cache_features or draws < 2 * len(images):
-        return {name: images}
-    budget = config.latent_shaping.memory_budget_mb * 2**20
-    features = share(lambda: encode(model, images, budget, folder))
-    return {name: images, f"{name}_features": features}
-
-
 def latent_shaping(
     config: Config,
     data: TrainingData,
@@ -115,44 +74,27 @@ def latent_shaping(
         keras.optimizers.Adam(settings.learning_rate),
         gamma=gamma, beta=settings.beta, hinge=settings.hinge,
     )  # fmt: skip
-    fresh_augmentation = data.augment and not settings.cache_features
-    negative_fit = data.negative.fit
-    if data.augment and settings.cache_features:
-        negative_fit = augmented_bank(negative_fit, settings.bank_copies, augment, seed=config.seed)
+    normal, negative = {"normal": data.normal.fit}, {"negative": data.negative.fit}
+    convergence = Convergence(
+        point, phase=2, attempt=0, epochs=settings.epochs, patience=settings.patience
+    )
+    held_out = held_out_batches(
+        {"normal": data.normal.stopping}, {"negative": data.negative.stopping}
+    )
+    before = [w.numpy() for w in model.latent.weights]
+    errors = picture_errors(model, data.negative.stopping)
+    past = _negatives_past_gamma(errors, gamma, settings, normal_error)
+    notes = [note for note in (relative, past) if note]
 
-    def shared(part: str) -> Share:
-        keeper = options.shared
-        return (lambda compute: keeper.features(config, part, compute)) if keeper else _alone
+    def stream(first: int, last: int) -> tf.data.Dataset:
+        return training_batches(
+            normal, negative, batch_size=settings.batch_size, epochs=(first, last),
+            seed=config.seed, phase=2, augment=augment if data.augment else None,
+        )  # fmt: skip
 
-    with tempfile.TemporaryDirectory(prefix="lisae-features-") as folder:
-        per_epoch = len(data.normal.fit)  # as many of either side
-        arrays = [
-            _side(name, images, settings.epochs * drawn, model, config, Path(folder), *share)
-            for name, images, drawn, *share in (
-                ("normal", data.normal.fit, per_epoch, shared("fit")),
-                ("negative", negative_fit, per_epoch),
-                ("normal", data.normal.stopping, len(data.normal.stopping), shared("stopping")),
-                ("negative", data.negative.stopping, len(data.negative.stopping)),
-            )
-        ]
-        normal, negative, normal_held_out, negative_held_out = arrays
-        convergence = Convergence(
-            point, phase=2, attempt=0, epochs=settings.epochs, patience=settings.patience
-        )
-        held_out = held_out_batches(normal_held_out, negative_held_out)
-        before = [w.numpy() for w in model.latent.weights]
-        errors = picture_errors(model, data.negative.stopping)
-        past = _negatives_past_gamma(errors, gamma, settings, normal_error)
-        notes = [note for note in (relative, past) if note]
-
-        def stream(first: int, last: int) -> tf.data.Dataset:
-            return training_batches(
-                normal, negative, batch_size=settings.batch_size, epochs=(first, last),
-                seed=config.seed, phase=2, augment=augment if fresh_augmentation else None,
-            )  # fmt: skip
-
-        steps = steps_per_epoch(normal, settings.batch_size)
-        fit_phase(model, stream, held_out, steps, convergence, options)
+    fit_phase(
+        model, stream, held_out, steps_per_epoch(normal, settings.batch_size), convergence, options
+    )
     acted = settings.hinge == "literal" or bool(np.any(errors < gamma))
     moved = any(
         np.any(old != new.numpy()) for old, new in zip(before, model.latent.weights, strict=True)

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from lisae_tf.config.settings import Config
-from lisae_tf.core.arrays import Arrays
+from lisae_tf.core.arrays import Arrays, in_batches
 from lisae_tf.data.pipelines import steps_at_once
 from lisae_tf.model.autoencoder import LatentInsensitiveAutoencoder
 from lisae_tf.model.networks import Architecture, LatentBuilder, build_networks, tanh_latent
@@ -116,9 +116,6 @@ def fit_epochs(
     )
 
 
-def picture_errors(
-    model: LatentInsensitiveAutoencoder, images: np.ndarray, batch_size: int = 512
-) -> np.ndarray:
+def picture_errors(model: LatentInsensitiveAutoencoder, images: np.ndarray) -> np.ndarray:
     """The error e(x) of each picture: uint8 (N, H, W, C) -> float32 (N,)."""
-    starts = range(0, len(images), batch_size)
-    return np.concatenate([model.errors_of(images[i : i + batch_size]).numpy() for i in starts])
+    return in_batches(model.errors_of, images)

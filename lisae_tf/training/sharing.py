@@ -6,24 +6,16 @@ negative sets; LinSep's term sees them, so there the negative set is part of the
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from lisae_tf.config.settings import Config
+from lisae_tf.config.variants import PLAIN, ROWS
 
 if TYPE_CHECKING:  # keys are asked for where TensorFlow is not
     from lisae_tf.training.convergence import ResumePoint
-    from lisae_tf.training.encoder_features import Features
 
-# What phase 1 minimises, by variant of LIS-AE.
-PLAIN, LINSEP = "plain", "linsep"
-LOSSES = {"ae": PLAIN, "lis": PLAIN, "linsep": LINSEP, "linsep-fused": LINSEP}
-# The GAN of both, which differ in their score alone.
-_ADVERSARIAL = {"anogan": "adversarial", "anogan-fm": "adversarial"}
 # Settings of a run that phase 1 never looks at.
 _UNSEEN = ("variant", "latent_shaping", "scoring", "calibration", "anomaly_dir", "mask_dir")
 _NEGATIVE = ("negatives", "negative_dir", "negative_mask_dir", "anomaly_class", "protocol")
@@ -31,7 +23,7 @@ _NEGATIVE = ("negatives", "negative_dir", "negative_mask_dir", "anomaly_class", 
 
 def phase1_settings(config: Config) -> dict[str, Any]:
     """The settings that decide the weights which phase 1 ends with."""
-    loss = (LOSSES | _ADVERSARIAL).get(config.variant)
+    loss = ROWS[config.variant].loss
     seen: dict[str, Any] = config.model_dump()
     if loss is None:
         return seen
@@ -51,7 +43,7 @@ def phase1_key(config: Config) -> str:
 
 
 class SharedPhase1:
-    """What the last phase 1 ended with, and the encoder features that came from it.
+    """What the last phase 1 ended with.
 
     Holds one key at a time, so that a grid ordered by `phase1_key` needs little memory.
     """
@@ -59,7 +51,6 @@ class SharedPhase1:
     def __init__(self) -> None:
         self._key: str | None = None
         self._point: ResumePoint | None = None
-        self._features: dict[str, np.ndarray] = {}
 
     def find(self, config: Config, path: Path | None) -> "ResumePoint | None":
         """The beginning of phase 2 after the same phase 1; None where none is kept."""
@@ -69,15 +60,4 @@ class SharedPhase1:
 
     def keep(self, config: Config, point: "ResumePoint") -> None:
         """Remembers the beginning of phase 2, as plain arrays, instead of what was there."""
-        self._key, self._point, self._features = phase1_key(config), point, {}
-
-    def features(self, config: Config, part: str, encode: "Callable[[], Features]") -> "Features":
-        """The encoder's output s for one part, computed once for all runs with this phase 1."""
-        if phase1_key(config) != self._key:
-            return encode()
-        if part not in self._features:
-            found = encode()
-            if not isinstance(found, np.ndarray):  # its file goes with the run that made it
-                return found
-            self._features[part] = found
-        return self._features[part]
+        self._key, self._point = phase1_key(config), point
