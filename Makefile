@@ -1,11 +1,15 @@
 # Two commands: `make demo` trains on the embedded photographs, `make test` runs the tests.
 # Both set up everything they need in .venv.
-PYTHON ?= python3.11
+# The first of these that runs.
+PYTHON ?= $(firstword $(foreach version,3.11 3.12 3.13,$\
+	$(shell python$(version) -c 'print("python$(version)")' 2>/dev/null)) python3)
 BIN := .venv/bin
 # Files of tests that run at the same time.
 TEST_JOBS ?= 2
+# COVERAGE=1 prints what the tests have run.
+COVERAGE ?=
 
-.PHONY: demo test slow lint clean
+.PHONY: demo test slow docs lint clean
 
 demo: .venv/ready
 	$(BIN)/python cli.py train
@@ -14,10 +18,16 @@ test: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder \
+		$(if $(COVERAGE),--cov lisae_tf --cov export)
 
 slow: .venv/ready
 	$(BIN)/python -m pytest -m slow
+
+# Into build/site.
+docs: .venv/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lint: .venv/ready
 	$(BIN)/ruff check --fix .

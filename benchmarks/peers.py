@@ -34,7 +34,7 @@ class TorchAutoencoder(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def encode(self, x):
-        """S = ℰ(x), (N, S)."""
+        """The encoder's output s = ℰ(x), (N, S)."""
         for convolution in (self.convolution_1, self.convolution_2):
             x = F.leaky_relu(convolution(F.pad(x, (0, 1, 0, 1))), LEAK)
         return x.permute(0, 2, 3, 1).flatten(1)

@@ -131,7 +131,7 @@ def make_artefact(
 def _record(detector: GraphDetector, graph: keras.Model, metrics: dict, dtype: str) -> Record:
     """What is known of a run, without its folders' whereabouts."""
     height, width, channels = detector.shape
-    # Own folders are named, not located.
+    # Of own folders the last name alone: a published model tells no paths of this machine.
     data = {
         "dataset": metrics["dataset"],
         "normal": [Path(str(each)).name for each in metrics["normal"]],

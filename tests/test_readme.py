@@ -1,14 +1,126 @@
-"""README's Python is run as it stands, on small pictures."""
+"""What README and the pages say is run as it stands, on small pictures."""
 
+import contextlib
 import re
+import shlex
 from pathlib import Path
 
+import click
+import feature_fixtures
 import numpy as np
 import pytest
+import serving_fixtures
+from conftest import CHECKOUT, QUICK
 from training_fixtures import surface
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+from lisae_tf.cli import main
+
+README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+PYTHON = (CHECKOUT / "docs" / "how-to" / "python.md").read_text(encoding="utf-8")
+PAGES = sorted((CHECKOUT / "docs").rglob("*.md"))
+
+
+def blocks(text: str, kind: str) -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def commands(heading: str) -> list[str]:
+    """The command lines below a heading of README."""
+    section = README.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return [line.partition("#")[0].strip() for line in blocks(section, "console")[0].splitlines()]
+
+
+def test_readme_is_short():
+    assert len(README.splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", ["README.md", *(str(p.relative_to(CHECKOUT)) for p in PAGES)])
+def test_every_link_leads_to_a_file(page):
+    text = (CHECKOUT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+        if "://" not in target:
+            assert ((CHECKOUT / page).parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", ["architecture", "extending"])
+def test_the_code_that_a_page_leads_to_is_there(page):
+    text = (CHECKOUT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:lisae_tf|export|tests)/[^`\s]+)`", text):
+        assert (CHECKOUT / path).exists(), path
+    for path, names in re.findall(r"`([\w/]+\.py)`:((?:[^`]{0,40}`\w+`)+)", text):
+        code = (CHECKOUT / path).read_text(encoding="utf-8")
+        for name in re.findall(r"`(\w+)`", names):
+            assert re.search(rf"\b{name}\b", code), f"{name} in {path}"
+
+
+def command_lines() -> list[str]:
+    """Every `python cli.py …` of README and the pages, without comments and redirections."""
+    texts = [README, *(page.read_text(encoding="utf-8") for page in PAGES)]
+    lines = [line for text in texts for block in blocks(text, "console") for line in
+             block.splitlines()]  # fmt: skip
+    found = (re.search(r"python cli\.py (.*)", line.partition("#")[0]) for line in lines)
+    return sorted({re.sub(r"[\[\]]| > .*", "", each[1]).strip() for each in found if each})
+
+
+@pytest.mark.parametrize("line", command_lines())
+def test_every_command_of_the_pages_has_these_options(line):
+    words, group = shlex.split(line), main
+    while isinstance(group, click.Group):
+        name = words.pop(0)
+        group = group.get_command(click.Context(group), name)
+        assert group is not None, name
+    with contextlib.suppress(click.exceptions.Exit):  # --help
+        group.make_context(name, words)
+
+
+@pytest.fixture(scope="module")
+def used(tmp_path_factory, picture_folder, cli):
+    """A working folder in which README's commands were run, and what each printed."""
+    base = tmp_path_factory.mktemp("readme")
+    for name, count, level in (
+        ("good", 150, 60), ("flawed", 9, 200), ("new_pictures", 30, 62), ("unseen_good", 60, 61),
+    ):  # fmt: skip
+        picture_folder(base / name, count, level=level)
+    found = {}
+    with contextlib.chdir(base):
+        for line in commands("Your own pictures") + commands("In production"):
+            command, _, file = line.removeprefix("python cli.py ").partition(" > ")
+            words = shlex.split(command)
+            if words[0] == "serve":
+                server = serving_fixtures.Embedded(base / words[-1])
+                assert server.end() == 0
+                continue
+            result = cli(*words, *(QUICK if words[0] == "train" else ()))
+            assert result.exit_code == 0, line + result.output
+            found[line] = result.stdout
+            if file:
+                Path(file).write_text(result.stdout, encoding="utf-8")
+    return base, found
+
+
+def test_there_are_six_commands_for_own_pictures_and_six_for_production():
+    assert len(commands("Your own pictures")) == len(commands("In production")) == 6
+    assert all(
+        line.startswith("python cli.py ")
+        for line in commands("Your own pictures") + commands("In production")
+    )
+
+
+@pytest.mark.slow
+def test_readme_commands_do_what_they_say(used):
+    base, found = used
+    assert "training would start" in found[commands("Your own pictures")[0]]
+    assert len((base / "scores.csv").read_text().splitlines()) == 31
+    assert len(list((base / "maps").iterdir())) == 30
+    assert len(list(base.glob("runs/*/report.html"))) == 1
+    assert (base / "models/onnx/part/2/model.onnx").is_file()  # the new threshold
+
+
+def test_readme_python():
+    names = {"normal": feature_fixtures.parts(30), "images": feature_fixtures.parts(3, flaw=True)}
+    (block,) = blocks(README, "python")
+    exec(compile(block, "README.md", "exec"), names)
+    assert (names["detector"].predict(names["images"]) == -1).all()
 
 
 def small(name, count):
@@ -32,8 +144,8 @@ def left():
     }
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(estimator, "LISAEDetector", Quick)
-        for block in BLOCKS:
-            exec(compile(block, "README.md", "exec"), names)
+        for block in blocks(PYTHON, "python"):
+            exec(compile(block, "python.md", "exec"), names)
     return names
 
 
@@ -41,7 +153,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*calibration samples? supports?
 
 
 def test_the_detector_of_the_example_is_fitted(left):
-    assert len(BLOCKS) == 2
+    assert len(blocks(PYTHON, "python")) == 2
     assert left["detector"].predict(left["images"]).shape == (5,)
 
 

@@ -17,12 +17,14 @@ Arrays = dict[str, np.ndarray]
 BATCH_SIZE = 500  # pictures in one call of a network, unless it says otherwise
 
 
-def batches(rows: Sequence, size: int = BATCH_SIZE) -> Iterator:
+def batches(rows: Sequence | np.ndarray, size: int = BATCH_SIZE) -> Iterator:
     """Slices of at most `size` rows, one after the other."""
     return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
-def in_batches(run: Callable[[Any], Any], rows: Sequence, size: int = BATCH_SIZE) -> np.ndarray:
+def in_batches(
+    run: Callable[[Any], Any], rows: Sequence | np.ndarray, size: int = BATCH_SIZE
+) -> np.ndarray:
     """What `run` gives of all rows, of which there is one at least: a batch in memory at a time."""
     return np.concatenate([np.asarray(run(part)) for part in batches(rows, size)])
 

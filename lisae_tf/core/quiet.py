@@ -28,6 +28,6 @@ def start_tensorflow() -> None:
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     with no_stderr():
         import tensorflow as tf
-    # Each model has functions of its own; that they are traced anew is no news.
+    # Each model is traced once; TensorFlow would warn of that as "retracing".
     tf.get_logger().setLevel("ERROR")
     tf.config.experimental.enable_op_determinism()

@@ -17,8 +17,8 @@ _ROUNDING = 1e-9  # k / (n + 1) and the rate asked for may be one number written
 class Threshold:
     """α, the false-positive rate asked for, the one guaranteed, and on how many normals.
 
-    One that was set by hand rests on no scores: both rates are None, and `n_calibration` is 0. So
-    does one of other scores than those that it is compared with.
+    One that was set by hand rests on no scores: both rates are None, and `n_calibration` is 0. The
+    same holds where a quantised file keeps the threshold of its run, which has other scores.
     """
 
     alpha: float

@@ -103,7 +103,7 @@ class FusedDetector(LatentInsensitiveDetector):
     meaning = "standardised reconstruction error plus the weighted logit of phase 1"
 
     def _heads(self) -> keras.Model:
-        """X -> {"score": the error (N,), "logit": (N, 1)}, and "error_map" of pictures."""
+        """The model x -> "score", the error (N,), "logit", (N, 1), and of pictures "error_map"."""
         before = build_autoencoder(self.config, self.shape, seed=self.config.seed)
         set_weights(before, self._phase1_weights)
         encoder, latent, decoder = self.networks()

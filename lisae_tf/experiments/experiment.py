@@ -150,7 +150,7 @@ def score_test(detector: Detector, test: TestData) -> tuple[Scored | None, Score
 def times_as_high(before: Scored | None, after: Scored) -> float | None:
     """The mean score of held-out normal pictures at the end, in those of phase 1.
 
-    None without two phases, or where scores are no errors.
+    None without two phases, or where a mean score is 0 or below, as of scores that are no errors.
     """
     if before is None or not len(after.normal):
         return None

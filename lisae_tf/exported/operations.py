@@ -101,7 +101,8 @@ def _savers(graph: Any) -> set[str]:
     places = {name.partition(":")[0] for name in named}
     places -= {_place(name) for node in nodes for name in node.input}
     places -= {_place(name) for name in _ends(graph)}
-    own, other = set(), set(graph.object_graph_def.concrete_functions)
+    own: set[str] = set()
+    other = set(graph.object_graph_def.concrete_functions)
     for node in nodes:
         (own if node.name in places else other).update(_called(node))
     functions = graph.graph_def.library.function

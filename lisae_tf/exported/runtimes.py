@@ -5,6 +5,7 @@ against their record before a runtime sees them; loading executes no code from t
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -209,7 +210,11 @@ class SavedModel(Model):
         return [found[name] for name in outputs]
 
 
-_MODELS = {"onnx": OnnxModel, "tflite": TFLiteModel, SAVED_MODEL: SavedModel}
+_MODELS: dict[str, Callable[[Path, Record], Model]] = {
+    "onnx": OnnxModel,
+    "tflite": TFLiteModel,
+    SAVED_MODEL: SavedModel,
+}
 _EXTRAS = {"onnx": "onnx", "tflite": "tflite", SAVED_MODEL: "train"}
 
 

@@ -48,7 +48,8 @@ class ServedModel:
         }
         self.signatures = {key: _signature(value) for key, value in self.definitions.items()}
         _check_default(self.definitions, folder)
-        self.shape = tuple(size or 1 for size in self.signatures[DEFAULT].inputs["image"].shape[1:])
+        image = self.signatures[DEFAULT].inputs["image"]
+        self.shape = tuple(size or 1 for size in (image.shape or ())[1:])
         self.depth = artefacts.depth_of(folder)
         self._loaded = tf.saved_model.load(str(folder), tags=["serve"])
 
@@ -216,7 +217,9 @@ def _check_default(definitions: Mapping[str, meta_graph_pb2.SignatureDef], folde
     default = definitions.get(DEFAULT)
     images = list(default.inputs) if default else []
     outputs = {key: value.dtype for key, value in default.outputs.items()} if default else {}
-    pictures = images == ["image"] and len(default.inputs["image"].tensor_shape.dim) == 4
+    pictures = (
+        default and images == ["image"] and len(default.inputs["image"].tensor_shape.dim) == 4
+    )
     if not pictures or not _REQUIRED.items() <= outputs.items():
         raise LisaeError(
             f"{folder} has no signature '{DEFAULT}' from 'image' to 'score' and 'is_anomaly'; "

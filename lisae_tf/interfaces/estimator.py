@@ -7,13 +7,15 @@ else.
 import inspect
 import warnings
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
+from lisae_tf.config.sections import Features
 from lisae_tf.config.settings import FOLDER, Config, dataset_settings, merge, resolve
 from lisae_tf.core.arrays import BATCH_SIZE
 from lisae_tf.core.errors import LisaeError
@@ -65,7 +67,7 @@ class LISAEDetector(OutlierMixin, BaseEstimator):
             threshold from held-out normals.
         synthetic: generators of negatives for pictures where none are given, as in
             `--negatives synth:...`; on features some are made in any case, small flaws unless
-            named, and rows have one of their own (`feature_rows`).
+            named, and rows have one of their own (`tabular`).
         random_state: None, an int or a RandomState.
         settings: any other settings of `--config`, nested; they win over those above.
 
@@ -102,7 +104,9 @@ class LISAEDetector(OutlierMixin, BaseEstimator):
         self.random_state = random_state
         self.settings = settings
 
-    def fit(self, X, y=None, *, negative=None) -> Self:
+    def fit(
+        self, X: ArrayLike, y: ArrayLike | None = None, *, negative: ArrayLike | None = None
+    ) -> Self:
         """Trains on the normal part of X and chooses the threshold on held-out normals.
 
         Args:
@@ -119,31 +123,32 @@ class LISAEDetector(OutlierMixin, BaseEstimator):
             UserWarning: the held-out normals support a higher false-positive rate only than the one
                 asked for, settings that the variant never reads, or labels that are ignored.
         """
-        X = self._validate(X, reset=True)
-        is_negative = self._negatives_of(y, len(X))
-        sides = [X[is_negative]]
+        samples = self._validate(X, reset=True)
+        is_negative = self._negatives_of(y, len(samples))
+        sides = [samples[is_negative]]
         if negative is not None:
             sides.append(self._validate(negative, reset=False))
-        X, given = X[~is_negative], np.concatenate(sides)
-        if len(X) < 4:
+        normal, given = samples[~is_negative], np.concatenate(sides)
+        if len(normal) < 4:
             raise LisaeError(
-                f"n_samples={len(X)} normal samples cannot be held apart for training, stopping "
-                "and calibration; give at least 4"
+                f"n_samples={len(normal)} normal samples cannot be held apart for training, "
+                "stopping and calibration; give at least 4"
             )
         seed = self.random_state
         if not isinstance(seed, int | np.integer):
             seed = check_random_state(seed).randint(2**31 - 1)
         seed = int(seed)
-        config = self._config(X, seed)
+        config = self._config(normal, seed)
         detector = make_detector(config)
-        for path in self._unread(config, detector.needs_negatives and X.ndim == 4):
+        for path in self._unread(config, detector.needs_negatives and normal.ndim == 4):
             message = f"{path} is set, but {config.variant} does not read it"
             warnings.warn(message, UserWarning, stacklevel=2)
-        detector.fit_parts(self._divided(X, given, config, detector.needs_negatives))
-        if shortfall := detector.threshold_.shortfall("sample"):
+        detector.fit_parts(self._divided(normal, given, config, detector.needs_negatives))
+        threshold = cast(Threshold, detector.threshold_)
+        if shortfall := threshold.shortfall("sample"):
             warnings.warn(shortfall, UserWarning, stacklevel=2)
         self.detector_ = detector
-        self.offset_ = -detector.threshold_.alpha
+        self.offset_ = -threshold.alpha
         return self
 
     def _validate(self, X, *, reset: bool) -> np.ndarray:
@@ -188,7 +193,7 @@ class LISAEDetector(OutlierMixin, BaseEstimator):
             raise LisaeError("features are of pictures; leave features out for rows")
         settings, latent = (_ROWS, int(np.clip(X.shape[1] // 2, 1, 32))) if rows else ({}, 32)
         if on_features:
-            own = dataset_settings(FOLDER)
+            own = dataset_settings(FOLDER) or {}
             read = ("network", "feature_extraction", "latent_shaping", "scoring")
             settings = {name: own[name] for name in read if name in own}
             settings["features"] = own["features"] | {"backbone": self.features}
@@ -270,7 +275,9 @@ class LISAEDetector(OutlierMixin, BaseEstimator):
         from lisae_tf.data.synthetic import made_with_masks
 
         names = self._generators(DEFAULT_FLAWS)
-        made, masks = made_with_masks(names, normal, config.seed, config.features.made)
+        made, masks = made_with_masks(
+            names, normal, config.seed, cast(Features, config.features).made
+        )
         if real is None:
             return TrainingData(normal, made, negative_masks=masks)
         return TrainingData(normal, real, made=made, made_masks=masks)
@@ -308,7 +315,7 @@ class LISAEDetector(OutlierMixin, BaseEstimator):
             state["_stored"] = {
                 "config": detector.config.model_dump(),
                 "shape": detector.shape,
-                "threshold": detector.threshold_.to_json(),
+                "threshold": cast(Threshold, detector.threshold_).to_json(),
                 "arrays": {name: np.array(a) for name, a in detector.arrays().items()},
             }
         return state

@@ -3,6 +3,7 @@
 from typing import Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 from pyod.models.base import BaseDetector
 from sklearn.base import clone
 
@@ -27,7 +28,9 @@ class LISAEPyOD(BaseDetector):
         super().__init__(contamination=contamination)
         self.estimator = estimator
 
-    def fit(self, X, y=None, *, negative=None) -> Self:
+    def fit(
+        self, X: ArrayLike, y: ArrayLike | None = None, *, negative: ArrayLike | None = None
+    ) -> Self:
         """Trains on X, all of it taken as normal.
 
         Args:

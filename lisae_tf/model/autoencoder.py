@@ -100,7 +100,7 @@ class LatentInsensitiveAutoencoder(keras.Model):
         self.compile(optimizer=optimizer)
 
     def _features_of(self, images):
-        """S = ℰ(x): uint8 (N, H, W, C) -> float32 (N, S)."""
+        """The encoder's output s = ℰ(x): uint8 (N, H, W, C) -> float32 (N, S)."""
         return tf.cast(self.encoder(self.scale(images)), tf.float32)
 
     def _errors_of(self, images):

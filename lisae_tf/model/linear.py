@@ -26,21 +26,21 @@ class LinearLISAE:
 
     @property
     def e(self) -> np.ndarray:
-        """E = U_r + U_c B, float64 (m, r)."""
+        """The encoder's matrix E = U_r + U_c·B, float64 (m, r)."""
         return self.u_r + self.u_c @ self.b
 
     def orthogonal(self, x: np.ndarray) -> np.ndarray:
-        """C = U_cᵀ x for each row of x: (N, m) -> (N, m-r)."""
+        """The orthogonal part c = U_cᵀ x of each row of x: (N, m) -> (N, m-r)."""
         return x @ self.u_c
 
     def loss(self, x: np.ndarray) -> np.ndarray:
-        """L_LIS = ‖Bᵀc‖² + ‖c‖² for each row: (N, m) -> (N,)."""
+        """The score L_LIS = ‖Bᵀc‖² + ‖c‖² of each row: (N, m) -> (N,)."""
         c = self.orthogonal(x)
         return np.sum(np.square(c @ self.b), axis=1) + np.sum(np.square(c), axis=1)
 
 
 def principal_subspace(x: np.ndarray, r: int) -> tuple[np.ndarray, np.ndarray]:
-    """U_r and U_c of X⁺ (not centred, as in the paper): (N, m) -> (m, r) and (m, m-r)."""
+    """The bases U_r and U_c of X⁺ (not centred, as in the paper): (N, m) -> (m, r) and (m, m-r)."""
     return _principal_axes(x.T @ x, r)
 
 

@@ -81,7 +81,7 @@ def tanh_latent(architecture: Architecture, features: int, seed: int) -> keras.M
 
 
 def linear_latent(architecture: Architecture, features: int, seed: int) -> keras.Model:
-    """Z without the tanh, for what measures distances in it: s (N, S) -> z (N, L)."""
+    """The latent layer without the tanh, for distances in it: s (N, S) -> z (N, L)."""
     s, z = preactivation(architecture, features, seed)
     return keras.Model(s, layers.Activation("linear", name="z")(z), name="latent")
 

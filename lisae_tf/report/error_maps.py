@@ -60,7 +60,7 @@ def overlay(
     """
     image = Image.fromarray(picture.squeeze()).convert("L")
     image.thumbnail((LARGEST, LARGEST))
-    # Scores that are no errors have thresholds that say nothing of errors.
+    # A score may be no error, and then its threshold sets no scale; the highest error does.
     full = full_red(alpha, highest_share) if alpha > 0 else max(float(error.max()), 1e-12)
     scaled = np.clip(error / full, 0, 1).astype(np.float32)
     share = resized(scaled[None], image.size[::-1])[0][..., None]

@@ -1,7 +1,7 @@
 """Run folders: where they lie, which is the last, and whether one may be written to.
 
 A run folder holds the detector's files, `metrics.json` (its presence says that the run is
-complete), `history.json`, `scores.npz` and figures; `run_files` keeps them together. Runs without
+complete), `history.json`, `scores.npz` and figures; `files` keeps them together. Runs without
 TensorFlow.
 """
 

@@ -35,7 +35,7 @@ class Settings:
     """How to serve.
 
     Attributes:
-        host: the address to listen on; others than this machine reach only what is not loopback.
+        host: the address to listen on; 127.0.0.1 takes requests from this machine alone.
         rest_port: 0 for any free one.
         grpc_port: 0 for any free one.
         limits: bounds of a request.

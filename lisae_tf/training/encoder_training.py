@@ -64,7 +64,7 @@ class EncoderModel(keras.Model):
         return self.head(self._code(images))
 
     def codes(self, images: np.ndarray) -> np.ndarray:
-        """Z of each picture: uint8 (N, H, W, C) -> float32 (N, L)."""
+        """The code z of each picture: uint8 (N, H, W, C) -> float32 (N, L)."""
         return in_batches(self._codes, images)
 
     def _loss(self, batch) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:

@@ -42,7 +42,7 @@ class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def constant_picture_error(fit: np.ndarray, held_out: np.ndarray) -> float:
-    """E of the mean training picture on held-out ones: what a collapsed network reaches."""
+    """The error of painting the mean training picture: what a collapsed network reaches."""
     unit = full_scale(fit)
     mean = fit.mean(axis=0, dtype=np.float64) / unit
     return float(np.mean([np.mean(np.square(image / unit - mean)) for image in held_out]))

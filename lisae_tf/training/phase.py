@@ -117,5 +117,5 @@ def fit_epochs(
 
 
 def picture_errors(model: LatentInsensitiveAutoencoder, images: np.ndarray) -> np.ndarray:
-    """E of each picture: uint8 (N, H, W, C) -> float32 (N,)."""
+    """The error e(x) of each picture: uint8 (N, H, W, C) -> float32 (N,)."""
     return in_batches(model.errors_of, images)
