@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lisae_tf.exported.runtimes import open_model
     from lisae_tf.interfaces.estimator import LISAEDetector
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Config", "LISAEDetector", "LisaeError", "load_detector", "open_model"]
 
 _MODULES = {
