@@ -155,7 +155,7 @@ REFUSED = {
     "network": (("old", *BRICK, "--set", "network.latent=9"), "network differs"),
     "settings": (("old", *BRICK, "--config", "old/config.yaml"), "leave --config out"),
     "negatives": (("old", "--normal-dir", "coins"), "coins"),
-    "no autoencoder": (("kde", *BRICK), "kde is none"),
+    "no autoencoder": (("kde", *BRICK), "kde is not one"),
 }
 
 

@@ -30,11 +30,14 @@ data_dir = click.option(
 )  # fmt: skip
 normal_dir = click.option(
     "--normal-dir", multiple=True,
-    help="Folder of normal pictures; may be given again for more.",
+    help="Folder of normal pictures, or a list of them (.txt: a path a line; .csv: a column "
+    "'path'); may be given again for more.",
 )  # fmt: skip
-negative_dir = click.option("--negative-dir", help="Folder of other pictures that are not normal.")
+negative_dir = click.option(
+    "--negative-dir", help="Folder, or list, of other pictures that are not normal."
+)
 anomaly_dir = click.option(
-    "--anomaly-dir", help="Folder of anomalies, for the final evaluation only."
+    "--anomaly-dir", help="Folder, or list, of anomalies, for the final evaluation only."
 )
 test_dir = click.option(
     "--test-dir",

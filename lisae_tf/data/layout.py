@@ -17,8 +17,8 @@ _TRAIN, _TEST, _MASKS = "train", "test", "ground_truth"
 
 def kind_of(path: Path, root: Path) -> str:
     """The first folder below `root` that `path` lies in; "" at its top."""
-    below = path.relative_to(root).parts
-    return below[0] if len(below) > 1 else ""
+    parts = [part for part in picture_files.below(path, root).parts if part != ".."]
+    return parts[0] if len(parts) > 1 else ""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def refuse_empty_kinds(root: Path) -> None:
     Raises:
         LisaeError: one holds none.
     """
-    for folder in _folders(root):
+    for folder in [] if picture_files.is_list(root) else _folders(root):
         if next(picture_files.walk(folder), None) is None:
             raise LisaeError(
                 f"the folder {folder} holds no {picture_files.NAMES} picture of its kind; put some "

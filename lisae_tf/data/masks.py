@@ -38,7 +38,7 @@ class Masks:
 
 
 def _stem(path: Path, root: Path) -> Path:
-    return path.relative_to(root).with_suffix("")
+    return picture_files.below(path, root).with_suffix("")
 
 
 def _assign(folder: Path, files: Sequence[Path], root: Path) -> dict[Path, Path]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from lisae_tf.config.settings import Config
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.data import checks, pictures
+from lisae_tf.data import checks, picture_files, pictures
 from lisae_tf.data.folders import MIN_NEGATIVE, MIN_NORMAL, read_set, refuse_few
 from lisae_tf.data.groups import Groups, group, remarks
 from lisae_tf.data.layout import PictureSet, kind_of, normal_test_set, test_sets
@@ -288,7 +288,7 @@ class Folders:
 
 
 def _below(name: str, root: Path) -> str:
-    return Path(name).relative_to(root).as_posix()
+    return picture_files.below(Path(name), root).as_posix()
 
 
 def _by_row(indices: Sequence[np.ndarray], parts: Sequence[_Part], count: int) -> list[_Part]:

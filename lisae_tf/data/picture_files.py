@@ -1,4 +1,4 @@
-"""Which files are pictures: those below a folder, in one order. Runs without TensorFlow."""
+"""Which files are pictures: those below a folder or in a list, in one order. No TensorFlow."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -13,17 +13,22 @@ FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # Pillow's names
 NAMES = "PNG, JPEG, BMP, TIFF or WebP"
 NAMED = 3  # of the files left out, in a sentence
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
+LISTS = (".txt", ".csv")  # files that name pictures, where a folder of them could stand
 _TABLES = (".csv", ".txt", ".json", ".jsonl", ".parquet", ".tfrecord", ".npy")
 
 
 def walk(folder: Path) -> Iterator[Path]:
-    """All pictures below `folder`, sorted by path; hidden files are left out.
+    """All pictures below `folder`, or in a list, sorted by path; hidden files are left out.
 
     Holds the names of one folder, and of those above it, at a time.
 
     Raises:
         LisaeError: a folder cannot be read.
     """
+    if is_list(folder):
+        from lisae_tf.data import lists
+
+        return iter(sorted(set(lists.read(folder))))
     return (path for path, is_picture in _walk_all(folder) if is_picture)
 
 
@@ -33,7 +38,21 @@ def others(folder: Path) -> Iterator[Path]:
     Raises:
         LisaeError: a folder cannot be read.
     """
+    if is_list(folder):
+        return iter(())
     return (path for path, is_picture in _walk_all(folder) if not is_picture)
+
+
+def is_list(path: Path) -> bool:
+    """Whether a path is a list of pictures and no folder."""
+    return path.suffix.lower() in LISTS and path.is_file()
+
+
+def below(path: Path, root: Path) -> Path:
+    """The path of a picture from its folder on, or from the folder of the list that names it."""
+    if is_list(root):
+        return Path(os.path.relpath(path, root.parent))
+    return path.relative_to(root)
 
 
 def few(names: list[str], limit: int = 3) -> str:
@@ -89,12 +108,16 @@ def _walk_all(folder: Path) -> Iterator[tuple[Path, bool]]:
 
 
 def find(folder: Path) -> list[Path]:
-    """All pictures below `folder`, as `walk` gives them.
+    """All pictures below `folder`, or in a list, as `walk` gives them.
 
     Raises:
-        LisaeError: the folder is missing or holds no picture.
+        LisaeError: the folder is missing or holds no picture, or the list is no good.
     """
-    if not folder.is_dir():
+    if folder.is_file() and not is_list(folder):
+        raise LisaeError(
+            f"{folder} is no folder of pictures; name one, or a list ({', '.join(LISTS)})"
+        )
+    if not folder.exists():
         raise LisaeError(f"the folder {folder} does not exist; check the path")
     found = list(walk(folder))
     if not found:
@@ -113,8 +136,8 @@ def no_picture(folder: Path) -> LisaeError:
         (_ARCHIVES, "but an archive ({}): unpack it, and name the folder that comes of it"),
         (
             _TABLES,
-            "but a list or a table ({}): name the folder of the pictures themselves, or score "
-            "--list FILE",
+            "but a list or a table ({}): name the folder of the pictures themselves, or a list "
+            "itself; score takes it as --list FILE",
         ),
     ):
         if found := [path.name for path in held if path.suffix.lower() in kinds]:

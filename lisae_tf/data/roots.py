@@ -85,7 +85,7 @@ def moved_back(config: Config, roots: Sequence[str]) -> Config:
 def refuse_missing(config: Config, run: Path) -> None:
     """Raises unless the folders of a completed run are there; says how they are named anew."""
     for folder in folders_of(config):
-        if not os.path.isdir(folder):
+        if not os.path.exists(folder):
             raise LisaeError(
                 f"the folder {folder} of the run {run} does not exist; put it back, or say where "
                 f"it lies with --data-root {folder}=NEW"
