@@ -43,7 +43,7 @@ def test_another_setting_or_training_version_makes_a_cell_stale(tmp_path, monkey
     assert cell.stored() is None
 
 
-@pytest.mark.skipif(not (RESULTS / "surfaces").is_dir(), reason="no committed results")
+@pytest.mark.skipif(not (RESULTS / "surfaces.parquet").is_file(), reason="no committed results")
 @pytest.mark.parametrize("variant", ["lis", "linsep"])
 def test_committed_results_are_current(variant):
     stale = [
