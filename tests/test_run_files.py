@@ -44,7 +44,7 @@ COMMANDS = {
 
 
 @pytest.fixture(scope="module")
-def calibrated(trained, tmp_path_factory, cli):
+def calibrated(drawn_figures, trained, tmp_path_factory, cli):
     """A working folder with a run that was calibrated, and another run in `other`."""
     base = tmp_path_factory.mktemp("calibrated") / "base"
     shutil.copytree(trained, base)
