@@ -14,7 +14,7 @@ from lisae_tf.grids import workers
 ENDLESS = """
 import os, sys, time
 from pathlib import Path
-from lisae_tf.paper import workers
+from lisae_tf.grids import workers
 
 class Endless:
     def train(self, data_dir, shared):
