@@ -34,6 +34,35 @@ def test_readme_is_short():
     assert len(README.splitlines()) <= 150
 
 
+# Rows of the pages that repeat figures, by how they begin, and the rows that a command wrote.
+REPEATED = {
+    "| `linear-lis`, made": "linear-lis made",
+    "| `lis`, made": "lis made",
+    "| `ae` ": "ae",
+    "| `linear-ae` ": "linear-ae",
+    "| `knn` ": "knn",
+    "| `mahalanobis` ": "mahalanobis",
+    "| PaDiM of anomalib": "PaDiM (anomalib 2.7)",
+}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/how-to/features.md"])
+def test_figures_that_a_page_repeats_are_those_of_the_results(page):
+    results = (CHECKOUT / "docs/results/inspection.md").read_text(encoding="utf-8")
+    written = {}
+    for line in results.partition("\n| mean over sets")[0].splitlines():
+        name, *figures = [cell.strip() for cell in line.strip("| ").split("|")]
+        written[name] = figures
+    found = 0
+    for line in (CHECKOUT / page).read_text(encoding="utf-8").splitlines():
+        for beginning, name in REPEATED.items():
+            if line.startswith(beginning) and line.count("|") == 8:
+                cells = [cell.strip("* ") for cell in line.strip("| ").split("|")]
+                assert cells[1:] == written[name], line
+                found += 1
+    assert found >= 6
+
+
 @pytest.mark.parametrize("page", ["README.md", *(str(p.relative_to(CHECKOUT)) for p in PAGES)])
 def test_every_link_leads_to_a_file(page):
     text = (CHECKOUT / page).read_text(encoding="utf-8")
