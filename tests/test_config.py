@@ -77,8 +77,8 @@ def test_the_names_in_the_settings_are_those_of_the_registries():
         assert typing.get_args(Config.model_fields[name].annotation) == tuple(registry)
 
 
-def test_the_table_of_the_readme_names_every_variant():
-    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+def test_the_table_of_variants_in_the_docs_names_every_variant():
+    text = (Path(__file__).parents[1] / "docs" / "datasets.md").read_text(encoding="utf-8")
     table = text.split("| variants |")[1].split("\n\n")[0]
     assert set(VARIANTS) <= set(re.findall(r"`([^`]+)`", table))
 
