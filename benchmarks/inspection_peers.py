@@ -56,6 +56,8 @@ LAYERS = ["blocks.2", "blocks.4"]
 BATCH = 32
 PADIM_FEATURES = 100
 NEIGHBOURS = 9
+LOOK_AHEAD = 512  # places whose distances are brought up to date together
+LATELY = 50  # centres; places that know all but these are brought up to date apart
 PRO_LIMIT = 0.3
 CALLS = 60
 PARITY_PICTURES = 8
@@ -178,31 +180,52 @@ def model_of(name: str, size: tuple[int, int]):
 def quicken_coreset() -> None:
     """Let anomalib's coreset leave out distances that cannot matter: the same choice, sooner.
 
-    A new centre c is nearer to a place x than its own centre b only if |c − b| < 2 |x − b|
-    (triangle inequality); for the rest the nearest centre stays what it was.
+    A place's distance from its nearest centre only falls while centres are added, so what it was
+    some centres ago bounds it from above. Only places whose bound is largest are compared with the
+    centres that came since; the farthest place is chosen once its own bound is up to date.
     """
     import torch
     from anomalib.models.components.sampling.k_center_greedy import KCenterGreedy
 
-    def update_distances(self, cluster_center):
-        if cluster_center is None:
-            return
-        center = self.features[cluster_center].reshape(1, -1)
-        if self.min_distances is None:
-            self.centers = center
-            self.nearest = torch.zeros(len(self.features), dtype=torch.long)
-            self.min_distances = torch.linalg.norm(self.features - center, dim=1, keepdim=True)
-            return
-        apart = torch.linalg.norm(self.centers - center, dim=1)
-        closest = self.min_distances[:, 0]
-        rows = torch.nonzero(2 * closest > apart[self.nearest])[:, 0]
-        distances = torch.linalg.norm(self.features[rows] - center, dim=1)
-        nearer = distances < closest[rows]
-        closest[rows[nearer]] = distances[nearer]
-        self.nearest[rows[nearer]] = len(self.centers)
-        self.centers = torch.cat([self.centers, center])
+    def refresh(features, squares, bound, rows, centres):
+        """Lower the bounds of `rows` to the distances from `centres`, where these are smaller."""
+        products = features[rows] @ features[centres].T
+        squared = squares[rows, None] + squares[centres] - 2 * products
+        # Rounding may hide the nearest: all that come so close are measured as anomalib does.
+        near = torch.minimum(squared.amin(1), bound[rows] ** 2) + 1e-4 * squares.max()
+        row, centre = torch.nonzero(squared <= near[:, None], as_tuple=True)
+        distances = torch.linalg.norm(features[rows[row]] - features[centres[centre]], dim=1)
+        bound.scatter_reduce_(0, rows[row], distances, "amin")
 
-    KCenterGreedy.update_distances = update_distances
+    def select_coreset_idxs(self):
+        self.model.fit(self.embedding)
+        features = self.model.transform(self.embedding)
+        squares = (features * features).sum(1)
+        chosen = torch.zeros(self.coreset_size, dtype=torch.long)
+        chosen[0] = torch.randint(high=self.n_observations, size=(1,))
+        bound = torch.linalg.norm(features - features[chosen[0]], dim=1)
+        seen = torch.ones(len(features), dtype=torch.long)  # centres that the bound knows
+        count = 1
+        while count < self.coreset_size:
+            farthest = bound.argmax()
+            if seen[farthest] == count:
+                bound[farthest] = 0.0
+                chosen[count] = farthest
+                count += 1
+                continue
+            rows = bound.topk(min(LOOK_AHEAD, len(bound)), sorted=False).indices
+            known = seen[rows]
+            for part in (
+                rows[known < count - LATELY],
+                rows[(known >= count - LATELY) & (known < count)],
+            ):
+                if len(part):
+                    refresh(features, squares, bound, part, chosen[int(seen[part].min()) : count])
+                    seen[part] = count
+        self.features = features
+        return chosen.tolist()
+
+    KCenterGreedy.select_coreset_idxs = select_coreset_idxs
 
 
 def peak_mib() -> float:
