@@ -142,6 +142,7 @@ def test_a_generator_above_the_autoencoder_everywhere_is_named(tmp_path):
     text = every_page(tmp_path)
     assert "better than AE in every column: elastic." in text
     assert "| elastic | 0.8500 ▲ +0.0500 |" in text
+    assert "| rotate |" not in text  # no cell has it
     assert read_json(tmp_path / "summary.json")["synthetic"]["flip"]["svhn"]["mean"] == 0.7
 
 

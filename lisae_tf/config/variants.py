@@ -18,6 +18,7 @@ class Row:
         without: the same without negatives, where there is such a variant.
         graph: whether it has one, to be exported and run on features or tiles.
         features: whether it works on them: convolutions and pairs of pictures do not.
+        solved: whether its fit is a formula; on features `--continue` fits it to all pictures anew.
     """
 
     detector: str
@@ -27,6 +28,7 @@ class Row:
     without: str | None = None
     graph: bool = True
     features: bool = True
+    solved: bool = False
 
 
 _TRAINED = ("network", "feature_extraction")
@@ -45,7 +47,7 @@ ROWS: dict[str, Row] = {
     ),
     "linear-lis": Row(
         "linear_lis.LinearLatentInsensitiveDetector", ("network", "latent_shaping", "scoring"),
-        negatives=True, without="linear-ae",
+        negatives=True, without="linear-ae", solved=True,
     ),
     "kde": Row("kde.KernelDensityDetector", ("kde",), **_PIXELS),
     "if": Row("isolation_forest.IsolationForestDetector", ("isolation_forest",), **_PIXELS),
@@ -55,15 +57,15 @@ ROWS: dict[str, Row] = {
     "anogan-fm": Row(
         "anogan.FeatureMatchingDetector", (*_DECODED, "anogan"), ADVERSARIAL, features=False
     ),
-    "linear-ae": Row("linear_ae.LinearDetector", ("network", "scoring")),
+    "linear-ae": Row("linear_ae.LinearDetector", ("network", "scoring"), solved=True),
     "vae": Row("vae.VariationalDetector", (*_DECODED, "vae")),
     "mem-ae": Row("mem_ae.MemoryDetector", (*_DECODED, "memory")),
     "sig-repnn": Row("sig_repnn.SigmoidReplicatorDetector", (*_DECODED, "sig_repnn")),
     "bce": Row("encoders.ClassifierDetector", _HEAD, negatives=True),
     "deep-sad": Row("encoders.DeepSADDetector", _HEAD, negatives=True),
     "hsc": Row("encoders.HypersphereClassifierDetector", _HEAD, negatives=True),
-    "mahalanobis": Row("mahalanobis.MahalanobisDetector", ()),
-    "knn": Row("knn.NearestNeighboursDetector", ("knn",)),
+    "mahalanobis": Row("mahalanobis.MahalanobisDetector", (), solved=True),
+    "knn": Row("knn.NearestNeighboursDetector", ("knn",), solved=True),
 }  # fmt: skip
 VARIANTS = tuple(ROWS)
 ONE_CLASS = tuple(name for name, row in ROWS.items() if not row.negatives)

@@ -31,9 +31,6 @@ from lisae_tf.features.places import PICTURES, AsMap, PlaceFeatures
 from lisae_tf.model.scoring import Pool, Scorer
 from lisae_tf.training.phase import TrainingOptions
 
-# What trains on normal places alone in place of a variant that negatives would not help.
-# Whose fit is a formula: trained on, they are fitted to all pictures.
-SOLVED = ("linear-lis", "linear-ae", "mahalanobis", "knn")
 CHOICES = (NONE, MADE, REAL, BOTH)
 MOST_HELD_OUT, MOST_NEGATIVE = 200, 400  # pictures whose places are all kept in memory
 
@@ -229,7 +226,7 @@ class PlacesDetector(GraphDetector):
 
     @property
     def solved(self) -> bool:
-        return self.config.variant in SOLVED
+        return ROWS[self.config.variant].solved
 
     def weights_to_continue(self) -> Arrays | None:
         return self._inner.weights_to_continue()

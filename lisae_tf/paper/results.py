@@ -123,10 +123,12 @@ class Results:
 
     @cached_property
     def synthetic(self) -> dict[tuple[str, str], Summed]:
-        """Made negatives by (row, column); empty where no cell has any."""
+        """Made negatives by (row, column), of those generators that some cell has."""
         found = {key: self.figure(figure) for key, figure in tables.synthetic("lis").items()}
-        made = (summed for (row, _), summed in found.items() if row in tables.MADE)
-        return found if any(summed.by_seed for summed in made) else {}
+        missing = set(tables.MADE) - {row for (row, _), summed in found.items() if summed.by_seed}
+        if missing == set(tables.MADE):
+            return {}
+        return {key: summed for key, summed in found.items() if key[0] not in missing}
 
     @cached_property
     def tuning(self) -> dict[tuple[str, str], Summed]:
