@@ -168,7 +168,7 @@ def _write_maps(scorer, alpha: float, batch, folder: Path, first: int) -> Iterat
     from lisae_tf.data.pictures import decode
     from lisae_tf.report.error_maps import overlay
 
-    make_folder(folder)
+    make_folder(folder, "--maps")
     errors = scorer.error_maps(batch.pixels)
     for k, (name, error) in enumerate(zip(batch.names, errors, strict=True)):
         file = Path(name)

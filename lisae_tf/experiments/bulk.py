@@ -189,7 +189,7 @@ def claim(folder: Path, paths: Sequence[Path], part_size: int, scorer: Scorer) -
     # Tables are looked into before anything is written.
     tables = (path for path in given if path not in files)
     cut = [(str(path), piece) for path in tables for piece in bulk_rows.pieces(path, part_size)]
-    make_folder(folder)
+    make_folder(folder, "--parts")
 
     listing = folder.absolute() / LISTING
     with replacing(listing) as temporary:

@@ -1,0 +1,647 @@
+"""`watch`: each picture is scored once, whole, and told of, whatever is killed in between."""
+
+import contextlib
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import CHECKOUT, assert_one_sentence
+from PIL import Image
+from pyarrow import parquet
+
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.exported import baseline, score_files
+from lisae_tf.exported.runtimes import Model
+from lisae_tf.watching import receivers, tables, watcher
+from lisae_tf.watching.arrivals import Arrival, Arrivals
+from lisae_tf.watching.drift import Window
+from lisae_tf.watching.journal import Journal, Row
+from lisae_tf.watching.watcher import Settings, Watcher
+
+SIDE, ALPHA = 8, 0.5
+FAST = Settings(settle=0, poll=0.01, window=0, grace=5)
+
+
+class Toy(Model):
+    """The score is the mean of the pixels; anomalies are bright."""
+
+    def __init__(self, digest="1", calibration=None):
+        super().__init__(Path("toy"), {
+            "shape": [SIDE, SIDE, 1], "input": {"dtype": "uint8"}, "version": 1, "metadata": {},
+            "files": {"toy": {"sha256": digest, "size": 1}},
+            "threshold": {"alpha": ALPHA, "requested_fpr": 0.05, "guaranteed_fpr": 0.05,
+                          "n_calibration": 100},
+            "error_map": {"shape": [-1, SIDE, SIDE], "highest_share": 1.0},
+            "calibration_scores": None if calibration is None else baseline.pack(calibration),
+        })  # fmt: skip
+
+    def stored(self):
+        return ALPHA, self.metadata
+
+    def _run(self, image, threshold, outputs):
+        maps = image[..., 0] / np.float32(255)
+        found = {"score": maps.mean((1, 2)), "error_map": maps}
+        return [found.get(name, found["score"] > ALPHA) for name in outputs]
+
+
+def picture(path, level=60):
+    Image.fromarray(np.full((SIDE, SIDE), level, np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Ten pictures, the last two of which are bright, and one that is none."""
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    for number in range(10):
+        picture(tmp_path / "in" / ("sub" if number % 2 else ".") / f"{number}.png",
+                200 + number if number > 7 else 60 + number)  # fmt: skip
+    (tmp_path / "in" / "bad.png").write_bytes(b"no picture")
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "scores.csv"
+
+
+def watch(folder, out, settings=FAST, model=None, say=lambda line: None):
+    return Watcher(folder, model or Toy(), out, settings, say).run(once=True)
+
+
+def rows(out):
+    with open(out, newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+# Once, and as `score` writes it
+
+
+def test_each_picture_has_one_row_whoever_looks_again(folder, out):
+    said = []
+    done = watch(folder, out, say=said.append)
+    assert (done.normal, done.anomaly, done.unreadable, done.waiting) == (8, 2, 1, 0)
+    found = {Path(row["path"]).name: row for row in rows(out)}
+    assert len(found) == len(rows(out)) == 11
+    assert found["9.png"]["is_anomaly"] == "true" and found["0.png"]["is_anomaly"] == "false"
+    assert float(found["3.png"]["score"]) == pytest.approx(63 / 255)
+    assert found["bad.png"]["score"] == "" and "not a readable" in found["bad.png"]["reason"]
+    assert {row["model_sha256"] for row in found.values()} == {"1"}
+    assert all(row["time"].endswith("+00:00") for row in found.values())
+    (line,) = said
+    assert line.startswith("left out: ") and "bad.png" in line
+    before = out.read_bytes()
+    assert watch(folder, out, say=said.append).scored == 0
+    assert out.read_bytes() == before and len(said) == 1
+    assert len(score_files.read(out)) == 10
+
+
+def test_another_content_is_another_picture(folder, out):
+    watch(folder, out)
+    picture(folder / "bad.png", 61)
+    picture(folder / "0.png", 250)
+    done = watch(folder, out)
+    assert (done.scored, done.unreadable) == (2, 0)
+    last = {Path(row["path"]).name: row["is_anomaly"] for row in rows(out)[-2:]}
+    assert last == {"bad.png": "false", "0.png": "true"}
+
+
+def test_file_names_need_not_be_utf_8(folder, out):
+    os.rename(folder / "sub" / "9.png", os.fsencode(folder) + b"/a,\xff\n.png")
+    assert watch(folder, out).anomaly == 2
+    paths = score_files.TEXT | {"mode": "r"}
+    with open(out, **paths) as stream:
+        names = [row["path"] for row in csv.DictReader(stream)]
+    assert os.fsencode(folder) + b"/a,\xff\n.png" in map(os.fsencode, names)
+    watch(folder, out)
+    assert len(names) == 11
+
+
+# Whole files alone
+
+
+def test_a_file_counts_when_it_stays_what_it_is(tmp_path):
+    now = [0.0]
+    arrivals = Arrivals(tmp_path, 1.0, lambda arrival: False, lambda: now[0])
+    growing = tmp_path / "a.png"
+    for size in (1, 2, 3):
+        growing.write_bytes(bytes(size))
+        os.utime(growing, ns=(0, 0))  # the clock of a share may stand
+        assert arrivals.look() == []
+        now[0] += 0.9
+    for name in (".a.png", "b.png.part", "b.part.png", "c.tmp", "d.TMP.png", "e.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / ".hidden").mkdir()
+    picture(tmp_path / ".hidden" / "f.png")
+    now[0] += 0.1
+    (found,) = arrivals.look()
+    assert found == Arrival(str(growing), 3, 0) and found.read() == bytes(3)
+    os.rename(tmp_path / "b.png.part", tmp_path / "b.png")
+    arrivals.finish(found)
+    assert arrivals.look() == [] and arrivals.waiting == 1
+    now[0] += 1
+    (renamed,) = arrivals.look()
+    assert renamed.path.endswith("/b.png")
+    growing.unlink()
+    (tmp_path / "b.png").unlink()
+    assert arrivals.look() == [] and arrivals.waiting == 0
+
+
+def test_what_is_another_file_by_now_is_not_read(tmp_path):
+    path = picture(tmp_path / "a.png")
+    status = path.stat()
+    seen = Arrival(str(path), status.st_size, status.st_mtime_ns)
+    assert seen.read() == path.read_bytes()
+    path.write_bytes(path.read_bytes() + b"more")
+    assert seen.read() is None
+    path.unlink()
+    assert seen.read() is None
+    os.mkfifo(path)
+    assert seen.read() is None
+
+
+def test_a_file_that_cannot_be_read_just_now_is_not_given_up(folder, out, monkeypatch):
+    said, read = [], Arrival.read
+
+    def refused(arrival):
+        if arrival.path.endswith("0.png"):
+            raise PermissionError(13, "Permission denied")
+        return read(arrival)
+
+    monkeypatch.setattr(Arrival, "read", refused)
+    done = watch(folder, out, say=said.append)
+    assert (done.scored, done.waiting) == (9, 1)
+    assert any("0.png cannot be read (Permission denied); it is tried again" in s for s in said)
+    monkeypatch.undo()
+    assert watch(folder, out).scored == 1
+
+
+def test_a_folder_that_is_away_for_a_while_is_waited_for(folder, out):
+    said = []
+    watching = Watcher(folder, Toy(), out, FAST, said.append)
+    away = folder.rename(folder.with_name("away"))
+
+    def back():
+        while not said:
+            time.sleep(0.01)
+        away.rename(folder)
+        while len(rows(out)) < 11:
+            time.sleep(0.01)
+        watching.stop()
+
+    thread = threading.Thread(target=back)
+    thread.start()
+    assert watching.run().scored == 10
+    thread.join()
+    assert "cannot be read (No such file" in said[0] and "can be read again" in said[1]
+
+
+# Killed
+
+
+def killed(function, where, name, call, *, half=False):
+    """Runs it in another process, which ends as by kill -9 at that call of a method.
+
+    Half of the data of that call is written.
+    """
+    if (child := os.fork()) == 0:
+        calls, real = [], getattr(where, name)
+
+        def fatal(self, data, *rest, **more):
+            calls.append(1)
+            if len(calls) == call:
+                if half:
+                    real(self, data[: len(data) // 2], *rest)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(self, data, *rest, **more)
+
+        setattr(where, name, fatal)
+        function()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("where", "name", "call", "half", "written"),
+    [
+        (Journal, "add", 1, False, 0),
+        (Journal, "add", 2, False, 4),
+        (tables.Csv, "_write", 1, True, None),
+        (tables.Csv, "_write", 2, False, 0),
+        (tables.Csv, "_write", 3, True, None),
+        (Arrivals, "finish", 2, False, 4),
+    ],
+)
+def test_after_a_kill_each_row_is_there_once(
+    where, name, call, half, written, folder, out, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(watcher, "_BATCH", 4)
+    watch(folder, tmp_path / "undisturbed.csv")
+    killed(lambda: watch(folder, out), where, name, call, half=half)
+    seen = out.read_bytes()
+    assert written is None or seen.count(b"\n") == 1 + written
+    assert not half or not seen.endswith(b"\n")
+    watch(folder, out)
+    assert out.read_bytes().startswith(seen)  # nothing is taken back
+    assert len(rows(out)) == 11
+    keys = ("path", "score", "threshold", "is_anomaly", "reason", "model_sha256")
+    undisturbed = rows(tmp_path / "undisturbed.csv")
+    for key in keys:
+        assert sorted(r[key] for r in rows(out)) == sorted(r[key] for r in undisturbed)
+
+
+# Parts
+
+
+def test_parts_hold_the_rows_of_the_csv(folder, out, tmp_path):
+    settings = Settings(settle=0, window=0, parts=tmp_path / "parts", part_size=4)
+    watch(folder, out, settings)
+    picture(folder / "new.png")
+    watch(folder, out, settings)
+    found = [parquet.read_table(path) for path in sorted((tmp_path / "parts").iterdir())]
+    assert [len(table) for table in found] == [4, 4, 3, 1]
+    told = [row for table in found for row in table.to_pylist()]
+    assert [row["path"] for row in told] == [row["path"] for row in rows(out)]
+    assert [row["time"] for row in told] == [row["time"] for row in rows(out)]
+    assert len(score_files.read(tmp_path / "parts")) == 11
+    with pytest.raises(LisaeError, match="no part of this watcher; name another folder"):
+        watch(folder, tmp_path / "other.csv", settings)
+
+
+# Anomalies
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_anomalies_are_kept_with_their_errors(link, folder, out, tmp_path):
+    place = tmp_path / "anomalies"
+    watch(folder, out, Settings(settle=0, window=0, anomalies=place, link=link))
+    names = sorted(path.name.rpartition("-")[0] for path in place.iterdir())
+    copies = [path for path in place.iterdir() if not path.name.endswith("-errors.png")]
+    assert len(names) == 4 and len(copies) == 2
+    for path in copies:
+        own = next(folder.rglob(path.name[0] + ".png"))
+        assert path.read_bytes() == own.read_bytes()
+        assert path.samefile(own) == link
+        with Image.open(path.with_name(path.stem + "-errors.png")) as drawn:
+            assert drawn.size == (SIDE, SIDE) and drawn.mode == "RGB"
+
+
+# Those who are told
+
+
+class Server(HTTPServer):
+    """Takes JSON, and answers with each of some codes in turn, the last one for ever."""
+
+    def __init__(self, *codes):
+        super().__init__(("127.0.0.1", 0), Taking)
+        self.codes, self.taken = list(codes), []
+        self.thread = threading.Thread(target=self.serve_forever, args=(0.01,))
+        self.thread.start()
+        self.url = f"http://127.0.0.1:{self.server_port}/x"
+
+    def end(self):
+        self.shutdown()
+        self.thread.join()
+        self.server_close()
+
+
+class Taking(BaseHTTPRequestHandler):
+    def do_POST(self):
+        code = self.server.codes.pop(0) if len(self.server.codes) > 1 else self.server.codes[0]
+        content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.taken.append((code, self.headers["Idempotency-Key"], content))
+        self.send_response(code)
+        self.send_header("Location", "/elsewhere")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    made = []
+    yield lambda *codes: made.append(Server(*codes)) or made[-1]
+    for each in made:
+        each.end()
+
+
+def telling(*given, **more):
+    return Settings(
+        **{"settle": 0, "poll": 0.01, "window": 0, "grace": 5, "receivers": given} | more
+    )
+
+
+def test_a_message_is_sent_until_it_is_received(folder, out, server, monkeypatch):
+    monkeypatch.setattr("lisae_tf.watching.outbox._FIRST_PAUSE", 0.01)
+    receiver, said = server(503, 302, 200), []
+    settings = telling(receivers.Post(receiver.url))
+    done = watch(folder, out, settings, say=said.append)
+    assert done.messages_waiting == {}
+    received = [(key, content) for code, key, content in receiver.taken if code == 200]
+    assert {Path(content["path"]).name for _, content in received} == {"8.png", "9.png"}
+    assert len({key for key, _ in received}) == 2
+    assert all(key == content["id"] for key, content in received)
+    assert {*received[0][1]} == {*receivers.FIELDS["anomaly"]}
+    assert "--post did not take a message (it answers 503); it is sent again" in said
+    watch(folder, out, settings)
+    assert len(receiver.taken) == 4
+
+
+def test_messages_outlive_the_watcher(folder, out, server):
+    with HTTPServer(("127.0.0.1", 0), Taking) as nobody:
+        port = nobody.server_port
+    settings = telling(receivers.Post(f"http://127.0.0.1:{port}/x"), grace=0.05)
+    assert watch(folder, out, settings).messages_waiting == {"--post": 2}
+    said = []
+    watch(folder, out, say=said.append)
+    assert said == ["note: 2 messages wait for --post; give it again to send them"]
+    receiver = server(200)
+    done = watch(folder, out, telling(receivers.Post(receiver.url)))
+    assert done.messages_waiting == {} and len(receiver.taken) == 2
+
+
+def test_scoring_waits_when_the_queue_is_full(folder, out, server, monkeypatch):
+    monkeypatch.setattr(watcher, "_BATCH", 1)
+    for number in range(3):
+        picture(folder / f"bright-{number}.png", 240)
+    receiver, said = server(500), []
+    settings = telling(receivers.Post(receiver.url), queue=2, grace=0.3)
+    with pytest.raises(LisaeError, match="2 messages wait for --post, so the other pictures"):
+        watch(folder, out, settings, say=said.append)
+    assert "2 messages wait for --post: scoring waits for it too" in said
+    left = len(rows(out))
+    assert left < 14
+    watch(folder, out)
+    assert len(rows(out)) == 14
+
+
+def test_a_slow_receiver_does_not_hold_scoring_up(folder, out, server, monkeypatch):
+    entered, go = threading.Event(), threading.Event()
+
+    class Slow(receivers.Receiver):
+        name, kinds = "slow", ("anomaly",)
+
+        def send(self, content):
+            entered.set()
+            assert go.wait(60)
+
+    watching = Watcher(folder, Toy(), out, telling(Slow()))
+    thread = threading.Thread(target=lambda: found.append(watching.run()))
+    found = []
+    thread.start()
+    assert entered.wait(60)
+    picture(folder / "late.png")
+    while len(rows(out)) < 12:
+        time.sleep(0.01)
+    assert watching.counts().messages_waiting == {"slow": 2}
+    go.set()
+    watching.stop()
+    thread.join()
+    assert found[0].messages_waiting == {}
+
+
+def command(kind, tmp_path, *fields, code=""):
+    script = f"import sys; open({str(tmp_path / 'told')!r}, 'a').write(repr(sys.argv[1:]) + '\\n')"
+    (tmp_path / "script.py").write_text(f"{script}\n{code}")
+    return receivers.Command(kind, f"{sys.executable} {tmp_path / 'script.py'} {' '.join(fields)}")
+
+
+def test_a_command_is_told_without_a_shell(folder, out, tmp_path):
+    os.rename(folder / "sub" / "9.png", folder / "$(x) {score} 'n.png")
+    given = command("anomaly", tmp_path, "'at {path}'", "{score}", "'$(y)'")
+    watch(folder, out, telling(given))
+    told = [eval(line) for line in (tmp_path / "told").read_text().splitlines()]
+    assert sorted(words[0] for words in told) == [
+        f"at {folder}/$(x) {{score}} 'n.png", f"at {folder}/8.png",
+    ]  # fmt: skip
+    assert all(float(words[1]) > ALPHA and words[2] == "$(y)" for words in told)
+
+
+def test_a_command_that_fails_is_started_again(folder, out, tmp_path, monkeypatch):
+    monkeypatch.setattr("lisae_tf.watching.outbox._FIRST_PAUSE", 0.01)
+    code = f"if open({str(tmp_path / 'told')!r}).read().count('\\n') < 3: sys.exit('no room')"
+    said = []
+    done = watch(
+        folder, out, telling(command("anomaly", tmp_path, "{id}", code=code)), say=said.append
+    )
+    assert done.messages_waiting == {}
+    ids = (tmp_path / "told").read_text().split()
+    assert len(ids) == 4 and len({*ids}) == 2
+    assert any("did not take a message (exit code 1: no room)" in line for line in said)
+
+
+# Drift
+
+
+def test_drift_is_raised_once_and_cleared(tmp_path):
+    random = np.random.default_rng(0)
+    record = Toy(calibration=random.normal(0.3, 0.05, 200)).record
+    window = Window(record, 100)
+    assert not any(window.add(random.normal(0.3, 0.05, 20).tolist()) for _ in range(50))
+    said = [window.add(random.normal(0.4, 0.05, 20).tolist()) for _ in range(10)]
+    (raised,) = filter(None, said)
+    assert raised.drifted and window.drifted
+    (ended,) = filter(None, (window.add(random.normal(0.3, 0.05, 20).tolist()) for _ in range(10)))
+    assert not ended.drifted and not window.drifted
+
+
+def test_drift_is_told_and_known_to_the_next_start(tmp_path, out, server):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    model = Toy(calibration=np.random.default_rng(0).uniform(0.2, 0.3, 100))
+    receiver, said = server(200), []
+    settings = telling(
+        receivers.Post(receiver.url), command("drift", tmp_path, "{drifted}"), window=20
+    )
+    for start, (level, ended) in enumerate([(52, None), (100, True), (102, None), (52, False)]):
+        for number in range(20):
+            picture(folder / f"{start}-{number}.png", level + number)
+        watch(folder, out, settings, model, said.append)
+        told = [content["drifted"] for *_, content in receiver.taken]
+        assert told == [True, False][: {0: 0, 3: 2}.get(start, 1)]
+        assert ended in (None, told[-1] if told else None)
+    assert (tmp_path / "told").read_text() == "['True']\n['False']\n"
+    assert any(line.startswith("drift: the scores have drifted, they are higher") for line in said)
+    assert said[-1] == "drift has ended"
+
+
+def test_a_model_without_scores_of_its_own_is_watched_without_the_test(folder, out):
+    said = []
+    assert watch(folder, out, Settings(settle=0), say=said.append).drifted is None
+    assert "note: drift is not looked for: the model keeps no calibration scores" in said[0]
+
+
+# Metrics
+
+
+def test_metrics_are_answered_on_this_machine(folder, out):
+    model = Toy(calibration=np.linspace(0.2, 0.3, 100))
+    settings = Settings(settle=0, poll=0.01, window=20, metrics_port=0)
+    watching = Watcher(folder, model, out, settings)
+
+    def page():
+        with urllib.request.urlopen(f"http://127.0.0.1:{watching.metrics_port}/metrics") as answer:
+            return answer.read().decode()
+
+    pages = []
+
+    def look():
+        while 'lisae_watch_pictures_total{outcome="anomaly"} 2.0' not in (text := page()):
+            time.sleep(0.01)
+        pages.append(text)
+        watching.stop()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    watching.run()
+    thread.join()
+    for line in ("lisae_watch_drifted 0.0", "lisae_watch_folder_available 1.0",
+                 'lisae_watch_pictures_total{outcome="unreadable"} 1.0',
+                 f"lisae_watch_threshold {ALPHA}"):  # fmt: skip
+        assert line in pages[0]
+
+
+# Bad input
+
+
+def test_one_watcher_and_one_model_for_each_file(folder, out):
+    held = Watcher(folder, Toy(), out, FAST)
+    with pytest.raises(LisaeError, match="another watcher writes to"):
+        watch(folder, out)
+    held.run(once=True)
+    before = out.read_bytes()
+    with pytest.raises(LisaeError, match="begun with another model or threshold; name another"):
+        watch(folder, out, model=Toy("2"))
+    assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda out: out.write_text("path,score\n"), "not as watch left it; restore it"),
+        (lambda out: out.write_bytes(out.read_bytes() + b"more\n"), "not as watch left it"),
+        (lambda out: tables.journal_path(out).unlink(), "scores.csv.journal beside it is gone"),
+        (lambda out: tables.journal_path(out).write_text("x" * 999), "damaged or no journal"),
+    ],
+)
+def test_files_that_others_have_changed_are_refused(spoil, said, folder, out):
+    watch(folder, out)
+    spoil(out)
+    before = out.read_bytes()
+    with pytest.raises(LisaeError, match=said):
+        watch(folder, out)
+    assert out.read_bytes() == before
+
+
+def test_a_csv_that_was_moved_away_is_begun_anew(folder, out):
+    watch(folder, out)
+    out.rename(out.with_name("old.csv"))
+    picture(folder / "new.png")
+    watch(folder, out)
+    assert [Path(row["path"]).name for row in rows(out)] == ["new.png"]
+    assert len(rows(out.with_name("old.csv"))) == 11
+
+
+@pytest.fixture(scope="module")
+def exported(trained, cli, tmp_path_factory):
+    """The tiny run as ONNX and TFLite."""
+    place = tmp_path_factory.mktemp("models")
+    with contextlib.chdir(trained):
+        for kind in ("onnx", "tflite"):
+            given = ("--out", place, "--name", "watched", "--format", kind)
+            result = cli("export", "--run", "runs/normal-lis-seed0", *given)
+            assert result.exit_code == 0, result.output
+    return {suffix: next(place.rglob(f"model.{suffix}")) for suffix in ("onnx", "tflite")}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("nowhere",), "the folder nowhere does not exist"),
+        (("normal/000.png",), "is no folder"),
+        (("normal", "--model", "runs/normal-lis-seed0"), "is a run and no exported model; make"),
+        (("normal", "--out", "normal"), "normal is a folder; name a CSV file"),
+        (("normal", "--out", "normal/000.png"), "was not begun by watch"),
+        (("normal", "--out", "normal/000.png/x.csv"), "cannot write"),
+        (("normal", "--anomalies", "normal/bad"), "lies in the watched folder"),
+        (("normal", "--parts", "normal/000.png"), "another folder with --parts"),
+        (("normal", "--link"), "--link belongs to --anomalies"),
+        (("normal", "--on-anomaly", "no-such-command {path}"), "no-such-command is no command"),
+        (("normal", "--on-anomaly", "echo {paht}"), "knows no {paht}; it fills in {id}"),
+        (("normal", "--on-drift", "echo 'x"), "cannot be split into words"),
+        (("normal", "--post", "ftp://x/y"), "give an address as http://"),
+        (("normal", "--post", "http://x:y/"), "give an address as http://"),
+        (("normal", "--window", "5"), "--window 5 is too small"),
+    ],
+)
+def test_bad_input_is_one_sentence(options, words, workplace, exported, cli):
+    given = {"--model": exported["onnx"], "--out": "scores.csv"}
+    more = [each for name, value in given.items() if name not in options for each in (name, value)]
+    assert_one_sentence(cli("watch", *options, *more, "--once"), words)
+    assert not Path("scores.csv").exists() or Path("scores.csv").read_text().count("\n") <= 1
+
+
+# The command itself
+
+LIGHT = """
+import sys
+from lisae_tf.cli import main
+try:
+    main(sys.argv[1:])
+finally:
+    print(sorted({name.partition(".")[0] for name in sys.modules} & {"tensorflow", "keras"}))
+"""
+
+
+@pytest.mark.parametrize("which", ["onnx", "tflite"])
+def test_a_device_scores_as_score_does_until_it_is_told_to_end(which, exported, workplace, cli):
+    model = exported[which]
+    command = [sys.executable, "-c", LIGHT, "watch", "normal", "--model", str(model),
+               "--out", "scores.csv", "--settle", "0"]  # fmt: skip
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
+    ) as process:  # fmt: skip
+        assert process.stdout.readline().startswith("watching normal: threshold ")
+        while not Path("scores.csv").exists() or len(rows("scores.csv")) < 50:
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM if which == "onnx" else signal.SIGINT)
+        output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    last, heavy = output.splitlines()
+    assert last.startswith("scored 50 pictures: ") and heavy == "[]"
+    expected = cli("score", "normal", "--model", model).stdout.splitlines()
+    found = {Path(row["path"]).name: row for row in rows("scores.csv")}
+    for row in csv.DictReader(expected):
+        own = found[Path(row["path"]).name]
+        assert float(own["score"]) == pytest.approx(float(row["score"]), rel=1e-5)
+        assert (own["threshold"], own["is_anomaly"]) == (row["threshold"], row["is_anomaly"])
+
+
+def test_a_line_that_was_torn_anywhere_is_completed(tmp_path, out):
+    journal = Journal(tables.journal_path(out), "1")
+    made = [Row(0, bytes([n]), f"/ä{n}.png", n / 7, n > 1, "now", None) for n in range(3)]
+    table = tables.Csv(journal, out, ALPHA, "1")
+    journal.add(made, [])
+    table.append()
+    table.close()
+    whole = out.read_bytes()
+    for length in range(0, len(whole) + 1, 9):
+        out.write_bytes(whole[:length])
+        journal.keep(csv=(0, 0))
+        tables.Csv(journal, out, ALPHA, "1").close()
+        assert out.read_bytes() == whole
+    journal.close()
