@@ -204,6 +204,25 @@ def test_after_a_kill_each_row_is_there_once(
         assert sorted(r[key] for r in rows(out)) == sorted(r[key] for r in undisturbed)
 
 
+def test_a_full_disk_is_one_sentence_and_the_next_start_goes_on(folder, out, monkeypatch):
+    monkeypatch.setattr(watcher, "_BATCH", 4)
+    write, calls = tables.Csv._write, []
+
+    def full_after_half(self, data, *rest):
+        calls.append(1)
+        if len(calls) == 3:
+            write(self, data[: len(data) // 2])
+            raise OSError(28, "No space left on device")
+        write(self, data, *rest)
+
+    monkeypatch.setattr(tables.Csv, "_write", full_after_half)
+    with pytest.raises(LisaeError, match="No space left on device"):
+        watch(folder, out)
+    monkeypatch.setattr(tables.Csv, "_write", write)
+    watch(folder, out)
+    assert len(rows(out)) == len({row["path"] for row in rows(out)}) == 11
+
+
 # Parts
 
 

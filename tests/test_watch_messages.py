@@ -1,6 +1,8 @@
 """`watch`: who is told of anomalies and drift, again until they know it; and what is counted."""
 
+import dataclasses
 import os
+import socket
 import sys
 import threading
 import time
@@ -11,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import watch_fixtures
-from watch_fixtures import ALPHA, Taking, Toy, picture, rows, watch
+from watch_fixtures import ALPHA, FAST, Taking, Toy, picture, rows, watch
 
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.watching import receivers, watcher
@@ -24,9 +26,7 @@ folder, out, server = watch_fixtures.folder, watch_fixtures.out, watch_fixtures.
 
 
 def telling(*given, **more):
-    return Settings(
-        **{"settle": 0, "poll": 0.01, "window": 0, "grace": 5, "receivers": given} | more
-    )
+    return dataclasses.replace(FAST, receivers=given, **more)
 
 
 def test_a_message_is_sent_until_it_is_received(folder, out, server, monkeypatch):
@@ -170,6 +170,14 @@ def test_a_model_without_scores_of_its_own_is_watched_without_the_test(folder, o
 
 
 # Metrics
+
+
+def test_a_port_that_is_taken_is_named(folder, out):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(LisaeError, match="choose another --metrics-port"):
+            watch(folder, out, dataclasses.replace(FAST, metrics_port=port))
+    assert watch(folder, out).scored == 10
 
 
 def test_metrics_are_answered_on_this_machine(folder, out):

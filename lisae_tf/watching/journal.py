@@ -53,7 +53,7 @@ class Message(NamedTuple):
     attempts: int
 
 
-def _told(method):
+def _guarded(method):
     """Errors of the database as one sentence; one thread at a time."""
 
     @functools.wraps(method)
@@ -113,7 +113,7 @@ class Journal:
                     path.unlink()
             raise
 
-    @_told
+    @_guarded
     def _open(self, model_sha256: str) -> None:
         for pragma in ("locking_mode = EXCLUSIVE", "synchronous = FULL", "trusted_schema = OFF"):
             self._base.execute(f"PRAGMA {pragma}")
@@ -136,7 +136,7 @@ class Journal:
                 "--out, or give that model"
             )
 
-    @_told
+    @_guarded
     def about(self, key: str, default: Any = None) -> Any:
         """A value that was kept."""
         found = self._base.execute("SELECT value FROM about WHERE key = ?", (key,)).fetchone()
@@ -148,7 +148,7 @@ class Journal:
             [(key, json.dumps(value)) for key, value in values.items()],
         )
 
-    @_told
+    @_guarded
     def keep(self, **values: Any) -> None:
         """Keeps some values, all or none."""
         self._together(lambda: self._set(**values))
@@ -163,7 +163,7 @@ class Journal:
                 self._base.execute("ROLLBACK")
             raise
 
-    @_told
+    @_guarded
     def add(
         self, rows: Iterable[Row], messages: Iterable[tuple[str, dict[str, Any]]], **values: Any
     ) -> None:
@@ -186,17 +186,17 @@ class Journal:
 
         self._together(work)
 
-    @_told
+    @_guarded
     def knows(self, id_: bytes) -> bool:
         """Whether a picture has a row."""
         return bool(self._base.execute("SELECT 1 FROM rows WHERE id = ?", (id_,)).fetchone())
 
-    @_told
+    @_guarded
     def last(self) -> int:
         """The number of the newest row; 0 without any."""
         return self._base.execute("SELECT coalesce(max(number), 0) FROM rows").fetchone()[0]
 
-    @_told
+    @_guarded
     def after(self, number: int, most: int) -> list[Row]:
         """The rows behind one, in order, at most so many."""
         found = self._base.execute(
@@ -210,7 +210,7 @@ class Journal:
             for each in found
         ]
 
-    @_told
+    @_guarded
     def last_scores(self, most: int) -> list[float]:
         """The newest scores, in order, at most so many."""
         found = self._base.execute(
@@ -218,7 +218,7 @@ class Journal:
         ).fetchall()
         return [score for (score,) in reversed(found)]
 
-    @_told
+    @_guarded
     def next_message(self, receiver: str) -> Message | None:
         """The oldest of those that were tried least."""
         found = self._base.execute(
@@ -228,24 +228,24 @@ class Journal:
         ).fetchone()
         return found and Message(found[0], json.loads(found[1]), found[2])
 
-    @_told
+    @_guarded
     def sent(self, message: Message) -> None:
         """A message has been received."""
         self._base.execute("DELETE FROM messages WHERE number = ?", (message.number,))
 
-    @_told
+    @_guarded
     def failed(self, message: Message) -> None:
         """A message has not been received; it comes again behind the others."""
         self._base.execute(
             "UPDATE messages SET attempts = attempts + 1 WHERE number = ?", (message.number,)
         )
 
-    @_told
+    @_guarded
     def waiting(self) -> dict[str, int]:
         """How many messages wait for each receiver that has any."""
         return dict(self._base.execute("SELECT receiver, count(*) FROM messages GROUP BY receiver"))
 
-    @_told
+    @_guarded
     def close(self) -> None:
         """Gives the file back."""
         self._base.close()

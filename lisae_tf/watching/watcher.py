@@ -119,17 +119,17 @@ class Watcher:
             self._arrivals = Arrivals(
                 self._folder, settings.settle, lambda arrival: journal.knows(arrival.id)
             )
-            if settings.metrics_port is not None:
-                from lisae_tf.watching import metrics
-
-                self.metrics_port, end = metrics.serve(settings.metrics_port, self.counts)
-                stack.callback(end)
             given = {each.name for each in settings.receivers}
             for name, count in journal.waiting().items():
                 if name not in given:
                     say(f"note: {count} messages wait for {name}; give it again to send them")
             self._outbox = Outbox(journal, settings.receivers, settings.queue, say)
             stack.callback(self._end_outbox)
+            if settings.metrics_port is not None:
+                from lisae_tf.watching import metrics
+
+                self.metrics_port, end = metrics.serve(settings.metrics_port, self.counts)
+                stack.callback(end)
             self._open = stack.pop_all()
 
     def _drift(self) -> Window | None:
