@@ -2,13 +2,13 @@
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from lisae_tf.core.files import make_folder, replacing
+from lisae_tf.core.files import cannot_write, make_folder
 from lisae_tf.data.pictures import decode
 from lisae_tf.exported.runtimes import Model
 from lisae_tf.report.error_maps import overlay
@@ -57,7 +57,7 @@ class Anomalies:
             self._picture(arrival, content, self._folder / (name + own.suffix))
             if error is None:
                 continue
-            with replacing(self._folder / f"{name}-errors.png") as temporary:
+            with _whole(self._folder / f"{name}-errors.png") as temporary:
                 drawn = overlay(
                     decode(content, depth=model.depth), error, model.threshold, model.highest_share
                 )
@@ -66,8 +66,19 @@ class Anomalies:
     def _picture(self, arrival: Arrival, content: bytes, place: Path) -> None:
         if self._link and _linked(arrival, place):
             return
-        with replacing(place) as temporary:
+        with _whole(place) as temporary:
             temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def _whole(place: Path) -> Iterator[Path]:
+    """As `replacing`, for many files: whole after a kill; the last ones may go with the power."""
+    temporary = place.with_name(f".{place.name}")
+    try:
+        yield temporary
+        os.replace(temporary, place)
+    except OSError as error:
+        raise cannot_write(place, error, "--anomalies") from error
 
 
 def _linked(arrival: Arrival, place: Path) -> bool:

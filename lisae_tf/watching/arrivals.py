@@ -56,14 +56,8 @@ def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)  # a pipe may have taken its name
 
 
-def is_unfinished(name: str) -> bool:
-    """Whether a name says that its file is hidden or still being written."""
-    stem, suffix = os.path.splitext(name.lower())
-    return name.startswith(".") or suffix in UNFINISHED or stem.endswith(UNFINISHED)
-
-
 def files(folder: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Pictures below a folder that are not hidden, as `picture_files.walk` finds them.
+    """Pictures below a folder, as `picture_files.walk` finds them, but for those `UNFINISHED`.
 
     Folders below that vanish or cannot be read are passed over.
 
@@ -81,12 +75,15 @@ def files(folder: str) -> Iterator[tuple[str, os.stat_result]]:
                 raise
             continue
         for entry in found:
-            if is_unfinished(entry.name):
+            name = entry.name.lower()
+            if name.startswith(".") or name.endswith(UNFINISHED):
                 continue
             try:
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(entry.path)
-                elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and entry.is_file():
+                    continue
+                stem, suffix = os.path.splitext(name)
+                if suffix in SUFFIXES and not stem.endswith(UNFINISHED) and entry.is_file():
                     yield entry.path, entry.stat()
             except OSError:  # it has just gone
                 continue

@@ -115,9 +115,14 @@ class Journal:
 
     @_guarded
     def _open(self, model_sha256: str) -> None:
-        for pragma in ("locking_mode = EXCLUSIVE", "synchronous = FULL", "trusted_schema = OFF"):
+        for pragma in (
+            "locking_mode = EXCLUSIVE",  # first: the lock stays, and no memory is shared
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "trusted_schema = OFF",
+        ):
             self._base.execute(f"PRAGMA {pragma}")
-        self._base.execute("BEGIN EXCLUSIVE")  # and the lock stays
+        self._base.execute("BEGIN EXCLUSIVE")
         if not self._base.execute("SELECT 1 FROM sqlite_master").fetchone():
             for statement in filter(str.strip, _TABLES.split(";")):
                 self._base.execute(statement)
@@ -231,14 +236,20 @@ class Journal:
     @_guarded
     def sent(self, message: Message) -> None:
         """A message has been received."""
-        self._base.execute("DELETE FROM messages WHERE number = ?", (message.number,))
+        self._soon("DELETE FROM messages WHERE number = ?", message.number)
 
     @_guarded
     def failed(self, message: Message) -> None:
         """A message has not been received; it comes again behind the others."""
-        self._base.execute(
-            "UPDATE messages SET attempts = attempts + 1 WHERE number = ?", (message.number,)
-        )
+        self._soon("UPDATE messages SET attempts = attempts + 1 WHERE number = ?", message.number)
+
+    def _soon(self, statement: str, number: int) -> None:
+        """Is on the disk after the next transaction; lost with the power, a message is repeated."""
+        self._base.execute("PRAGMA synchronous = NORMAL")
+        try:
+            self._base.execute(statement, (number,))
+        finally:
+            self._base.execute("PRAGMA synchronous = FULL")
 
     @_guarded
     def waiting(self) -> dict[str, int]:
