@@ -143,6 +143,14 @@ def test_drift_is_raised_once_and_cleared(tmp_path):
     assert not ended.drifted and not window.drifted
 
 
+def test_the_test_needs_scipy_or_is_left_out(folder, out, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    model = Toy(calibration=np.linspace(0.2, 0.3, 100))
+    with pytest.raises(LisaeError, match="needs the package 'scipy'; install it with"):
+        watch(folder, out, dataclasses.replace(FAST, window=20), model)
+    assert watch(folder, out, model=model).scored == 10
+
+
 def test_drift_is_told_and_known_to_the_next_start(tmp_path, out, server):
     folder = tmp_path / "in"
     folder.mkdir()

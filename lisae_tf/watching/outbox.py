@@ -26,7 +26,6 @@ class Outbox:
     Args:
         journal: where messages wait.
         receivers: who is told.
-        bound: messages that may wait for one receiver before it counts as full.
         say: takes a line for people.
     """
 
@@ -34,12 +33,10 @@ class Outbox:
         self,
         journal: Journal,
         receivers: Sequence[Receiver],
-        bound: int,
         say: Callable[[str], None],
     ):
         self._journal = journal
         self._receivers = receivers
-        self._bound = bound
         self._say = say
         self.results: Counter[tuple[str, str]] = Counter()
         self._trouble: LisaeError | None = None
@@ -69,10 +66,10 @@ class Outbox:
         for event in self._new.values():
             event.set()
 
-    def full(self) -> str | None:
-        """A receiver for whom too many messages wait."""
+    def behind(self, messages: int) -> str | None:
+        """A receiver for whom so many messages wait."""
         waiting = self._journal.waiting()
-        return next((name for name in self._new if waiting.get(name, 0) >= self._bound), None)
+        return next((name for name in self._new if waiting.get(name, 0) >= messages), None)
 
     def close(self, seconds: float) -> None:
         """Sends what can be sent in so many seconds; the rest stays in the journal."""

@@ -123,7 +123,7 @@ class Watcher:
             for name, count in journal.waiting().items():
                 if name not in given:
                     say(f"note: {count} messages wait for {name}; give it again to send them")
-            self._outbox = Outbox(journal, settings.receivers, settings.queue, say)
+            self._outbox = Outbox(journal, settings.receivers, say)
             stack.callback(self._end_outbox)
             if settings.metrics_port is not None:
                 from lisae_tf.watching import metrics
@@ -221,9 +221,10 @@ class Watcher:
         return found
 
     def _wait_for_receivers(self, *, once: bool) -> None:
-        """Waits while too many messages do."""
-        latest = time.monotonic() + self._settings.grace
-        while not self.stopping and (name := self._outbox.full()) is not None:
+        """Where too many messages wait, waits until they are half as many."""
+        latest, most = time.monotonic() + self._settings.grace, self._settings.queue
+        while not self.stopping and (name := self._outbox.behind(most)) is not None:
+            most = max(1, self._settings.queue // 2)
             if not self._counts.paused:
                 self._say(
                     f"{self._settings.queue} messages wait for {name}: scoring waits for it too"
