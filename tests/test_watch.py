@@ -142,7 +142,7 @@ def test_a_folder_that_is_away_for_a_while_is_waited_for(folder, out):
             time.sleep(0.01)
         watching.stop()
 
-    thread = threading.Thread(target=back)
+    thread = threading.Thread(target=back, daemon=True)
     thread.start()
     assert watching.run().scored == 10
     thread.join()
@@ -169,8 +169,10 @@ def killed(function, where, name, call, *, half=False):
             return real(self, data, *rest, **more)
 
         setattr(where, name, fatal)
-        function()
-        os._exit(0)
+        try:
+            function()
+        finally:
+            os._exit(0)  # it was to be killed before
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
 
 

@@ -84,12 +84,13 @@ def test_a_slow_receiver_does_not_hold_scoring_up(folder, out, server, monkeypat
             assert go.wait(60)
 
     watching = Watcher(folder, Toy(), out, telling(Slow()))
-    thread = threading.Thread(target=lambda: found.append(watching.run()))
+    thread = threading.Thread(target=lambda: found.append(watching.run()), daemon=True)
     found = []
     thread.start()
     assert entered.wait(60)
     picture(folder / "late.png")
     while len(rows(out)) < 12:
+        assert thread.is_alive()
         time.sleep(0.01)
     assert watching.counts().messages_waiting == {"slow": 2}
     go.set()
@@ -205,7 +206,7 @@ def test_metrics_are_answered_on_this_machine(folder, out):
         pages.append(text)
         watching.stop()
 
-    thread = threading.Thread(target=look)
+    thread = threading.Thread(target=look, daemon=True)
     thread.start()
     watching.run()
     thread.join()

@@ -19,7 +19,7 @@ DRIFTED = 3  # exit code
 @click.command("monitor")
 @click.option(
     "--scores", type=shared.path, required=True,
-    help="New scores as score writes them: CSV, JSON lines, or the folder of --parts.",
+    help="New scores as score or watch writes them: CSV, JSON lines, or the folder of --parts.",
 )  # fmt: skip
 @shared.run
 @shared.model
