@@ -21,6 +21,7 @@ COMMANDS = (
     "train",
     "evaluate",
     "score",
+    "watch",
     "calibrate",
     "monitor",
     "report",
@@ -50,7 +51,8 @@ class _LazyGroup(click.Group):
         except ModuleNotFoundError as error:
             if (error.name or "").startswith(("lisae_tf", "export")):
                 raise
-            extra = {"serve": "serving", "tune": "tune"}.get(ctx.invoked_subcommand, "train")
+            extras = {"serve": "serving", "tune": "tune", "watch": "watch"}
+            extra = extras.get(ctx.invoked_subcommand, "train")
             raise click.ClickException(
                 f"this command needs the package '{error.name}'; {install(extra)}"
             ) from error

@@ -9,9 +9,10 @@ from conftest import QUICK
 from PIL import Image
 
 from lisae_tf.config.settings import read_settings
-from lisae_tf.data import checks, pictures
+from lisae_tf.data import pictures
 from lisae_tf.data.data_check import treatment
 from lisae_tf.data.folders import settle_folder_channels
+from lisae_tf.data.levels import depth_remarks
 from lisae_tf.data.pictures import Header, decode, portable
 from lisae_tf.experiments.settling import settle
 
@@ -87,12 +88,12 @@ def test_what_is_lost_is_said():
     over, cut = Header(9, 9, "I;16", top=4096), Header(9, 9, "RGB;16")
     fine = [Header(9, 9, "I;16", top=4095), Header(9, 9, "L")]
     found = pictures.Decoded(np.empty(0), ["a", "b", "c", "d"], {}, [over, cut, *fine])
-    bright, colour = checks.depth_remarks("anomaly", found, 12)
+    bright, colour = depth_remarks("anomaly", found.names, found.headers, 12)
     assert bright.startswith("1 anomaly picture holds values of more than the 12 bits")
     assert bright.endswith("which become white: a")
     assert "16 bits in colour or with alpha, of which the upper 8 are read" in colour
     assert colour.endswith(": b")
-    assert checks.depth_remarks("anomaly", found, None) == [colour]
+    assert depth_remarks("anomaly", found.names, found.headers, None) == [colour]
     assert treatment(fine[0], (9, 9), 1, 12) == "12 of 16 bits to 8"
     assert treatment(fine[0], (9, 9), 1, 16) == treatment(fine[0], (9, 9), 1) == "16 bits to 8"
 

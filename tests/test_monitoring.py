@@ -12,7 +12,8 @@ from lisae_tf.cli import main
 from lisae_tf.core.arrays import save_arrays
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import write_json
-from lisae_tf.experiments.monitoring import compare, read_scores
+from lisae_tf.exported.monitoring import compare
+from lisae_tf.exported.score_files import read as read_scores
 from lisae_tf.runs.files import METRICS, SCORES, record
 from lisae_tf.runs.folders import read_scores as read_scores_of
 

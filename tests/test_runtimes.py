@@ -96,6 +96,13 @@ def test_a_savedmodel_gives_the_same_csv(models, folder, expected, cli):
     assert_same_rows(result.stdout, expected)
 
 
+def test_a_device_scores_sixteen_bits(models, tmp_path):
+    levels = np.linspace(0, 65535, 32 * 32).reshape(32, 32)
+    Image.fromarray(levels.astype(np.uint16)).save(tmp_path / "deep.png")
+    result = without(HEAVY, "score", "--model", path_of(models, "onnx"), tmp_path / "deep.png")
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("which", ["onnx", "tflite-int8"])
 def test_a_device_without_tensorflow_calibrates(which, models, folder, tmp_path):
     path = path_of(models, which)

@@ -13,9 +13,9 @@ from lisae_tf.core.arrays import load_arrays
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import read_json, sha256
 from lisae_tf.data import pictures
-from lisae_tf.experiments.monitoring import read_scores
 from lisae_tf.exported import artefacts
 from lisae_tf.exported.runtimes import open_model
+from lisae_tf.exported.score_files import read as read_scores
 
 REASON = "is no regular file"
 

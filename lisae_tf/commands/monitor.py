@@ -19,7 +19,7 @@ DRIFTED = 3  # exit code
 @click.command("monitor")
 @click.option(
     "--scores", type=shared.path, required=True,
-    help="New scores as score writes them: CSV, JSON lines, or the folder of --parts.",
+    help="New scores as score or watch writes them: CSV, JSON lines, or the folder of --parts.",
 )  # fmt: skip
 @shared.run
 @shared.model
@@ -43,13 +43,11 @@ def command(
 
     Exit code 0: no drift; 3: drift, the threshold should be looked at; 1: something was wrong.
     """
-    from lisae_tf.experiments import monitoring
+    from lisae_tf.exported import monitoring, score_files
 
     shared.refuse_both(run, model)
     calibration, alpha, expected = _of_run(run) if model is None else _of_model(model)
-    window = monitoring.read_scores(scores)
-    if expected is None:  # set by hand: what it promises is what it does to these
-        expected = float((calibration > alpha).mean())
+    window = score_files.read(scores)
     drift = monitoring.compare(
         calibration, window[-last:] if last else window,
         alpha=alpha, expected_rate=expected, significance=significance, smallest=smallest,
@@ -90,15 +88,13 @@ def _of_model(given: Path) -> tuple["np.ndarray", float, float | None]:
     Raises:
         LisaeError: it keeps no scores of its own.
     """
-    from lisae_tf.exported import artefacts, baseline
+    from lisae_tf.exported import artefacts, monitoring
 
     path, kind = artefacts.locate(given)
-    record = artefacts.read_record(path, kind)
-    kept = record.get("calibration_scores")
-    if kept is None:
+    found = monitoring.of_record(artefacts.read_record(path, kind))
+    if found is None:
         raise LisaeError(
             f"{path} keeps no calibration scores of its own to compare with; choose its threshold "
             "with calibrate --model FILE --normal-dir DIR --fpr RATE, or export it again"
         )
-    threshold = artefacts.threshold_of(record)
-    return baseline.unpack(kept), threshold.alpha, threshold.guaranteed_fpr
+    return found

@@ -159,11 +159,9 @@ def tell_others(paths: Iterable[Path]) -> None:
 
 def tell_depth(decoded: "Decoded", depth: int | None) -> None:
     """Names pictures that have lost levels on the way to 8 bits, on stderr."""
-    if not any(header.deep or header.cut for header in decoded.headers):
-        return
-    from lisae_tf.data import checks
+    from lisae_tf.data import levels
 
-    for remark in checks.depth_remarks("new", decoded, depth):
+    for remark in levels.depth_remarks("new", decoded.names, decoded.headers, depth):
         click.echo(f"note: {remark}", err=True)
 
 

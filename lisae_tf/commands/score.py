@@ -1,6 +1,5 @@
 """`score`: pictures in, one CSV or JSON line each out, in bounded memory."""
 
-import csv
 import json
 import os
 import sys
@@ -12,8 +11,6 @@ import click
 from lisae_tf.commands import options as shared
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.quiet import start_tensorflow
-
-FIELDS = ("path", "score", "threshold", "is_anomaly")
 
 
 @click.command("score")
@@ -55,6 +52,7 @@ def command(
     """
     from lisae_tf.core.files import replacing
     from lisae_tf.data import lists
+    from lisae_tf.exported.score_files import FIELDS, TEXT
 
     if listed is not None:
         paths += tuple(lists.read(listed))
@@ -97,9 +95,7 @@ def command(
                 "with --out, and score again"
             ) from error
     else:
-        # As on standard output, a file name need not be UTF-8.
-        options = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
-        with replacing(out) as temporary, open(temporary, "w", **options) as stream:
+        with replacing(out) as temporary, open(temporary, "w", **TEXT) as stream:
             write_rows(rows, stream, form, fields)
 
 
@@ -172,7 +168,7 @@ def _write_maps(scorer, alpha: float, batch, folder: Path, first: int) -> Iterat
     from lisae_tf.data.pictures import decode
     from lisae_tf.report.error_maps import overlay
 
-    make_folder(folder)
+    make_folder(folder, "--maps")
     errors = scorer.error_maps(batch.pixels)
     for k, (name, error) in enumerate(zip(batch.names, errors, strict=True)):
         file = Path(name)
@@ -187,13 +183,12 @@ def _write_maps(scorer, alpha: float, batch, folder: Path, first: int) -> Iterat
         yield str(place)
 
 
-def write_rows(rows: Iterator[dict], stream, form: str, fields: tuple[str, ...] = FIELDS) -> None:
+def write_rows(rows: Iterator[dict], stream, form: str, fields: tuple[str, ...]) -> None:
     """CSV with a header, or JSON lines."""
+    from lisae_tf.exported import score_files
+
     if form == "jsonl":
         for row in rows:
             stream.write(json.dumps(row) + "\n")
         return
-    writer = csv.DictWriter(stream, fields, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow(row | {"is_anomaly": str(row["is_anomaly"]).lower()})
+    score_files.write_csv(rows, stream, fields)

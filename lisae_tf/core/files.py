@@ -26,11 +26,11 @@ Stamp = dict[str, int | str]
 _ABANDONED = 60.0  # seconds
 
 
-def cannot_write(path: Path, error: OSError) -> LisaeError:
-    """The sentence for a file or folder that the system refuses to write."""
+def cannot_write(path: Path, error: OSError, option: str = "--out") -> LisaeError:
+    """The sentence for a file or folder, named by an option, that the system refuses to write."""
     return LisaeError(
         f"cannot write {path}: {error.strerror or error}. {_way_out(error)}name another folder "
-        "with --out; what was there before is untouched"
+        f"with {option}; what was there before is untouched"
     )
 
 
@@ -43,8 +43,12 @@ def _way_out(error: OSError) -> str:
     return "Make that possible or "
 
 
-def make_folder(path: Path) -> Path:
+def make_folder(path: Path, option: str = "--out") -> Path:
     """Creates `path` and its parents and proves that a file can be written in it.
+
+    Args:
+        path: the folder.
+        option: that names it.
 
     Raises:
         LisaeError: the folder cannot be created or written to.
@@ -54,7 +58,7 @@ def make_folder(path: Path) -> Path:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise cannot_write(path, error, option) from error
     return path
 
 

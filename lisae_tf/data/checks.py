@@ -15,7 +15,7 @@ from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.neighbors import NearestNeighbors
 
 from lisae_tf.core.arrays import batches
-from lisae_tf.data.levels import FULL_DEPTH, Header
+from lisae_tf.data.levels import Header
 from lisae_tf.data.picture_files import few
 from lisae_tf.data.pictures import Decoded, content_hashes
 from lisae_tf.data.stored import Pictures
@@ -179,26 +179,6 @@ def set_remarks(what: str, found: SetChecks) -> list[str]:
         if pairs:
             copies = "copies" if len(pairs) > 1 else "copy"
             said.append(f"{len(pairs)} {kind} {copies} among the {what} pictures: {few(pairs)}")
-    return said
-
-
-def depth_remarks(what: str, found: Decoded, depth: int | None) -> list[str]:
-    """One sentence for each way in which levels of a set are lost; none where none are."""
-    said, named = [], list(zip(found.names, found.headers, strict=False))
-    over = [name for name, header in named if (header.top or 0) >> (depth or FULL_DEPTH)]
-    if over:
-        hold = "pictures hold" if len(over) > 1 else "picture holds"
-        said.append(
-            f"{len(over)} {what} {hold} values of more than the {depth} bits that were found in "
-            f"normal pictures (data.depth), which become white: {few(over)}"
-        )
-    cut = [name for name, header in named if header.cut]
-    if cut:
-        have = "pictures have" if len(cut) > 1 else "picture has"
-        said.append(
-            f"{len(cut)} {what} {have} 16 bits in colour or with alpha, of which the upper 8 are "
-            f"read; if the lower ones matter, save grey without alpha or 8 bits: {few(cut)}"
-        )
     return said
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from lisae_tf.config.settings import Config
 from lisae_tf.config.tiling import tiling_of
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.data import checks, masks, picture_files, pictures
+from lisae_tf.data import checks, levels, masks, picture_files, pictures
 from lisae_tf.data.folder_test import read_test_masks
 from lisae_tf.data.folder_training import read_negative_masks
 from lisae_tf.data.folders import MIN_NEGATIVE, MIN_NORMAL, settle_folder_channels
@@ -210,7 +210,9 @@ def check(config: Config, *, skip_bad: bool = False) -> DataReport:
             except LisaeError as error:
                 errors.append(f"{name}: {error}")
         warnings += picture_files.remark(report.others, name)
-        warnings += checks.depth_remarks(name, decoded[name], config.data.depth)
+        warnings += levels.depth_remarks(
+            name, decoded[name].names, decoded[name].headers, config.data.depth
+        )
         warnings += checks.size_remarks(name, decoded[name], size, STRETCHED)
         warnings += checks.set_remarks(name, found)
     _check_masks(config, decoded, errors, warnings)

@@ -10,7 +10,7 @@ import numpy as np
 
 from lisae_tf.config.settings import FOLDER, Config
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.data import checks, masks, picture_files, pictures
+from lisae_tf.data import checks, levels, masks, picture_files, pictures
 from lisae_tf.data.layout import PictureSet, refuse_empty_kinds, test_sets
 from lisae_tf.data.roots import folders_of, here
 
@@ -113,7 +113,7 @@ def refuse_overlap(
 def remarks(found: pictures.Decoded, what: str, depth: int | None) -> list[str]:
     """What the user should know of a set: files left out, what is lost, constant ones, copies."""
     said = [f"left out: {reason}" for reason in found.bad.values()]
-    said += checks.depth_remarks(what, found, depth)
+    said += levels.depth_remarks(what, found.names, found.headers, depth)
     said += checks.size_remarks(what, found, found.pixels.shape[1:3])
     return said + checks.set_remarks(what, checks.check_set(found))
 

@@ -1,11 +1,13 @@
 """What the pixels of a file are, and how their depth and transparency become 8 bits without it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import ExifTags, Image
 
 from lisae_tf.core.errors import LisaeError
+from lisae_tf.data.picture_files import few
 
 FULL_DEPTH = 16
 WHITE = 255  # what transparent pixels show
@@ -113,3 +115,32 @@ def plain(picture: Image.Image, found: Header, background: int) -> Image.Image:
     if found.deep or not found.clear:
         return picture
     return _laid_over(picture, found, background)
+
+
+def depth_remarks(
+    what: str, names: Sequence[str], headers: Sequence[Header], depth: int | None
+) -> list[str]:
+    """One sentence for each way in which levels of a set are lost; none where none are.
+
+    Args:
+        what: the set.
+        names: of its pictures.
+        headers: theirs, once decoded; none of pictures that do not come from files.
+        depth: the bits in use of 16-bit grey; None for all of them.
+    """
+    said, named = [], list(zip(names, headers, strict=False))
+    over = [name for name, header in named if (header.top or 0) >> (depth or FULL_DEPTH)]
+    if over:
+        hold = "pictures hold" if len(over) > 1 else "picture holds"
+        said.append(
+            f"{len(over)} {what} {hold} values of more than the {depth} bits that were found in "
+            f"normal pictures (data.depth), which become white: {few(over)}"
+        )
+    cut = [name for name, header in named if header.cut]
+    if cut:
+        have = "pictures have" if len(cut) > 1 else "picture has"
+        said.append(
+            f"{len(cut)} {what} {have} 16 bits in colour or with alpha, of which the upper 8 are "
+            f"read; if the lower ones matter, save grey without alpha or 8 bits: {few(cut)}"
+        )
+    return said

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from lisae_tf import __version__
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.core.files import as_utf8, make_folder, read_json, replacing, sha256, write_json
+from lisae_tf.core.files import make_folder, read_json, replacing, sha256, write_json
 from lisae_tf.core.thresholds import Threshold
 from lisae_tf.data import picture_files, picture_tables
 from lisae_tf.experiments import bulk_rows
 from lisae_tf.experiments.bulk_rows import LISTING, Part
-from lisae_tf.exported import artefacts
+from lisae_tf.exported import artefacts, score_files
 
 MANIFEST = "_manifest.json"  # readers of Parquet folders pass over such a name
 _TABLE = picture_tables.PARQUET
@@ -96,25 +96,14 @@ class Outcome:
     unreadable: int = 0
 
 
-def _origin(path: Path) -> dict[str, str]:
-    """What a stored part says its scores are of; nothing where it is damaged or absent."""
-    try:
-        found = picture_tables.parquet().read_schema(path).metadata or {}
-    except (OSError, ValueError):  # pyarrow's own errors among them
-        return {}
-    return {key.decode(): value.decode(errors="replace") for key, value in found.items()}
-
-
 def score_part(part: Part, folder: str, scorer: Scorer) -> Outcome:
     """Scores one part and writes its file, whole, unless it is stored.
 
     Each picture has a row: path, score, threshold and is_anomaly, or the reason why there is none.
     """
-    import pyarrow
-
     path = Path(folder) / part.name
     told = {"model_sha256": scorer.sha256, "threshold": repr(scorer.threshold)}
-    there = _origin(path)
+    there = score_files.about_part(path)
     if there.items() >= told.items():
         now = bulk_rows.digest(bulk_rows.batches(part))
         if there.get("pictures_sha256") == now:
@@ -127,23 +116,14 @@ def score_part(part: Part, folder: str, scorer: Scorer) -> Outcome:
         decoded = batch.decoded(model.shape, model.depth)
         scores = model.score(decoded.pixels).tolist() if decoded.names else []
         missing = [None] * len(decoded.bad)
-        columns["path"] += map(as_utf8, [*decoded.names, *decoded.bad])
+        columns["path"] += [*decoded.names, *decoded.bad]
         columns["score"] += [*scores, *missing]
         columns["is_anomaly"] += [*(score > alpha for score in scores), *missing]
-        columns["reason"] += [*([None] * len(scores)), *map(as_utf8, decoded.bad.values())]
+        columns["reason"] += [*([None] * len(scores)), *decoded.bad.values()]
         unreadable += len(missing)
-    count = len(columns["path"])
-    table = pyarrow.table({
-        "path": pyarrow.array(columns["path"], pyarrow.string()),
-        "score": pyarrow.array(columns["score"], pyarrow.float32()),
-        "threshold": pyarrow.array([alpha] * count, pyarrow.float64()),
-        "is_anomaly": pyarrow.array(columns["is_anomaly"], pyarrow.bool_()),
-        "reason": pyarrow.array(columns["reason"], pyarrow.string()),
-    })  # fmt: skip
     told |= {"pictures_sha256": pictures.hexdigest()}
     outdated = path.exists()
-    with replacing(path) as temporary:
-        picture_tables.parquet().write_table(table.replace_schema_metadata(told), temporary)
+    score_files.write_part(path, columns, alpha, told)
     return Outcome(outdated=outdated, unreadable=unreadable)
 
 
@@ -209,7 +189,7 @@ def claim(folder: Path, paths: Sequence[Path], part_size: int, scorer: Scorer) -
     # Tables are looked into before anything is written.
     tables = (path for path in given if path not in files)
     cut = [(str(path), piece) for path in tables for piece in bulk_rows.pieces(path, part_size)]
-    make_folder(folder)
+    make_folder(folder, "--parts")
 
     listing = folder.absolute() / LISTING
     with replacing(listing) as temporary:

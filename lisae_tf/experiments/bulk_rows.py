@@ -17,6 +17,7 @@ import numpy as np
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import sha256
 from lisae_tf.data import picture_files, picture_tables, pictures
+from lisae_tf.exported import score_files
 
 BATCH_SIZE, BATCH_BYTES = 256, 2**26  # encoded pictures held at a time, unless one alone has more
 LARGEST = 2**30  # bytes of a file that is read whole
@@ -36,7 +37,7 @@ class Part:
     @property
     def name(self) -> str:
         """Of its file."""
-        return f"part-{self.number:06d}{picture_tables.PARQUET}"
+        return score_files.part_name(self.number)
 
     @property
     def size(self) -> int:

@@ -20,6 +20,7 @@ SAVED_MODEL, GRAPH = "savedmodel", "saved_model.pb"
 DTYPES = ("uint8", "float32")
 SIGNATURES = ("serving_default", "with_threshold", "error_map")  # the last where there is one
 _FOLDER_RECORD = "lisae.json"
+_RUN = "detector.json"  # what a run's folder has
 CARD, PARITY = "README.md", "parity.json"  # for people; no loader reads them
 _MAX_RECORD = 2**21  # bytes, of which a list of many pictures is half
 _MAX_MODEL = 2**31 - 1
@@ -44,6 +45,10 @@ def locate(path: Path) -> tuple[Path, str]:
         versions = [v for v in numbered(path) if (path / str(v) / GRAPH).is_file()]
         if versions:
             return path / str(max(versions)), SAVED_MODEL
+        if (path / _RUN).is_file():
+            raise LisaeError(
+                f"{path} is a run and no exported model; make one of it with export --run {path}"
+            )
         raise LisaeError(f"{path} holds no SavedModel; name the folder that export wrote")
     if not path.exists():
         raise LisaeError(f"{path} does not exist; check the path")
