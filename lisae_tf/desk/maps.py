@@ -1,0 +1,122 @@
+"""Error maps of pictures that somebody looks at: asked for one by one, made in batches."""
+
+import asyncio
+import io
+from collections import OrderedDict
+from concurrent.futures import Executor
+
+import numpy as np
+from PIL import Image
+
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.desk.pictures import Pictures
+from lisae_tf.report.error_maps import redness
+
+SIDE = 256  # pixels of a map's longer side
+BATCH = 16
+_GATHER = 0.01  # seconds in which requests come together
+_KEPT = 4096  # encoded maps
+
+
+def encoded(error: np.ndarray, size: tuple[int, int], alpha: float, highest_share: float) -> bytes:
+    """A map as WebP, red where the error is and clear elsewhere, in the picture's proportions.
+
+    Args:
+        error: float32 (h, w).
+        size: (H, W) of the picture.
+        alpha: the threshold, which sets the scale.
+        highest_share: of the map's places, whose mean is the score.
+    """
+    scale = min(1.0, SIDE / max(size))
+    height, width = (max(1, round(scale * side)) for side in size)
+    drawn = np.zeros((height, width, 4), np.uint8)
+    drawn[..., 0] = 255
+    drawn[..., 3] = np.rint(255 * redness(error, (height, width), alpha, highest_share))
+    stream = io.BytesIO()
+    # Else the red of clear places would be dropped, and the edges with it.
+    Image.fromarray(drawn).save(stream, "WEBP", method=2, exact=True, alpha_quality=80)
+    return stream.getvalue()
+
+
+class Maps:
+    """Error maps by picture; the last asked for come first.
+
+    Args:
+        pictures: whose maps they are.
+        scorer: a detector or exported model with maps.
+        executor: of one thread, for scorers are for one at a time.
+    """
+
+    def __init__(self, pictures: Pictures, scorer, executor: Executor):
+        self._pictures, self._scorer, self._executor = pictures, scorer, executor
+        self._made: OrderedDict[tuple[int, float], bytes] = OrderedDict()
+        self._asked: dict[tuple[int, float], list[asyncio.Future[bytes]]] = {}
+        self._work: asyncio.Task | None = None
+
+    async def get(self, index: int, alpha: float) -> bytes:
+        """The map of a picture, drawn on the scale of a threshold.
+
+        Raises:
+            LisaeError: the picture cannot be read any more.
+        """
+        key = (index, alpha)
+        if key in self._made:
+            self._made.move_to_end(key)
+            return self._made[key]
+        asked = asyncio.get_running_loop().create_future()
+        self._asked.setdefault(key, []).append(asked)
+        if self._work is None or self._work.done():
+            self._work = asyncio.create_task(self._run())
+        return await asked
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(_GATHER)
+        while True:
+            # Whoever asked may have scrolled on.
+            waiting = {
+                key: [each for each in asked if not each.done()]
+                for key, asked in self._asked.items()
+            }
+            self._asked = {key: asked for key, asked in waiting.items() if asked}
+            keys = list(self._asked)[-BATCH:]
+            if not keys:
+                return
+            try:
+                made = await loop.run_in_executor(self._executor, self._make, keys)
+            except Exception as error:  # each runtime has errors of its own
+                made = [error] * len(keys)
+            for key, found in zip(keys, made, strict=True):
+                for asked in self._asked.pop(key):
+                    if asked.done():
+                        continue
+                    if isinstance(found, Exception):
+                        asked.set_exception(found)
+                    else:
+                        asked.set_result(found)
+                if isinstance(found, bytes):
+                    self._keep(key, found)
+
+    def _keep(self, key: tuple[int, float], found: bytes) -> None:
+        self._made[key] = found
+        while len(self._made) > _KEPT:
+            self._made.popitem(last=False)
+
+    def _make(self, keys: list[tuple[int, float]]) -> list[bytes | Exception]:
+        scorer = self._scorer
+        made: list[bytes | Exception] = []
+        pixels, sizes, at = [], [], []
+        for index, _ in keys:
+            try:
+                picture, size = self._pictures.pixels(index, scorer.shape, scorer.depth)
+            except LisaeError as error:
+                made.append(error)
+                continue
+            at.append(len(made))
+            made.append(b"")
+            pixels.append(picture)
+            sizes.append(size)
+        if pixels:
+            for k, error, size in zip(at, scorer.error_maps(np.stack(pixels)), sizes, strict=True):
+                made[k] = encoded(error, size, keys[k][1], scorer.highest_share)
+        return made
