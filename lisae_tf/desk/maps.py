@@ -10,16 +10,19 @@ from PIL import Image
 
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.desk.pictures import Pictures
-from lisae_tf.report.error_maps import redness
+from lisae_tf.report.error_maps import full_red, redness, resized
 
 SIDE = 256  # pixels of a map's longer side
 BATCH = 16
+_YELLOW = 4.0  # times fully red: that much at least is yellow
 _GATHER = 0.01  # seconds in which requests come together
 _KEPT = 4096  # encoded maps
 
 
 def encoded(error: np.ndarray, size: tuple[int, int], alpha: float, highest_share: float) -> bytes:
     """A map as WebP, red where the error is and clear elsewhere, in the picture's proportions.
+
+    Beyond what is fully red it goes on to yellow, which its highest error is.
 
     Args:
         error: float32 (h, w).
@@ -32,6 +35,9 @@ def encoded(error: np.ndarray, size: tuple[int, int], alpha: float, highest_shar
     drawn = np.zeros((height, width, 4), np.uint8)
     drawn[..., 0] = 255
     drawn[..., 3] = np.rint(255 * redness(error, (height, width), alpha, highest_share))
+    if alpha > 0 and (beyond := float(error.max()) / (full := full_red(alpha, highest_share))) > 1:
+        times = np.maximum(resized(error[None], (height, width))[0] / full, 1)
+        drawn[..., 1] = np.rint(255 * np.log(times) / np.log(max(beyond, _YELLOW)))
     stream = io.BytesIO()
     # Else the red of clear places would be dropped, and the edges with it.
     Image.fromarray(drawn).save(stream, "WEBP", method=2, exact=True, alpha_quality=80)

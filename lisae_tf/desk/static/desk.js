@@ -2,7 +2,7 @@
 // The page: what is shown, what is counted, and what is decided.
 (() => {
   const find = (id) => document.getElementById(id);
-  const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0)} %`;
+  const hundredth = (share) => (100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0);
   const number = (count) => count.toLocaleString("en");
   const MARKS = { normal: "normal after all", anomaly: "a flaw" };
 
@@ -63,6 +63,7 @@
       for (const each of document.querySelectorAll("[data-live]")) each.hidden = !this.source.live;
       this.tiles.beside = head.has_maps && find("beside").checked;
       find("tiles").classList.toggle("paired", this.tiles.beside);
+      find("kinds").open = find("filters").open = innerWidth > 800;
       this.blended();
     }
 
@@ -87,6 +88,7 @@
       });
       find("write").addEventListener("click", () => this.write(() => this.source.write(this.alpha)));
       find("undo").addEventListener("click", () => this.write(() => this.source.undo()));
+      find("filters").addEventListener("toggle", () => this.tiles.soon());
       find("reset").addEventListener("click", () => this.setThreshold(this.head.threshold));
       find("help-open").addEventListener("click", () => find("help").showModal());
       find("help-close").addEventListener("click", () => find("help").close());
@@ -143,16 +145,18 @@
       };
     }
 
-    place(index, name) {
+    // The folder and name of a picture: all that tells it from others, or the last two parts.
+    place(index, name, short = false) {
       const folder = this.folders[this.head.folder[index]];
-      return folder ? `${folder}/${name}` : name;
+      if (!folder || (short && this.folders.length < 2)) return name;
+      return `${short ? folder.split("/").pop() : folder}/${name}`;
     }
 
     recount() {
       const head = this.head;
       for (let i = 0; i < head.count; i++) this.truth[i] = this.known(i);
       this.counts = new desk.Counts(head.scores, this.truth, head.kind, head.kinds);
-      this.histogram.show(this.counts, this.sorted);
+      this.histogram.show(this.counts, this.sorted, head.threshold);
       const marked = [...this.marks.keys()].some((index) => head.truth[index] === desk.UNKNOWN);
       find("chosen-note").hidden = !marked;
       this.tell();
@@ -174,7 +178,7 @@
         const [low, high] = side.interval;
         find(`${id}-count`).textContent = `${number(side.count)} of ${number(side.total)} ${what}`;
         find(`${id}-share`).textContent =
-          `${percent(side.share)} (${percent(low)} to ${percent(high)})`;
+          `${hundredth(side.share)} % (${hundredth(low)}–${hundredth(high)})`;
       };
       line("alarms", found.alarms, "normal");
       line("finds", found.finds, "anomalies");
@@ -194,9 +198,7 @@
         row.lastChild.textContent = `${each.count} of ${each.total}`;
       });
       const same = this.alpha === Math.fround(this.head.threshold);
-      if (document.activeElement !== find("threshold") || !this.dragging) {
-        find("threshold").value = desk.written(this.alpha);
-      }
+      find("threshold").value = desk.written(this.alpha);
       find("stored").textContent = same
         ? "This is the threshold that is stored."
         : `Stored is ${desk.written(this.head.threshold)} (dashed).`;
@@ -317,8 +319,10 @@
     }
 
     say(text, wrong = false) {
-      find("said").textContent = text;
-      find("said").classList.toggle("wrong", wrong);
+      for (const place of [find("said"), find("viewer-said")]) {
+        place.textContent = text;
+        place.classList.toggle("wrong", wrong);
+      }
     }
   }
 

@@ -30,13 +30,14 @@ desk.Histogram = class {
     box.addEventListener("keydown", (event) => this.key(event));
   }
 
-  show(counts, scores) {
+  // Counts by what pictures are, all scores ascending, and the stored threshold.
+  show(counts, scores, alpha) {
     this.counts = counts;
     if (this.sorted !== scores) {
-      this.sorted = scores; // of all pictures, ascending
+      this.sorted = scores;
       const [low, high] = [scores[0], scores[scores.length - 1]];
       const middle = scores[scores.length >> 1];
-      this.log = low > 0 && high > 20 * middle;
+      this.log = low > 0 && high > 20 * Math.min(middle, alpha);
       const [first, last] = [this.scaled(low), this.scaled(high)];
       const margin = 0.03 * (last - first) || Math.abs(first) || 1;
       this.first = first - margin;
@@ -91,10 +92,10 @@ desk.Histogram = class {
     desk.svg("line", { class: "axis", x1: 0, x2: width, y1: zero + 0.5, y2: zero + 0.5 }, this.bars);
     const ticks = Math.max(2, Math.floor(width / 90));
     for (let k = 0; k <= ticks; k++) {
-      const x = width * k / ticks;
+      const x = Math.min(width - 3, Math.max(3, width * k / ticks));
       const anchor = k === 0 ? "start" : k === ticks ? "end" : "middle";
       desk.svg("text", { x, y: height - 4, "text-anchor": anchor }, this.bars).textContent =
-        String(Number(this.value(x).toPrecision(2)));
+        String(Number(this.value(width * k / ticks).toPrecision(2)));
     }
     this.move();
   }

@@ -177,7 +177,7 @@ desk.Tiles = class {
     tile.tag.className = `tag ${said.tone}`;
     tile.mark.textContent = said.mark;
     tile.mark.className = `mark ${said.markTone}`;
-    tile.name.textContent = name || "…";
+    tile.name.textContent = name ? this.page.place(index, name, true) : "…";
     tile.classList.toggle("called", said.called);
     tile.classList.toggle("current", place === this.current);
     tile.setAttribute("aria-selected", String(place === this.current));
