@@ -1,5 +1,6 @@
 """`desk`: a local page to look at scored pictures, move the threshold and mark what is wrong."""
 
+import contextlib
 import sys
 import threading
 import webbrowser
@@ -10,6 +11,7 @@ import click
 
 from lisae_tf.commands import options as shared
 from lisae_tf.core.errors import LisaeError, install
+from lisae_tf.core.quiet import start_tensorflow
 
 
 @click.command("desk")
@@ -46,7 +48,6 @@ def command(
     first. With --model, an ONNX or TFLite file needs no TensorFlow.
     """
     from lisae_tf.data import lists
-    from lisae_tf.runs.marks import read_marks
 
     shared.refuse_both(run, model)
     if listed is not None:
@@ -57,51 +58,58 @@ def command(
         if error.name != "aiohttp":
             raise
         raise LisaeError(f"the desk needs the package 'aiohttp'; {install('desk')}") from error
+    # Mistakes are said before anything is scored.
+    with server.listen(host, port) as listening:
+        desk = _opened(run, model, pictures, data_dir, data_roots, marks, skip_bad)
+
+        def ready(address: str) -> None:
+            click.echo(f"{len(desk.pictures)} pictures at {address} ; stop with Ctrl+C")
+            if not no_browser:
+                threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+
+        server.serve(desk, host, listening, ready)
+
+
+def _opened(
+    run: Path | None, model: Path | None, paths: tuple[Path, ...], data_dir: Path | None,
+    data_roots: tuple[str, ...], marks: Path | None, skip_bad: bool,
+):  # fmt: skip
+    """The desk that the command line asks for, its pictures scored."""
     from lisae_tf.desk.desk import Desk
     from lisae_tf.desk.thumbnails import Cache, cache_folder
-    from lisae_tf.runs.marks import place_of
+    from lisae_tf.runs.marks import place_of, read_marks
 
-    listening = server.listen(host, port)  # a mistake is said before anything is scored
+    thresholds: _OfRun | _OfModel
     if model is not None:
-        if not pictures:
+        if not paths:
             raise LisaeError("an exported model knows no pictures; name files or folders")
         from lisae_tf.exported.runtimes import open_model
 
         scorer = open_model(model)
-        place = marks or place_of(None, scorer.path)
-        read_marks(place)
-        thresholds: _OfRun | _OfModel = _OfModel(scorer)
+        marks = marks or place_of(None, scorer.path)
+        thresholds = _OfModel(scorer)
         title, refusal = str(scorer.path), thresholds.refusal()
     else:
-        from lisae_tf.core.quiet import start_tensorflow
-
         folder = shared.open_run(run)
-        place = marks or place_of(folder, None)
-        read_marks(place)
         start_tensorflow()
         from lisae_tf.detectors import load_detector
 
         scorer = load_detector(folder)
+        marks = marks or place_of(folder, None)
         thresholds = _OfRun(folder)
         title, refusal = folder.name, None
-    if pictures:
-        found = _scored(scorer, thresholds.now(), pictures, skip_bad)
+    read_marks(marks)
+    if paths:
+        found = _scored(scorer, thresholds.now(), paths, skip_bad)
     else:
-        from lisae_tf.desk.tested import tested
+        from lisae_tf.desk.tested import pictures_of
 
-        found = tested(folder, scorer.config, data_dir, data_roots)
-    desk = Desk(title, found, scorer, thresholds, place, Cache(cache_folder()), refusal)
-
-    def ready(address: str) -> None:
-        click.echo(f"{len(found)} pictures at {address} ; stop with Ctrl+C")
-        if not no_browser:
-            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-
-    server.serve(desk, host, listening, ready)
+        found = pictures_of(folder, scorer.config, data_dir, data_roots)
+    return Desk(title, found, scorer, thresholds, marks, Cache(cache_folder()), refusal)
 
 
 def _scored(scorer, alpha: float, paths: Sequence[Path], skip_bad: bool):
-    """The pictures that were named, scored as `score` does, with a bar on standard error."""
+    """The pictures that were named, scored as `score` does, with a bar in a terminal."""
     from lisae_tf.commands.score import scored_rows
     from lisae_tf.data import picture_files
     from lisae_tf.desk.pictures import scored
@@ -112,7 +120,8 @@ def _scored(scorer, alpha: float, paths: Sequence[Path], skip_bad: bool):
     count = None if arrays else sum(1 for _ in picture_files.files_of(paths))
     names, scores = [], []
     rows = scored_rows(scorer, alpha, tuple(paths), skip_bad)
-    with click.progressbar(rows, count, "scoring", file=sys.stderr, show_pos=True) as bar:
+    shown = click.progressbar(rows, count, "scoring", file=sys.stderr, show_pos=True)
+    with shown if sys.stderr.isatty() else contextlib.nullcontext(rows) as bar:
         for row in bar:
             names.append(row["path"])
             scores.append(row["score"])

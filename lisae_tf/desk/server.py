@@ -281,9 +281,7 @@ def listen(host: str, port: int) -> socket.socket:
     return found
 
 
-def serve(
-    desk: Desk, host: str, listening: socket.socket, ready: Callable[[str], None]
-) -> None:
+def serve(desk: Desk, host: str, listening: socket.socket, ready: Callable[[str], None]) -> None:
     """Serves until SIGINT or SIGTERM.
 
     Args:

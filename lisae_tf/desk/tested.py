@@ -18,7 +18,7 @@ from lisae_tf.runs import folders as runs
 _OTHERS = "the test pictures of {} are not those that it was tested on; train again"
 
 
-def tested(
+def pictures_of(
     run: Path, config: Config, data_dir: Path | None = None, data_roots: Sequence[str] = ()
 ) -> Pictures:
     """The test pictures of a completed run with their stored scores.

@@ -1,0 +1,467 @@
+"""`desk`: what its server says and writes, and to whom; without a browser."""
+
+import asyncio
+import base64
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import export_fixtures
+import numpy as np
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+from conftest import assert_one_sentence, contents
+from export_fixtures import path_of
+from PIL import Image
+
+from lisae_tf.commands.desk import _OfModel, _OfRun
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.files import read_json
+from lisae_tf.desk import server as desk_server
+from lisae_tf.desk.desk import Desk
+from lisae_tf.desk.pictures import Pictures, scored
+from lisae_tf.desk.server import DeskServer
+from lisae_tf.desk.tested import pictures_of
+from lisae_tf.desk.thumbnails import Cache
+from lisae_tf.runs import files as run_files
+from lisae_tf.runs import folders as runs
+from lisae_tf.runs.marks import Mark, append_mark, read_marks
+
+run, models = export_fixtures.run, export_fixtures.models
+RUN = Path("runs/normal-lis-seed0")
+
+
+def desk_of(folder: Path, cache: Path) -> Desk:
+    """The desk on a run's test pictures."""
+    from lisae_tf.detectors import load_detector
+
+    scorer = load_detector(folder)
+    found = pictures_of(folder, scorer.config)
+    marks = folder / run_files.MARKS
+    return Desk(folder.name, found, scorer, _OfRun(folder), marks, Cache(cache))
+
+
+@pytest.fixture
+def desk(workplace, tmp_path):
+    return desk_of(RUN, tmp_path / "cache")
+
+
+def visit(desk: Desk, talk, host: str = "127.0.0.1"):
+    """Runs `talk(client, post)`, where `post` sends JSON as the page does."""
+
+    async def visited():
+        server = DeskServer(desk, host)
+        async with TestClient(TestServer(server.application())) as client:
+            origin = f"http://{client.host}:{client.port}"
+
+            async def post(path: str, sent, **headers):
+                headers = {"Origin": origin} | headers
+                return await client.post(server.path + path, json=sent, headers=headers)
+
+            client.base = server.path
+            return await talk(client, post)
+
+    return asyncio.run(visited())
+
+
+def unpacked(document: dict, name: str, dtype: str) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(document[name]), dtype)
+
+
+def test_the_page_is_told_what_the_run_stored(desk):
+    async def talk(client, _):
+        return await (await client.get("/data")).json(), await (await client.get("/names/0")).json()
+
+    document, names = visit(desk, talk)
+    stored = runs.read_scores(RUN)
+    np.testing.assert_array_equal(unpacked(document, "scores", "<f4"), stored["test"])
+    np.testing.assert_array_equal(unpacked(document, "truth", "i1"), stored["is_anomaly"])
+    assert document["threshold"] == np.float32(read_json(RUN / "metrics.json")["threshold"])
+    assert document["count"] == len(stored["test"]) == len(names)
+    folders = [document["folders"][k] for k in unpacked(document, "folder", "<i4")]
+    paths = [Path(folder) / name for folder, name in zip(folders, names, strict=True)]
+    assert all(path.is_file() for path in paths)
+    assert [path.parent.name == "anomaly" for path in paths] == stored["is_anomaly"].tolist()
+    assert document["earlier"] is None and document["marks"] == []
+
+
+def test_scores_belong_to_their_pictures(desk):
+    scorer, found = desk.scorer, desk.pictures
+    pixels = [found.pixels(k, scorer.shape, scorer.depth)[0] for k in range(len(found))]
+    np.testing.assert_allclose(scorer.score(np.stack(pixels)), found.scores, rtol=1e-4)
+
+
+def test_a_renamed_picture_is_found_and_another_one_is_not_shown(desk, tmp_path):
+    names = desk.pictures.names
+    os.rename(names[0], Path(names[0]).with_name("renamed.png"))
+    Path(names[1]).write_bytes(Path(names[2]).read_bytes())
+    again = desk_of(RUN, tmp_path / "cache")
+    assert again.pictures.names[0].endswith("renamed.png")
+    assert again.pictures.names[2:] == names[2:]
+    assert again.thumbnail(0)
+    with pytest.raises(LisaeError, match="another picture than was tested"):
+        again.thumbnail(1)
+
+
+def test_pictures_and_maps(desk):
+    async def talk(client, _):
+        found = {}
+        for path in ("thumb/0", "picture/0", "map/0", "map/3"):
+            answer = await client.get("/" + path)
+            assert answer.status == 200, await answer.text()
+            found[path] = answer.content_type, await answer.read()
+        for path in ("thumb/99999", "map/99999", "names/9", "thumb/-1", "thumb/x", "static/a.js"):
+            assert (await client.get("/" + path)).status == 404
+        return found
+
+    found = visit(desk, talk)
+    (tmp := Path("shown")).write_bytes(found["map/0"][1])
+    with Image.open(tmp) as drawn, Image.open(desk.pictures.names[0]) as picture:
+        assert drawn.mode == "RGBA" and drawn.format == "WEBP"
+        assert drawn.size == picture.size
+    assert found["map/0"][1] != found["map/3"][1]
+    assert {kind for kind, _ in found.values()} <= {"image/png", "image/jpeg", "image/webp"}
+    # Kept, and made anew where the file has changed.
+    kept = [path for path in desk.cache.folder.rglob("*") if path.is_file()]
+    assert len(kept) == 1 and kept[0].read_bytes() == found["thumb/0"][1]
+    os.utime(desk.pictures.names[0], (1, 1))
+    desk.thumbnail(0)
+    assert len([path for path in desk.cache.folder.rglob("*") if path.is_file()]) == 2
+
+
+def test_the_cache_stays_within_its_limit(tmp_path):
+    cache = Cache(tmp_path, limit=1000)
+    keys = [f"{k:064x}" for k in range(20)]
+    for k, key in enumerate(keys):
+        cache.write(key, bytes(100))
+        os.utime(cache._place(key), (k, k))
+    cache.trim()
+    assert [cache.read(key) is not None for key in keys] == [False] * 12 + [True] * 8
+    cache.folder = tmp_path / "no" / "file"
+    (tmp_path / "no").write_bytes(b"")  # nowhere to write: no cache, and no error
+    cache.write(keys[0], b"x")
+    assert cache.read(keys[0]) is None
+
+
+class Scripts(HTMLParser):
+    """Scripts and styles of a page that are not in files of their own."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.inline: list[str] = []
+        self.links: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.inline += [key for key in given if key.startswith("on") or key == "style"]
+        self.links += [given[key] for key in ("src", "href") if key in given]
+        if tag == "style" or (tag == "script" and "src" not in given):
+            self.inline.append(tag)
+
+
+def test_the_page_is_whole_and_has_no_script_of_its_own(desk):
+    async def talk(client, _):
+        page = await client.get("/")
+        text = await page.text()
+        links = [link for link in Scripts(text).links if not link.startswith("data:")]
+        files = [await client.get("/" + link) for link in links]
+        assert [each.status for each in files] == [200] * len(links)
+        return page.headers, Scripts(text).inline, links, [await each.text() for each in files]
+
+    headers, inline, links, files = visit(desk, talk)
+    assert inline == []
+    assert {link.removeprefix("static/") for link in links} == {"desk.css", *desk_server.SCRIPTS}
+    assert not any("http://" in text.replace("http://www.w3.org", "") for text in files)
+    assert not any("https://" in text or "innerHTML" in text for text in files)
+    policy = headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; script-src 'self';")
+    assert "unsafe" not in policy
+    assert headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_other_sites_get_nothing_and_change_nothing(desk):
+    async def talk(client, post):
+        for host in ("evil.example", "evil.example:80", "127.0.0.1.evil.example", "10.0.0.7", ""):
+            for path in ("/", "/data", "/thumb/0"):
+                assert (await client.get(path, headers={"Host": host})).status == 403, host
+        for host in ("localhost", "LOCALHOST:99", "127.0.0.1:5", "[::1]:80"):
+            assert (await client.get("/data", headers={"Host": host})).status == 200, host
+        mark = {"index": 0, "mark": "normal", "threshold": 1.0}
+        for origin in ("http://evil.example", "null", "http://127.0.0.1:1", ""):
+            assert (await post("mark", mark, Origin=origin)).status == 403
+        assert (await client.post("/mark", json=mark)).status == 403
+        own = {"Origin": f"http://{client.host}:{client.port}", "Content-Type": "text/plain"}
+        assert (await client.post("/mark", data=json.dumps(mark), headers=own)).status == 415
+        for path in ("threshold", "undo"):
+            assert (await post(path, {}, Origin="http://evil.example")).status == 403
+        assert (await client.get("/mark")).status == 405
+
+    before = contents(RUN)
+    visit(desk, talk)
+    assert contents(RUN) == before
+
+
+def test_what_is_no_request_of_the_page_is_refused(desk):
+    async def talk(client, post):
+        for sent, status in (
+            ([], 400), ("x", 400), ({}, 404), ({"index": "0"}, 404), ({"index": True}, 404),
+            ({"index": -1, "threshold": 1}, 404), ({"index": 10**6, "threshold": 1}, 404),
+            ({"index": 0, "mark": "x", "threshold": 1}, 409), ({"index": 0, "mark": "normal"}, 400),
+            ({"index": 0, "mark": "normal", "threshold": "1"}, 400),
+        ):  # fmt: skip
+            answer = await post("mark", sent)
+            assert answer.status == status, sent
+            assert (await answer.json())["error"]
+        assert (await post("threshold", {"threshold": None})).status == 400
+        answer = await post("threshold", {"threshold": -1})
+        assert answer.status == 409
+        assert "must be a number like the scores" in (await answer.json())["error"]
+        answer = await post("undo", {})
+        assert answer.status == 409
+        assert "there is nothing to undo" in (await answer.json())["error"]
+        own = {"Origin": f"http://{client.host}:{client.port}", "Content-Type": "application/json"}
+        assert (await client.post("/mark", data="{", headers=own)).status == 400
+        assert (await client.post("/mark", data="[" * 60_000, headers=own)).status == 400
+        assert (await client.post("/mark", data=b" " * 70_000, headers=own)).status == 413
+
+    before = contents(RUN)
+    visit(desk, talk)
+    assert contents(RUN) == before
+
+
+def test_with_another_host_a_token_is_part_of_every_address(desk):
+    async def talk(client, post):
+        assert len(client.base) > 20
+        for path in ("/", "/data", "/static/desk.js", "/thumb/0", "/wrong/data"):
+            assert (await client.get(path)).status == 404
+        assert (await client.post("/undo", json={})).status in (403, 404)
+        for path in ("", "data", "static/desk.js", "thumb/0"):
+            assert (await client.get(client.base + path)).status == 200
+        named = {"Host": "evil.example"}
+        assert (await client.get(client.base + "data", headers=named)).status == 403
+        assert (await post("mark", {"index": 0, "mark": "anomaly", "threshold": 1.0})).status == 200
+
+    visit(desk, talk, "0.0.0.0")
+    assert len(read_marks(RUN / run_files.MARKS)) == 1
+
+
+# Marks
+
+
+def test_marks_are_kept_beside_the_run_and_found_again(desk, tmp_path):
+    async def talk(client, post):
+        for index, mark in ((3, "normal"), (0, "anomaly"), (3, "anomaly"), (0, None)):
+            answer = await post("mark", {"index": index, "mark": mark, "threshold": 0.5})
+            assert await answer.json() == {"index": index, "mark": mark}
+        return await (await client.get("/data")).json()
+
+    assert visit(desk, talk)["marks"] == [[3, "anomaly"]]
+    lines = (RUN / "marks.jsonl").read_text().splitlines()
+    assert len(lines) == 4
+    (mark,) = read_marks(RUN / "marks.jsonl")
+    assert json.loads(lines[2]) == vars(mark)
+    assert mark.picture == desk.pictures.names[3] and os.path.isabs(mark.picture)
+    assert mark.sha256 == desk.pictures.digests[3]
+    assert (mark.mark, mark.score) == ("anomaly", desk.pictures.scores[3])
+    assert mark.threshold == 0.5 and mark.time.endswith("+00:00")
+    # A run that has marks is whole, and what was altered in it is noticed as before.
+    assert run_files.check(RUN)
+    assert desk_of(RUN, tmp_path / "cache").marks == {3: "anomaly"}
+    (RUN / "history.json").write_text("[]")
+    with pytest.raises(LisaeError, match=r"history\.json is damaged"):
+        run_files.check(RUN)
+
+
+def test_a_picture_that_has_gone_is_not_marked(desk):
+    os.unlink(desk.pictures.names[0])
+    with pytest.raises(LisaeError, match="cannot be read"):
+        desk.mark(0, "normal", 1.0)
+    assert not (RUN / "marks.jsonl").exists()
+
+
+MARK = Mark("/a.png", "0" * 64, "normal", 0.5, 0.25, "2026-01-01T00:00:00+00:00")
+
+
+def test_half_a_mark_is_none_and_is_cut_off(tmp_path):
+    path = tmp_path / "new" / "marks.jsonl"
+    assert read_marks(path) == []
+    append_mark(path, MARK)
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[:-9])
+    assert read_marks(path) == [MARK]
+    other = Mark("/b\udcff.png", "1" * 64, "anomaly", 1.0, 0.25, MARK.time)
+    append_mark(path, other)
+    assert path.read_bytes().startswith(whole)
+    assert read_marks(path) == [MARK, other]
+    append_mark(path, Mark(MARK.picture, MARK.sha256, None, 0.5, 0.25, MARK.time))
+    assert read_marks(path) == [other]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "x", "[]", "{}", '{"picture": "/a"}', "[" * 100_000,
+        json.dumps(vars(MARK) | {"mark": "odd"}), json.dumps(vars(MARK) | {"score": "1"}),
+        json.dumps(vars(MARK) | {"score": float("nan")}), json.dumps(vars(MARK) | {"more": 1}),
+        json.dumps(vars(MARK) | {"mark": ["normal"]}),
+    ],
+)  # fmt: skip
+def test_what_is_no_mark_is_refused(tmp_path, line):
+    path = tmp_path / "marks.jsonl"
+    path.write_text(json.dumps(vars(MARK)) + f"\n{line}\n")
+    with pytest.raises(LisaeError, match=r"line 2 of .*marks\.jsonl is no mark"):
+        read_marks(path)
+
+
+def test_marks_of_pictures_that_have_changed_do_not_count(tmp_path, picture_folder):
+    found = scored([str(p) for p in sorted(picture_folder(tmp_path / "p", 3).iterdir())], [1, 2, 3])
+
+    class Scorer:
+        shape, depth, has_maps = (12, 12, 1), None, False
+
+    place = tmp_path / "marks.jsonl"
+    desk = Desk("x", found, Scorer(), None, place, Cache(tmp_path / "cache"))
+    desk.mark(0, "normal", 1.0)
+    desk.mark(1, "anomaly", 1.0)
+    Path(found.names[1]).write_bytes(Path(found.names[2]).read_bytes())
+    again = Desk("x", found, Scorer(), None, place, Cache(tmp_path / "cache"))
+    assert again.marks == {0: "normal"} and again.stale == [found.names[1]]
+
+
+# The threshold
+
+
+def test_writing_is_calibrating_and_is_undone(desk, cli, tmp_path):
+    shutil.copytree(RUN, other := tmp_path / "other")
+    before = read_json(RUN / "detector.json")
+    alpha = float(np.float32(np.median(desk.pictures.scores)))
+
+    async def talk(client, post):
+        first = await (await post("threshold", {"threshold": alpha})).json()
+        assert first["threshold"] == alpha
+        assert first["earlier"] == np.float32(before["threshold"]["alpha"])
+        assert any("set by hand, which guarantees nothing" in line for line in first["said"])
+        assert result.exit_code == 0
+        assert contents(RUN) == contents(other)
+        again = await (await post("undo", {})).json()
+        assert (again["threshold"], again["earlier"]) == (first["earlier"], alpha)
+
+    result = cli("calibrate", "--run", other, "--threshold", alpha)
+    visit(desk, talk)
+    assert read_json(RUN / "detector.json") == before
+    assert run_files.check(RUN)
+
+
+@pytest.fixture
+def exported(models, tmp_path, samples):
+    """A copy of an ONNX model, and a folder of five pictures."""
+    shutil.copytree(path_of(models, "onnx").parents[1], tmp_path / "tiny")
+    for kind in ("good", "scratch"):
+        (tmp_path / "new" / kind).mkdir(parents=True)
+    for k, picture in enumerate(samples["real"][:5]):
+        kind = "scratch" if k % 2 else "good"
+        Image.fromarray(picture[..., 0]).save(tmp_path / "new" / kind / f"{k}.png")
+    np.save(tmp_path / "rows.npy", samples["real"][5:8])
+    return tmp_path / "tiny" / "1" / "model.onnx"
+
+
+detector, samples = export_fixtures.detector, export_fixtures.samples
+
+
+def test_an_exported_model_gets_a_new_version_and_keeps_its_marks(exported, tmp_path):
+    from lisae_tf.commands.desk import _scored
+    from lisae_tf.exported.runtimes import open_model
+    from lisae_tf.runs.marks import place_of
+
+    model = open_model(exported)
+    paths = [tmp_path / "new", tmp_path / "rows.npy"]
+    found = _scored(model, model.threshold, paths, skip_bad=False)
+    assert [len(found), sorted(set(found.kinds))] == [8, ["", "good", "scratch"]]
+    assert (found.truth == -1).all()
+    assert found.names[5:] == [f"{tmp_path}/rows.npy#{k}" for k in range(3)]
+    thresholds = _OfModel(model)
+    place = place_of(None, model.path)
+    desk = Desk("x", found, model, thresholds, place, Cache(tmp_path / "cache"))
+    old = model.threshold
+
+    async def talk(client, post):
+        for path in ("thumb/6", "map/6", "picture/6"):
+            assert (await client.get("/" + path)).status == 200
+        assert (await post("mark", {"index": 6, "mark": "normal", "threshold": 1.0})).status == 200
+        answer = await (await post("threshold", {"threshold": 0.125})).json()
+        assert (answer["threshold"], answer["earlier"]) == (0.125, np.float32(old))
+        answer = await (await post("undo", {})).json()
+        assert answer["threshold"] == np.float32(old)
+
+    visit(desk, talk)
+    versions = [open_model(tmp_path / "tiny" / str(k) / "model.onnx").threshold for k in (1, 2, 3)]
+    assert versions == [old, 0.125, old]
+    assert read_marks(place_of(None, tmp_path / "tiny" / "3" / "model.onnx"))[0].mark == "normal"
+    # Where there is no next version, the page says so.
+    shutil.copytree(exported.parent, tmp_path / "alone")
+    refusal = _OfModel(open_model(tmp_path / "alone" / "model.onnx")).refusal()
+    assert "lies in no numbered folder" in refusal
+    desk.read_only = refusal
+    with pytest.raises(LisaeError, match="no numbered folder"):
+        desk.write(1.0)
+
+
+def test_the_command_serves_an_exported_model_without_tensorflow_until_it_is_told_to_end(
+    exported, tmp_path
+):
+    script = (
+        "import sys, atexit\n"
+        "from lisae_tf.cli import main\n"
+        "heavy = {'tensorflow', 'keras', 'sklearn', 'scipy', 'pydantic', 'matplotlib'}\n"
+        "atexit.register(lambda: print('heavy:', sorted(heavy & set(sys.modules)), flush=True))\n"
+        "main()"
+    )
+    command = [sys.executable, "-c", script, "desk", "--model", exported, tmp_path / "new"]
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    with subprocess.Popen(
+        [*command, "--no-browser"], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        line = process.stdout.readline()
+        assert line.startswith("5 pictures at http://127.0.0.1:")
+        port = int(line.split("127.0.0.1:")[1].split("/")[0])
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+            client.sendall(b"GET /data HTTP/1.0\r\nHost: localhost\r\n\r\n")
+            assert client.recv(12).endswith(b"200")
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.read() == "heavy: []\n"
+    assert process.returncode == 0
+
+
+# Bad input
+
+
+def test_mistakes_are_one_sentence(workplace, exported, cli):
+    assert_one_sentence(cli("desk", "--run", RUN, "--model", "m.onnx"), "exclude each other")
+    assert_one_sentence(cli("desk", "--run", "none"), "none does not exist")
+    assert_one_sentence(cli("desk", "--model", exported), "knows no pictures")
+    assert_one_sentence(cli("desk", "--model", "m.onnx", "normal"), "m.onnx")
+    (workplace / "empty").mkdir()
+    assert_one_sentence(cli("desk", "--model", exported, "empty"), "holds no PNG")
+    assert_one_sentence(cli("desk", "--model", exported, "gone"), "gone does not exist")
+    assert_one_sentence(cli("desk", "--host", "no.such.host.invalid"), "there is no host")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert_one_sentence(cli("desk", "--port", port), f"port {port}", "is taken")
+    Path("marks.jsonl").write_text("nonsense\n")
+    assert_one_sentence(cli("desk", "--marks", "marks.jsonl"), "line 1 of marks.jsonl is no mark")
+    assert_one_sentence(cli("desk", "--marks", "empty"), "empty is a folder")
+    (workplace / "new" / "bad.png").write_bytes(b"no picture")
+    assert_one_sentence(cli("desk", "--model", exported, "new"), "bad.png")
+
+
+def test_without_pictures_there_is_nothing_to_look_at(tmp_path):
+    nothing = Pictures([], np.empty(0, np.float32), np.empty(0, np.int8), [])
+    with pytest.raises(LisaeError, match="no pictures"):
+        Desk("x", nothing, None, None, tmp_path / "marks.jsonl", Cache(tmp_path))
