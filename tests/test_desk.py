@@ -17,17 +17,17 @@ import numpy as np
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from conftest import assert_one_sentence, contents
+from desk_fixtures import desk_of
 from export_fixtures import path_of
 from PIL import Image
 
-from lisae_tf.commands.desk import _OfModel, _OfRun
+from lisae_tf.commands.desk import _OfModel
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import read_json
 from lisae_tf.desk import server as desk_server
 from lisae_tf.desk.desk import Desk
 from lisae_tf.desk.pictures import Pictures, scored
 from lisae_tf.desk.server import DeskServer
-from lisae_tf.desk.tested import pictures_of
 from lisae_tf.desk.thumbnails import Cache
 from lisae_tf.runs import files as run_files
 from lisae_tf.runs import folders as runs
@@ -35,16 +35,6 @@ from lisae_tf.runs.marks import Mark, append_mark, read_marks
 
 run, models = export_fixtures.run, export_fixtures.models
 RUN = Path("runs/normal-lis-seed0")
-
-
-def desk_of(folder: Path, cache: Path) -> Desk:
-    """The desk on a run's test pictures."""
-    from lisae_tf.detectors import load_detector
-
-    scorer = load_detector(folder)
-    found = pictures_of(folder, scorer.config)
-    marks = folder / run_files.MARKS
-    return Desk(folder.name, found, scorer, _OfRun(folder), marks, Cache(cache))
 
 
 @pytest.fixture
