@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,13 +18,14 @@ import numpy as np
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from conftest import assert_one_sentence, contents
-from desk_fixtures import desk_of
+from desk_fixtures import desk_of, drawn_desk
 from export_fixtures import path_of
 from PIL import Image
 
 from lisae_tf.commands.desk import _OfModel
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import read_json
+from lisae_tf.desk import frozen
 from lisae_tf.desk import server as desk_server
 from lisae_tf.desk.desk import Desk
 from lisae_tf.desk.pictures import Pictures, scored
@@ -429,6 +431,33 @@ def test_the_command_serves_an_exported_model_without_tensorflow_until_it_is_tol
     assert process.returncode == 0
 
 
+# One file
+
+
+def test_the_page_becomes_one_file(tmp_path):
+    desk = drawn_desk(tmp_path / "pictures")
+    bad = f"{tmp_path}/a</script><img src=x onerror=alert(1)>.png"
+    desk.pictures.names[0] = bad  # gone, too
+    desk.mark(1, "anomaly", 1.0)
+    text = frozen.page(desk)
+    assert "<img src=x" not in text
+    assert text.count("<script") == 1 + len(desk_server.SCRIPTS)
+    page = Scripts(text)
+    assert page.links == ["data:,"]
+    data = json.loads(text.split('id="frozen">')[1].split("</script>")[0])
+    folder = np.frombuffer(base64.b64decode(data["folder"]), "<i4")[0]
+    assert f"{data['folders'][folder]}/{data['names'][0]}" == bad
+    assert data["thumbs"][0] is None and data["maps"][0] is None
+    assert all(each.startswith("data:image/") for each in data["thumbs"][1:] + data["maps"][1:])
+    assert data["marks"] == [[1, "anomaly"]] and "session" not in data
+    # Below 10 MB for 2,000 pictures.
+    per_picture = len(json.dumps([data["thumbs"], data["maps"]])) / len(desk.pictures)
+    assert per_picture < 4800
+    many = replace(desk.pictures, names=["x"] * (frozen.MOST + 1))
+    with pytest.raises(LisaeError, match="5,001 pictures are too many for one file"):
+        frozen.page(replace(desk, pictures=replace(many, scores=np.zeros(frozen.MOST + 1))))
+
+
 # Bad input
 
 
@@ -453,5 +482,15 @@ def test_mistakes_are_one_sentence(workplace, exported, cli):
 
 def test_without_pictures_there_is_nothing_to_look_at(tmp_path):
     nothing = Pictures([], np.empty(0, np.float32), np.empty(0, np.int8), [])
-    with pytest.raises(LisaeError, match="no pictures"):
-        Desk("x", nothing, None, None, tmp_path / "marks.jsonl", Cache(tmp_path))
+    odd = scored(["/a.png", "/b.png"], [1.0, float("nan")])
+    for found, reason in ((nothing, "no pictures"), (odd, "1 pictures have scores that are no")):
+        with pytest.raises(LisaeError, match=reason):
+            Desk("x", found, None, None, tmp_path / "marks.jsonl", Cache(tmp_path))
+
+
+def test_a_picture_that_is_named_twice_lies_there_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    found = scored(["a/1.png", str(tmp_path / "a/1.png"), "a/b/2.png"], [1, 1, 2], [Path("a")])
+    assert found.names == [f"{tmp_path}/a/1.png", f"{tmp_path}/a/b/2.png"]
+    assert (found.kinds, found.scores.tolist()) == (["", "b"], [1, 2])

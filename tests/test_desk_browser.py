@@ -17,11 +17,14 @@ from export_fixtures import path_of
 from PIL import Image
 
 from lisae_tf.core.intervals import wilson
+from lisae_tf.desk import frozen
 from lisae_tf.runs.marks import read_marks
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs the browser chromium")
 run, models = export_fixtures.run, export_fixtures.models
 READY = "document.querySelectorAll('#work:not([hidden]) .tile').length > 0"
+THERE = """[...document.querySelectorAll('.tile:not([hidden]):not(.gone) img.picture')]
+  .every((image) => image.complete && image.naturalWidth)"""
 # Texts in sight whose contrast with what is behind them is below WCAG's 4.5.
 FAINT = """
 (() => {
@@ -236,6 +239,39 @@ def test_everything_has_a_name_and_can_be_read(tmp_path, width, scheme):
     asyncio.run(scenario())
 
 
+def test_the_page_as_one_file_opens_offline_and_writes_nothing(tmp_path):
+    desk = drawn_desk(tmp_path / "pictures")
+    desk.mark(0, "normal", 1.0)
+    os.unlink(desk.pictures.names[1])
+    (tmp_path / "page.html").write_text(frozen.page(desk), encoding="utf-8")
+
+    async def scenario():
+        async with browser(tmp_path / "profile") as page:
+            await page.open((tmp_path / "page.html").as_uri(), 1300, 900)
+            await page.until(READY)
+            await page("document.getElementById('tiles').focus()")
+            await page.key("f")
+            await page.key("Enter")
+            await page.until("document.getElementById('viewer').open")
+            assert await page("[...document.querySelectorAll('#write, [data-mark], [data-live]')]"
+                              ".every((each) => !each.checkVisibility())")  # fmt: skip
+            await page.key("Escape")
+            await page.drag("#histogram", 0.3, 0.7)
+            alpha = await page("desk.page.alpha")
+            normal = desk.pictures.scores[desk.pictures.truth == 0]
+            assert await told(page, "alarms") == counted(normal, alpha, "normal")
+            assert await page("desk.page.marks.size") == 1
+            await page("desk.page.tiles.moveTo([...desk.page.tiles.shown].indexOf(1))")
+            await page.until("document.querySelectorAll('.tile.gone:not([hidden])').length === 1")
+            pictures = (
+                "[...document.querySelectorAll('.tile:not([hidden]):not(.gone) img.picture')]"
+            )
+            await page.until(f"{pictures}.every((i) => i.complete && i.naturalWidth)")
+            assert page.wrong == []
+
+    asyncio.run(scenario())
+
+
 COUNT = 50_000
 MOVES = """
 new Promise((done) => {
@@ -288,8 +324,7 @@ async def measure(address: str, tmp_path: Path) -> dict:
         await page.open(address, 1300, 900)
         await page.until(READY)
         found["tiles_ms"] = round(await page("performance.now()"))
-        pictures = "[...document.querySelectorAll('.tile:not([hidden]) img.picture')]"
-        await page.until(f"{pictures}.every((i) => i.complete && i.naturalWidth)", 120)
+        await page.until(THERE, 120)
         found["first_pictures_ms"] = round(await page("performance.now()"))
         paint = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
         found["first_paint_ms"] = round(await page(paint))
@@ -312,7 +347,7 @@ async def measure(address: str, tmp_path: Path) -> dict:
         await page("document.getElementById('tiles').focus()")
         await page.key("End")
         found["places_seen"] = await page("desk.page.tiles.current + 1")
-        await page.until(f"{pictures}.every((i) => i.complete && i.naturalWidth)", 120)
+        await page.until(THERE, 120)
         await page.key("f")
         await page.until("desk.page.marks.size === 1")
         await page.send("HeapProfiler.enable")

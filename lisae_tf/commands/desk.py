@@ -36,11 +36,15 @@ from lisae_tf.core.quiet import start_tensorflow
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=0, help="A free one by default."
 )  # fmt: skip
+@click.option(
+    "--save", type=shared.path,
+    help="Write the page into one HTML file, which opens offline and is read-only, instead.",
+)  # fmt: skip
 @click.option("--no-browser", is_flag=True, help="Only print the page's address.")
 def command(
     pictures: tuple[Path, ...], listed: Path | None, run: Path | None, model: Path | None,
     data_dir: Path | None, data_roots: tuple[str, ...], marks: Path | None, skip_bad: bool,
-    host: str, port: int, no_browser: bool,
+    host: str, port: int, save: Path | None, no_browser: bool,
 ):  # fmt: skip
     """Look at pictures by score, move the threshold, mark what is wrong: a local page.
 
@@ -58,6 +62,14 @@ def command(
         if error.name != "aiohttp":
             raise
         raise LisaeError(f"the desk needs the package 'aiohttp'; {install('desk')}") from error
+    if save is not None:
+        from lisae_tf.core.files import write_text
+        from lisae_tf.desk import frozen
+
+        desk = _opened(run, model, pictures, data_dir, data_roots, marks, skip_bad)
+        write_text(save, frozen.page(desk))
+        click.echo(f"wrote {save}")
+        return
     # Mistakes are said before anything is scored.
     with server.listen(host, port) as listening:
         desk = _opened(run, model, pictures, data_dir, data_roots, marks, skip_bad)

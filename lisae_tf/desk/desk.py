@@ -62,6 +62,8 @@ class Desk:
     def __post_init__(self):
         if not len(self.pictures):
             raise LisaeError("there are no pictures to look at; name files or folders")
+        if odd := int(np.sum(~np.isfinite(self.pictures.scores))):
+            raise LisaeError(f"{odd} pictures have scores that are no numbers; train again")
         self.session = secrets.token_urlsafe(8)  # so that browsers keep nothing of another one
         self.stale: list[str] = []  # marked pictures that have changed since
         self.marks: dict[int, str] = {}
@@ -119,10 +121,9 @@ class Desk:
     def _groups(self) -> tuple[list[str], list[str]]:
         return sorted(set(self.pictures.kinds)), self.pictures.folders
 
-    def names(self, page: int) -> list[str]:
-        """The file names of `PAGE` pictures."""
-        names = self.pictures.names[page * PAGE : (page + 1) * PAGE]
-        return [os.path.basename(name) for name in names]
+    def names(self, begin: int, end: int) -> list[str]:
+        """The file names of some pictures."""
+        return [os.path.basename(name) for name in self.pictures.names[begin:end]]
 
     def thumbnail(self, index: int) -> bytes:
         """A small picture, kept in the cache where it is of a file.
@@ -175,6 +176,8 @@ class Desk:
     def write(self, alpha: float | None) -> list[str]:
         """Writes the threshold, or takes the last change back; gives what is to be said.
 
+        For one caller at a time.
+
         Args:
             alpha: the threshold; None for the one before the last calibration.
 
@@ -184,11 +187,10 @@ class Desk:
         if self.read_only:
             raise LisaeError(self.read_only)
         said: list[str] = []
-        with self._lock:
-            if alpha is None:
-                self.thresholds.undo(said.append)
-            else:
-                self.thresholds.write(alpha, said.append)
+        if alpha is None:
+            self.thresholds.undo(said.append)
+        else:
+            self.thresholds.write(alpha, said.append)
         return said
 
 

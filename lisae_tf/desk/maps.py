@@ -3,6 +3,7 @@
 import asyncio
 import io
 from collections import OrderedDict
+from collections.abc import Sequence
 from concurrent.futures import Executor
 
 import numpy as np
@@ -19,7 +20,9 @@ _GATHER = 0.01  # seconds in which requests come together
 _KEPT = 4096  # encoded maps
 
 
-def encoded(error: np.ndarray, size: tuple[int, int], alpha: float, highest_share: float) -> bytes:
+def encoded(
+    error: np.ndarray, size: tuple[int, int], alpha: float, highest_share: float, side: int = SIDE
+) -> bytes:
     """A map as WebP, red where the error is and clear elsewhere, in the picture's proportions.
 
     Beyond what is fully red it goes on to yellow, which its highest error is.
@@ -29,8 +32,9 @@ def encoded(error: np.ndarray, size: tuple[int, int], alpha: float, highest_shar
         size: (H, W) of the picture.
         alpha: the threshold, which sets the scale.
         highest_share: of the map's places, whose mean is the score.
+        side: of the longer side, at most.
     """
-    scale = min(1.0, SIDE / max(size))
+    scale = min(1.0, side / max(size))
     height, width = (max(1, round(scale * side)) for side in size)
     drawn = np.zeros((height, width, 4), np.uint8)
     drawn[..., 0] = 255
@@ -42,6 +46,38 @@ def encoded(error: np.ndarray, size: tuple[int, int], alpha: float, highest_shar
     # Else the red of clear places would be dropped, and the edges with it.
     Image.fromarray(drawn).save(stream, "WEBP", method=2, exact=True, alpha_quality=80)
     return stream.getvalue()
+
+
+def made(
+    pictures: Pictures, scorer, keys: Sequence[tuple[int, float]], side: int = SIDE
+) -> list[bytes | Exception]:
+    """Encoded maps, in one call of the scorer.
+
+    Args:
+        pictures: whose maps they are.
+        scorer: a detector or exported model with maps.
+        keys: the index of each picture, and the threshold for its scale.
+        side: see `encoded`.
+
+    Returns:
+        Each map, or why there is none: its picture is gone, another now, or damaged.
+    """
+    found: list[bytes | Exception] = []
+    pixels, sizes, at = [], [], []
+    for index, _ in keys:
+        try:
+            picture, size = pictures.pixels(index, scorer.shape, scorer.depth)
+        except LisaeError as error:
+            found.append(error)
+            continue
+        at.append(len(found))
+        found.append(b"")
+        pixels.append(picture)
+        sizes.append(size)
+    if pixels:
+        for k, error, size in zip(at, scorer.error_maps(np.stack(pixels)), sizes, strict=True):
+            found[k] = encoded(error, size, keys[k][1], scorer.highest_share, side)
+    return found
 
 
 class Maps:
@@ -89,10 +125,12 @@ class Maps:
             if not keys:
                 return
             try:
-                made = await loop.run_in_executor(self._executor, self._make, keys)
+                answers = await loop.run_in_executor(
+                    self._executor, made, self._pictures, self._scorer, keys
+                )
             except Exception as error:  # each runtime has errors of its own
-                made = [error] * len(keys)
-            for key, found in zip(keys, made, strict=True):
+                answers = [error] * len(keys)
+            for key, found in zip(keys, answers, strict=True):
                 for asked in self._asked.pop(key):
                     if asked.done():
                         continue
@@ -107,22 +145,3 @@ class Maps:
         self._made[key] = found
         while len(self._made) > _KEPT:
             self._made.popitem(last=False)
-
-    def _make(self, keys: list[tuple[int, float]]) -> list[bytes | Exception]:
-        scorer = self._scorer
-        made: list[bytes | Exception] = []
-        pixels, sizes, at = [], [], []
-        for index, _ in keys:
-            try:
-                picture, size = self._pictures.pixels(index, scorer.shape, scorer.depth)
-            except LisaeError as error:
-                made.append(error)
-                continue
-            at.append(len(made))
-            made.append(b"")
-            pixels.append(picture)
-            sizes.append(size)
-        if pixels:
-            for k, error, size in zip(at, scorer.error_maps(np.stack(pixels)), sizes, strict=True):
-                made[k] = encoded(error, size, keys[k][1], scorer.highest_share)
-        return made

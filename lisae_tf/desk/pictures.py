@@ -125,7 +125,7 @@ def sha256(content: bytes | np.ndarray) -> str:
 
 
 def scored(names: Sequence[str], scores: Sequence[float], given: Sequence[Path] = ()) -> Pictures:
-    """Pictures that were just scored, of which nothing else is known.
+    """Pictures that were just scored, of which nothing else is known; each once.
 
     Args:
         names: paths, as `score` names them.
@@ -133,10 +133,10 @@ def scored(names: Sequence[str], scores: Sequence[float], given: Sequence[Path] 
         given: the folders among them give each its kind: the first folder below.
     """
     roots = [Path(os.path.abspath(path)) for path in given if path.is_dir()]
-    absolute = [os.path.abspath(name) for name in names]
-    kinds = [_kind(Path(name), roots) for name in absolute]
-    truth = np.full(len(absolute), UNKNOWN, np.int8)
-    return Pictures(absolute, np.asarray(scores, np.float32), truth, kinds)
+    score_of = dict(zip(map(os.path.abspath, names), scores, strict=True))
+    kinds = [_kind(Path(name), roots) for name in score_of]
+    truth = np.full(len(score_of), UNKNOWN, np.int8)
+    return Pictures(list(score_of), np.array([*score_of.values()], np.float32), truth, kinds)
 
 
 def _kind(path: Path, roots: Sequence[Path]) -> str:

@@ -46,6 +46,11 @@ _KEPT = {"Cache-Control": "private, max-age=86400, immutable"}
 _log = logging.getLogger(__name__)
 
 
+def image_type(data: bytes) -> str:
+    """Of a picture that this package encoded."""
+    return next(kind for magic, kind in _MAGIC.items() if data.startswith(magic))
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach a host."""
     if host == "localhost":
@@ -177,7 +182,7 @@ class DeskServer:
         page = int(request.match_info["index"])
         if page * PAGE >= len(self.desk.pictures):
             raise web.HTTPNotFound
-        return _json(self.desk.names(page), _KEPT)
+        return _json(self.desk.names(page * PAGE, (page + 1) * PAGE), _KEPT)
 
     def _index(self, index: Any) -> int:
         if type(index) is not int or not 0 <= index < len(self.desk.pictures):
@@ -231,8 +236,7 @@ def _json(document: Any, headers: dict[str, str] | None = None) -> web.Response:
 
 
 def _image(data: bytes) -> web.Response:
-    kind = next(kind for magic, kind in _MAGIC.items() if data.startswith(magic))
-    return web.Response(body=data, content_type=kind, headers=_KEPT)
+    return web.Response(body=data, content_type=image_type(data), headers=_KEPT)
 
 
 async def _object(request: web.Request) -> dict[str, Any]:

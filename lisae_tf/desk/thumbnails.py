@@ -27,13 +27,16 @@ def cache_folder() -> Path:
     return home / "lisae-tf" / "thumbnails"
 
 
-def encoded(picture: bytes | np.ndarray, side: int, depth: int | None = None) -> bytes:
+def encoded(
+    picture: bytes | np.ndarray, side: int, depth: int | None = None, quality: int = 80
+) -> bytes:
     """A picture at most `side` pixels long: JPEG, or PNG where it is tiny.
 
     Args:
         picture: the encoded bytes, or uint8 (H, W, C).
         side: of the longer side.
         depth: the bits in use of 16-bit pictures.
+        quality: of JPEG.
 
     Raises:
         BadPicture: it cannot be decoded.
@@ -45,7 +48,7 @@ def encoded(picture: bytes | np.ndarray, side: int, depth: int | None = None) ->
     if max(image.size) <= _TINY:
         image.save(stream, "PNG")
     else:
-        image.save(stream, "JPEG", quality=80)
+        image.save(stream, "JPEG", quality=quality)
     return stream.getvalue()
 
 

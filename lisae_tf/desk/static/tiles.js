@@ -190,7 +190,9 @@ desk.Tiles = class {
     for (const [place, tile] of this.tiles) {
       const index = this.shown[place], [picture, map, beside] = tile.images;
       const maps = this.page.source.map(index);
-      this.give(picture, this.page.source.thumb(index));
+      const thumb = this.page.source.thumb(index);
+      this.give(picture, thumb);
+      if (!thumb) tile.classList.add("gone");
       this.give(map, this.blend > 0 ? maps : null);
       this.give(beside, this.beside ? maps : null);
     }

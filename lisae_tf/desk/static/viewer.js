@@ -51,7 +51,7 @@ desk.Viewer = class {
     }
     const source = this.page.source, said = this.page.describe(index);
     if (this.index !== index) {
-      this.dialog.classList.remove("gone");
+      this.dialog.classList.toggle("gone", !source.picture(index));
       for (const image of Object.values(this.images)) image.classList.remove("there", "tiny");
     }
     this.index = index;
