@@ -22,7 +22,7 @@ from desk_fixtures import desk_of, drawn_desk
 from export_fixtures import path_of
 from PIL import Image
 
-from lisae_tf.commands.desk import _OfModel
+from lisae_tf.commands.desk import _OfModel, _OfRun
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import read_json
 from lisae_tf.desk import frozen
@@ -30,6 +30,7 @@ from lisae_tf.desk import server as desk_server
 from lisae_tf.desk.desk import Desk
 from lisae_tf.desk.pictures import Pictures, scored
 from lisae_tf.desk.server import DeskServer
+from lisae_tf.desk.tested import pictures_of
 from lisae_tf.desk.thumbnails import Cache
 from lisae_tf.runs import files as run_files
 from lisae_tf.runs import folders as runs
@@ -99,6 +100,29 @@ def test_a_renamed_picture_is_found_and_another_one_is_not_shown(desk, tmp_path)
     assert again.thumbnail(0)
     with pytest.raises(LisaeError, match="another picture than was tested"):
         again.thumbnail(1)
+
+
+def test_pictures_of_folders_that_have_moved(desk, workplace):
+    (workplace / "normal").rename(workplace / "elsewhere")
+    with pytest.raises(LisaeError, match="put it back"):
+        desk.thumbnail(0)
+    root = f"{workplace}/normal={workplace}/elsewhere"
+    found = pictures_of(RUN, desk.scorer.config, data_roots=[root])
+    assert replace(desk, pictures=found).thumbnail(0)
+
+
+def test_a_run_on_a_named_set_has_rows_for_pictures(run, detector, tmp_path):
+    found = pictures_of(run, detector.config)
+    desk = Desk("x", found, detector, _OfRun(run), tmp_path / "marks.jsonl", Cache(tmp_path / "c"))
+    stored = runs.read_scores(run)
+    np.testing.assert_array_equal(found.truth, stored["is_anomaly"])
+    np.testing.assert_allclose(detector.score(found.rows[:5]), stored["test"][:5], rtol=1e-4)
+    assert desk.thumbnail(0) and set(found.kinds) - {""}
+    desk.mark(2, "normal", 1.0)
+    again = Desk("x", found, detector, None, tmp_path / "marks.jsonl", Cache(tmp_path / "c"))
+    assert again.marks == {2: "normal"}
+    (mark,) = read_marks(tmp_path / "marks.jsonl")
+    assert mark.picture == f"{detector.config.dataset}#2"
 
 
 def test_pictures_and_maps(desk):
