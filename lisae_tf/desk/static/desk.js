@@ -89,6 +89,7 @@
       find("write").addEventListener("click", () => this.write(() => this.source.write(this.alpha)));
       find("undo").addEventListener("click", () => this.write(() => this.source.undo()));
       find("filters").addEventListener("toggle", () => this.tiles.soon());
+      find("said").addEventListener("click", () => this.say(""));
       find("reset").addEventListener("click", () => this.setThreshold(this.head.threshold));
       find("help-open").addEventListener("click", () => find("help").showModal());
       find("help-close").addEventListener("click", () => find("help").close());
@@ -156,7 +157,7 @@
       const head = this.head;
       for (let i = 0; i < head.count; i++) this.truth[i] = this.known(i);
       this.counts = new desk.Counts(head.scores, this.truth, head.kind, head.kinds);
-      this.histogram.show(this.counts, this.sorted, head.threshold);
+      this.histogram.show(this.counts, this.sorted);
       const marked = [...this.marks.keys()].some((index) => head.truth[index] === desk.UNKNOWN);
       find("chosen-note").hidden = !marked;
       this.tell();
@@ -323,6 +324,9 @@
         place.textContent = text;
         place.classList.toggle("wrong", wrong);
       }
+      // On a phone it lies over the pictures.
+      clearTimeout(this.fading);
+      if (text && !wrong && innerWidth <= 800) this.fading = setTimeout(() => this.say(""), 8000);
     }
   }
 

@@ -30,14 +30,14 @@ desk.Histogram = class {
     box.addEventListener("keydown", (event) => this.key(event));
   }
 
-  // Counts by what pictures are, all scores ascending, and the stored threshold.
-  show(counts, scores, alpha) {
+  // Counts by what pictures are, and all scores ascending.
+  show(counts, scores) {
     this.counts = counts;
     if (this.sorted !== scores) {
       this.sorted = scores;
       const [low, high] = [scores[0], scores[scores.length - 1]];
-      const middle = scores[scores.length >> 1];
-      this.log = low > 0 && high > 20 * Math.min(middle, alpha);
+      // Where a few pictures stand far off, the others must not end in one bar.
+      this.log = low > 0 && high > 20 * scores[Math.floor(scores.length / 10)];
       const [first, last] = [this.scaled(low), this.scaled(high)];
       const margin = 0.03 * (last - first) || Math.abs(first) || 1;
       this.first = first - margin;
