@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import numpy as np
 from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
 from PIL import Image
 
 from lisae_tf.commands.desk import _OfRun
@@ -123,6 +124,24 @@ async def served(desk: Desk):
         yield f"http://127.0.0.1:{runner.addresses[0][1]}{server.path}"
     finally:
         await runner.cleanup()
+
+
+def visit(desk: Desk, talk, host: str = "127.0.0.1"):
+    """Runs `talk(client, post)`, where `post` sends JSON as the page does."""
+
+    async def visited():
+        server = DeskServer(desk, host)
+        async with TestClient(TestServer(server.application())) as client:
+            origin = f"http://{client.host}:{client.port}"
+
+            async def post(path: str, sent, **headers):
+                headers = {"Origin": origin} | headers
+                return await client.post(server.path + path, json=sent, headers=headers)
+
+            client.base = server.path
+            return await talk(client, post)
+
+    return asyncio.run(visited())
 
 
 class Page:

@@ -9,7 +9,7 @@ desk.Viewer = class {
     const find = (name) => dialog.querySelector(`[data-is=${name}]`);
     this.images = { picture: find("picture"), over: find("over"), beside: find("beside") };
     this.text = { name: find("name"), said: find("said") };
-    this.pane = find("map-pane");
+    this.ofMaps = [find("map-pane"), find("blend")];
     for (const image of Object.values(this.images)) {
       image.addEventListener("load", () => {
         image.classList.toggle("tiny", Math.max(image.naturalWidth, image.naturalHeight) <= 64);
@@ -56,7 +56,7 @@ desk.Viewer = class {
     }
     this.index = index;
     const map = source.map(index);
-    this.pane.hidden = !map;
+    for (const each of this.ofMaps) each.hidden = !map;
     const give = (image, address) => {
       if (!address) image.removeAttribute("src");
       else if (image.getAttribute("src") !== address) image.src = address;
