@@ -104,6 +104,18 @@ def test_the_command_serves_an_exported_model_without_tensorflow_until_it_is_tol
     assert process.returncode == 0
 
 
+def test_the_command_writes_the_page_into_one_file(exported, tmp_path, cli):
+    place = tmp_path / "page.html"
+    (tmp_path / "new" / "bad.png").write_bytes(b"no picture")
+    given = ("desk", "--model", exported, tmp_path / "new", tmp_path / "rows.npy", "--save", place)
+    assert_one_sentence(cli(*given), "bad.png")
+    assert not place.exists()
+    result = cli(*given, "--skip-bad")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == f"wrote {place}\n"
+    assert place.read_text(encoding="utf-8").count("data:image/") >= 16
+
+
 def test_mistakes_are_one_sentence(workplace, exported, cli):
     assert_one_sentence(cli("desk", "--run", RUN, "--model", "m.onnx"), "exclude each other")
     assert_one_sentence(cli("desk", "--run", "none"), "none does not exist")
