@@ -1,13 +1,27 @@
 """Marks of pictures: a file of lines, of which the last of a picture counts."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.runs.marks import Mark, append_mark, read_marks
+from lisae_tf.runs.marks import Mark, append_mark, place_of, read_marks
 
 MARK = Mark("/a.png", "0" * 64, "normal", 0.5, 0.25, "2026-01-01T00:00:00+00:00")
+
+
+def test_versions_of_a_model_share_their_marks(tmp_path, monkeypatch):
+    (tmp_path / "part" / "1" / "variables").mkdir(parents=True)
+    (tmp_path / "alone").mkdir()
+    shared = tmp_path / "part" / "marks.jsonl"
+    versions = tmp_path / "part" / "1", tmp_path / "part" / "2" / "model.onnx"
+    assert {place_of(None, version) for version in versions} == {shared}
+    monkeypatch.chdir(tmp_path / "part" / "1")
+    assert place_of(None, Path("model.onnx")) == shared
+    alone = tmp_path / "alone" / "model.tflite"
+    assert place_of(None, alone) == alone.with_name("model.tflite.marks.jsonl")
+    assert place_of(tmp_path / "run", None) == tmp_path / "run" / "marks.jsonl"
 
 
 def test_half_a_mark_is_none_and_is_cut_off(tmp_path):

@@ -109,7 +109,7 @@ def _opened(
         scorer = load_detector(folder)
         marks = marks or place_of(folder, None)
         thresholds = _OfRun(folder)
-        title, refusal = folder.name, None
+        title, refusal = folder.absolute().name, None
     read_marks(marks)
     if paths:
         found = _scored(scorer, thresholds.now(), paths, skip_bad)

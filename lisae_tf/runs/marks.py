@@ -51,6 +51,7 @@ def place_of(run: Path | None, model: Path | None) -> Path:
     """
     if run is not None:
         return run / MARKS
+    model = model.absolute()  # or the folder that one works in has no name
     version = model if model.is_dir() else model.parent
     if version.name.isdigit():
         return version.parent / MARKS
