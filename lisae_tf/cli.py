@@ -21,6 +21,7 @@ COMMANDS = (
     "train",
     "evaluate",
     "score",
+    "desk",
     "watch",
     "calibrate",
     "monitor",

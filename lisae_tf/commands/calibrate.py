@@ -1,5 +1,6 @@
 """`calibrate`: another threshold for a completed run or an exported model, from normal pictures."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -49,25 +50,40 @@ def command(
     if out is not None:
         raise LisaeError("--out goes with --model; a run keeps its folder")
     start_tensorflow()
+    calibrate_run(shared.open_run(run), fpr, normal_dir, threshold)
+
+
+def calibrate_run(
+    folder: Path, fpr: float | None, normal_dir: Path | None, alpha: float | None,
+    say: Callable[[str], object] = click.echo,
+) -> None:  # fmt: skip
+    """Gives a run another threshold.
+
+    Args:
+        folder: of the run.
+        fpr: what the threshold is chosen for.
+        normal_dir: with `fpr`, of new normal pictures instead of the run's own.
+        alpha: the threshold, by hand. With neither it is that of before the last calibration.
+        say: takes a line of what has changed.
+    """
     from lisae_tf.core.thresholds import choose_threshold, set_by_hand
     from lisae_tf.detectors import load_detector
     from lisae_tf.runs import files as run_files
     from lisae_tf.runs import folders as runs
 
-    folder = shared.open_run(run)
     with run_files.writing(folder):
         detector = load_detector(folder)
         stored = runs.read_scores(folder)
         scores = stored["calibration"]
-        if undo:
-            chosen, scores = runs.read_earlier(folder)
-        elif threshold is not None:
-            chosen = set_by_hand(threshold, stored["test"])
-        else:
+        if fpr is not None:
             if normal_dir is not None:
                 scores = _new_scores(detector, folder, normal_dir)
             chosen = choose_threshold(scores, fpr)
-        _write(folder, detector, stored, chosen, scores)
+        elif alpha is not None:
+            chosen = set_by_hand(alpha, stored["test"])
+        else:
+            chosen, scores = runs.read_earlier(folder)
+        _write(folder, detector, stored, chosen, scores, say)
 
 
 def _new_scores(detector, folder: Path, normal_dir: Path):
@@ -127,7 +143,7 @@ def _once(pixels):
     return pixels[first]
 
 
-def _write(folder: Path, detector, stored: dict, threshold, scores) -> None:
+def _write(folder: Path, detector, stored: dict, threshold, scores, say) -> None:
     """The run with another threshold; the one before is kept for --undo."""
     import numpy as np
 
@@ -167,15 +183,15 @@ def _write(folder: Path, detector, stored: dict, threshold, scores) -> None:
         save_arrays(staged / SCORES, stored | {"calibration": np.asarray(scores)})
         write_json(staged / METRICS, metrics)
         run_figures.draw_threshold(earlier, test, threshold.alpha, staged / FIGURES)
-    click.echo(summary(old.alpha, threshold))
+    say(summary(old.alpha, threshold))
     for name, words in (
         ("false_positive_rate", "normal test pictures above it"),
         ("detection_rate", "anomalies found"),
     ):
         if metrics[name] is not None:
-            click.echo(f"{words}: {100 * before[name]:.1f} % -> {100 * metrics[name]:.1f} %")
+            say(f"{words}: {100 * before[name]:.1f} % -> {100 * metrics[name]:.1f} %")
     if (folder / REPORT).is_file():
-        click.echo(f"note: {folder / REPORT} is by the threshold before; report writes it anew")
+        say(f"note: {folder / REPORT} is by the threshold before; report writes it anew")
 
 
 def summary(old: float, threshold) -> str:
@@ -191,8 +207,9 @@ def summary(old: float, threshold) -> str:
 
 
 def calibrate_model(
-    path: Path, fpr: float | None, normal_dir: Path | None, alpha: float | None, out: Path | None
-) -> None:
+    path: Path, fpr: float | None, normal_dir: Path | None, alpha: float | None, out: Path | None,
+    say: Callable[[str], object] = click.echo,
+) -> Path:  # fmt: skip
     """The same for an exported model, which is written anew; needs no run.
 
     Args:
@@ -201,6 +218,10 @@ def calibrate_model(
         normal_dir: of new normal pictures.
         alpha: the threshold, by hand. With neither it is that of before the last calibration.
         out: the new model; the next version by default.
+        say: takes a line of what has changed.
+
+    Returns:
+        The new model.
     """
     import numpy as np
 
@@ -234,8 +255,9 @@ def calibrate_model(
         write_model_card(place if place.is_dir() else place.parent, record, None)
     if serves:
         write_serving_files(models)
-    click.echo(summary(model.threshold, threshold))
-    click.echo(f"wrote {place}; {model.path} is as it was, and all scores are the same")
+    say(summary(model.threshold, threshold))
+    say(f"wrote {place}; {model.path} is as it was, and all scores are the same")
+    return place
 
 
 def _new_pictures(model, normal_dir: Path):

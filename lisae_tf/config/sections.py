@@ -188,11 +188,12 @@ class OneClassSVM(Section):
 
 
 class NearestNeighbours(Section):
-    """`knn`: a memory bank of places that covers all (Roth et al. 2022, PatchCore)."""
+    """`knn`, `lis-knn`: a memory bank of places that covers all (Roth et al. 2022, PatchCore)."""
 
     bank: Annotated[int, Field(ge=2)] = 2000
     neighbours: Natural = 9  # whose distances are averaged
     projection: Natural = 32  # dimensions that the choice looks at
+    directions: Natural = 80  # of `lis-knn`: those in which negatives stand out most
 
 
 class VariationalAutoencoder(Section):

@@ -66,6 +66,9 @@ ROWS: dict[str, Row] = {
     "hsc": Row("encoders.HypersphereClassifierDetector", _HEAD, negatives=True),
     "mahalanobis": Row("mahalanobis.MahalanobisDetector", (), solved=True),
     "knn": Row("knn.NearestNeighboursDetector", ("knn",), solved=True),
+    "lis-knn": Row(
+        "knn.ShapedNeighboursDetector", ("knn",), negatives=True, without="knn", solved=True
+    ),
 }  # fmt: skip
 VARIANTS = tuple(ROWS)
 ONE_CLASS = tuple(name for name, row in ROWS.items() if not row.negatives)

@@ -2,6 +2,10 @@
 
 The bank is a greedy coreset (section 3.2 there): each next place is the one farthest from all
 that were chosen, looked for in a random projection.
+
+`lis-knn` measures the distance where normals are steady and negatives stand out: in the directions
+of the linear case (section 4.1). LIS-AE measures ‖Bᵀc‖, how far x lies from the origin there; this
+is how far it lies from the normal places nearest to it.
 """
 
 import keras
@@ -12,6 +16,7 @@ from lisae_tf.core.arrays import Arrays
 from lisae_tf.data.parts import TrainingData
 from lisae_tf.detectors.pixels import check_arrays
 from lisae_tf.detectors.rows import RowDetector
+from lisae_tf.model.linear import insensitive_directions
 from lisae_tf.model.own_layer import OwnLayer
 from lisae_tf.training.phase import TrainingOptions
 
@@ -74,9 +79,11 @@ class NearestNeighboursDetector(RowDetector):
 
     def inference(self) -> keras.Model:
         x = keras.Input(self.shape, name="x")
+        return keras.Model(x, {"score": self._distance(x)})
+
+    def _distance(self, rows: keras.KerasTensor) -> keras.KerasTensor:
         neighbours = min(self.config.knn.neighbours, len(self._bank))
-        distance = NearestDistance(self._bank, neighbours, name="score")
-        return keras.Model(x, {"score": distance(x)})
+        return NearestDistance(self._bank, neighbours, name="score")(rows)
 
     def arrays(self) -> Arrays:
         return {"bank": self._bank}
@@ -84,4 +91,37 @@ class NearestNeighboursDetector(RowDetector):
     def restore(self, arrays: Arrays) -> None:
         check_arrays(arrays, {"bank": (None, self.shape[0])})
         self._bank = arrays["bank"]
+        self._make_graph()
+
+
+class ShapedNeighboursDetector(NearestNeighboursDetector):
+    """`lis-knn`: the bank lies in the latent-insensitive directions."""
+
+    meaning = "mean distance from the nearest normal features, in latent-insensitive directions"
+    needs_negatives = True
+
+    def fit_data(self, data: TrainingData, options: TrainingOptions) -> None:
+        self.require_rows(data)
+        self.shape = data.shape
+        settings, x = self.config.knn, data.normal.fit
+        found = insensitive_directions(x, data.negative.fit, settings.directions)
+        self._directions = found.astype(np.float32)
+        x = x @ self._directions
+        self._bank = x[greedy_coreset(x, settings.bank, settings.projection, self.config.seed)]
+        self._make_graph()
+
+    def inference(self) -> keras.Model:
+        x = keras.Input(self.shape, name="x")
+        project = keras.layers.Dense(self._bank.shape[1], use_bias=False, name="directions")
+        y = project(x)
+        project.set_weights([self._directions])
+        return keras.Model(x, {"score": self._distance(y)})
+
+    def arrays(self) -> Arrays:
+        return {"bank": self._bank, "directions": self._directions}
+
+    def restore(self, arrays: Arrays) -> None:
+        count = min(self.config.knn.directions, self.shape[0])
+        check_arrays(arrays, {"bank": (None, count), "directions": (self.shape[0], count)})
+        self._bank, self._directions = arrays["bank"], arrays["directions"]
         self._make_graph()

@@ -10,10 +10,10 @@ import numpy as np
 from scipy import optimize, stats
 from sklearn import metrics
 
+from lisae_tf.core.intervals import CONFIDENCE
 from lisae_tf.core.thresholds import Threshold
 
 UNLIKELY = 0.01  # false alarms of a lower probability are no chance
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)

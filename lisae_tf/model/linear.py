@@ -61,6 +61,33 @@ def second_moment(x: np.ndarray) -> np.ndarray:
     return total / len(x)
 
 
+def _standing_out(s_normal: np.ndarray, s_negative: np.ndarray, count: int) -> np.ndarray:
+    """Directions of most negative energy for each unit of normal energy: (m, m) twice -> (m, count).
+
+    The normal energy needs a floor: directions in which normals hardly vary would win by noise.
+    """
+    m = len(s_normal)
+    _, vectors = linalg.eigh(s_negative, s_normal, subset_by_index=[m - count, m - 1])
+    vectors = vectors[:, ::-1]
+    return vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(count)])
+
+
+def insensitive_directions(normal: np.ndarray, negative: np.ndarray, count: int) -> np.ndarray:
+    """The directions that the closed form would choose for B, of the whole space instead of U_c.
+
+    Args:
+        normal: X⁺, float (N, m).
+        negative: X⁻, float (M, m).
+        count: how many, at most m.
+
+    Returns:
+        float64 (m, min(count, m)), each of normal energy 1: a distance counts each alike.
+    """
+    moment, m = second_moment(normal), normal.shape[1]
+    ridge = RIDGE * np.trace(moment) / m * np.eye(m)
+    return _standing_out(moment + ridge, second_moment(negative), min(count, m))
+
+
 def fit_in_closed_form(normal: np.ndarray, negative: np.ndarray, r: int) -> LinearLISAE:
     """Phase 1 and 2 on second moments alone: no γ, no gradient, no iteration.
 
@@ -84,13 +111,8 @@ def fit_in_closed_form(normal: np.ndarray, negative: np.ndarray, r: int) -> Line
     u_r, u_c = _principal_axes(moment, r)
     s_normal = u_c.T @ moment @ u_c
     s_negative = u_c.T @ second_moment(negative) @ u_c
-    # Directions in which normals hardly vary at all would win by noise.
     floor = RIDGE * np.trace(moment) / m
-    _, vectors = linalg.eigh(
-        s_negative, s_normal + floor * np.eye(m - r), subset_by_index=[m - 2 * r, m - r - 1]
-    )
-    vectors = vectors[:, ::-1]
-    b = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(r)])
+    b = _standing_out(s_normal + floor * np.eye(m - r), s_negative, r)
     energy = np.trace(b.T @ s_normal @ b)
     own = max(np.trace(s_normal), np.finfo(np.float64).tiny)
     return LinearLISAE(u_r, u_c, b * np.sqrt(DOMINANCE * own / max(energy, 1e-300)))

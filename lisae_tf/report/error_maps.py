@@ -44,6 +44,25 @@ def full_red(alpha: float, highest_share: float = 1.0) -> float:
     return alpha * (FULL_RED_HIGHEST + (FULL_RED - FULL_RED_HIGHEST) * highest_share)
 
 
+def redness(
+    error: np.ndarray, size: tuple[int, int], alpha: float, highest_share: float = 1.0
+) -> np.ndarray:
+    """How red each place of a map is drawn.
+
+    Args:
+        error: float32 (h, w), the map.
+        size: (H, W) to draw it at.
+        alpha: the threshold, which sets the scale: see `full_red`.
+        highest_share: of the map's places, whose mean is the score.
+
+    Returns:
+        float32 (H, W), 0 to 1.
+    """
+    # A score may be no error, and then its threshold sets no scale; the highest error does.
+    full = full_red(alpha, highest_share) if alpha > 0 else max(float(error.max()), 1e-12)
+    return resized(np.clip(error / full, 0, 1).astype(np.float32)[None], size)[0]
+
+
 def overlay(
     picture: np.ndarray, error: np.ndarray, alpha: float, highest_share: float = 1.0
 ) -> np.ndarray:
@@ -60,9 +79,6 @@ def overlay(
     """
     image = Image.fromarray(picture.squeeze()).convert("L")
     image.thumbnail((LARGEST, LARGEST))
-    # A score may be no error, and then its threshold sets no scale; the highest error does.
-    full = full_red(alpha, highest_share) if alpha > 0 else max(float(error.max()), 1e-12)
-    scaled = np.clip(error / full, 0, 1).astype(np.float32)
-    share = resized(scaled[None], image.size[::-1])[0][..., None]
+    share = redness(error, image.size[::-1], alpha, highest_share)[..., None]
     grey = np.repeat(np.asarray(image, np.float32)[..., None], 3, axis=2)
     return np.rint(grey * (1 - share) + np.array([255, 0, 0]) * share).astype(np.uint8)

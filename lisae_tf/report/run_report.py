@@ -15,11 +15,11 @@ import jinja2
 import numpy as np
 from matplotlib import colormaps
 from PIL import Image
-from scipy import stats
 
 from lisae_tf.config.settings import FOLDER, Config
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import write_text
+from lisae_tf.core.intervals import CONFIDENCE, wilson
 from lisae_tf.data.parts import TestData
 from lisae_tf.data.roots import moved
 from lisae_tf.data.tasks import reopen
@@ -27,7 +27,6 @@ from lisae_tf.detectors import load_detector
 from lisae_tf.detectors.base import Detector
 from lisae_tf.detectors.graph import AutoencoderDetector
 from lisae_tf.evaluation.metrics import (
-    CONFIDENCE,
     UNLIKELY,
     Scored,
     auroc,
@@ -80,9 +79,7 @@ def bootstrap(
 
 
 def _rate(name: str, called: np.ndarray, note: str) -> Metric:
-    found = stats.binomtest(int(called.sum()), len(called))
-    low, high = found.proportion_ci(CONFIDENCE, method="wilson")
-    return Metric(name, float(called.mean()), float(low), float(high), note)
+    return Metric(name, float(called.mean()), *wilson(int(called.sum()), len(called)), note)
 
 
 def metrics_of(scored: Scored, alpha: float) -> list[Metric]:

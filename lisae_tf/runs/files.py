@@ -24,6 +24,7 @@ EARLIER = "earlier_threshold.npz"  # before the last calibration
 FIGURES = "figures"
 BEST = "best.yaml"  # of a study of settings
 REPORT = "report.html"  # no command reads it
+MARKS = "marks.jsonl"  # grows with each mark, each line for itself, so it has no digest
 DIGESTS = "digests.json"
 # What commands read, besides the figures.
 _FILES = (CONFIG, MANIFEST, WEIGHTS, SIDECAR, HISTORY, SCORES, METRICS, EARLIER)
