@@ -62,7 +62,7 @@ def second_moment(x: np.ndarray) -> np.ndarray:
 
 
 def _standing_out(s_normal: np.ndarray, s_negative: np.ndarray, count: int) -> np.ndarray:
-    """Directions of most negative energy for each unit of normal energy: (m, m) twice -> (m, count).
+    """Directions of most negative energy for a unit of normal energy: (m, m) twice -> (m, count).
 
     The normal energy needs a floor: directions in which normals hardly vary would win by noise.
     """
