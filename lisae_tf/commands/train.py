@@ -19,6 +19,7 @@ from lisae_tf.core.quiet import start_tensorflow
 @shared.anomaly_dir
 @shared.test_dir
 @shared.mask_dir
+@shared.known_dir
 @shared.mvtec
 @click.option("--normal-class", help="Normal classes, names or numbers, comma list.")
 @click.option("--protocol", help="one-class, two-class, next-class or halves.")
@@ -183,8 +184,9 @@ def run_name(config) -> str:
     else:
         classes = "-".join(str(c) for c in config.normal_class or [0])
         subject = f"{config.dataset}-{classes}".replace("/", "-")
+    variant = "known" if "variant" in config.choose else config.variant
     # The settings name the folders, and two of one name are not one.
-    return f"{subject[:80]}-{config.variant}-seed{config.seed}-{config.digest()[:6]}"
+    return f"{subject[:80]}-{variant}-seed{config.seed}-{config.digest()[:6]}"
 
 
 def _callbacks(console, folder: Path, *, quiet: bool, tensorboard: bool, chief: bool) -> tuple:
@@ -201,7 +203,7 @@ def _callbacks(console, folder: Path, *, quiet: bool, tensorboard: bool, chief: 
 
 def closing_lines(metrics: dict, folder: Path, *, features: bool = False) -> list[str]:
     """Whether it is any good, what happened, where it lies, what to type next."""
-    from lisae_tf.evaluation.verdict import interval, verdict
+    from lisae_tf.evaluation.verdict import interval, known_line, rate_to_type, verdict
 
     lines = [*verdict(metrics, features=features)]
     lines += [f"note: {note}" for note in metrics["notes"]]
@@ -241,6 +243,8 @@ def closing_lines(metrics: dict, folder: Path, *, features: bool = False) -> lis
                 f"held-out negatives against held-out normals: AUROC "
                 f"{metrics['auroc_negatives']:.3f} (no measure of anomalies)"
             )
+    if known := metrics.get("known"):
+        lines.append(f"{known_line(known)}{rate_to_type(known)}")
     for folder_name, found in metrics.get("by_folder", {}).items():
         lines.append(
             f"{folder_name}: {100 * found['false_positive_rate']:.1f} % of {found['n']} normal "

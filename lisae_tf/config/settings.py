@@ -45,6 +45,8 @@ Classes = Annotated[list[int | str], Field(min_length=1)]
 # Left out of the record unless set: results from before there were such folders stay comparable.
 Folder = Annotated[str | None, Field(exclude_if=is_none)]
 FOLDER = "folder"
+# What known flaws may choose: settings by their paths.
+CHOSEN = ("variant", "features.negatives", "scoring.highest_share")
 
 
 def _is_default_knn(value: object) -> bool:
@@ -65,6 +67,11 @@ class Config(Section):
     test_dir: Folder = None  # good/ and a folder for each kind of anomaly
     mask_dir: Folder = None  # of the anomalies
     negative_mask_dir: Folder = None
+    known_dir: Folder = None  # known flaws: some choose settings, the others join the test
+    # Which settings they choose; none of a run's record, which has what was chosen.
+    choose: Annotated[
+        list[Literal[*CHOSEN]], Field(default_factory=list, exclude_if=lambda given: not given)
+    ]
     variant: Literal[*VARIANTS] = "lis"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: Data = Data()
@@ -93,7 +100,7 @@ class Config(Section):
             raise ValueError("training on your own folders needs --normal-dir")
         folders = (
             self.normal_dir, self.negative_dir, self.anomaly_dir, self.test_dir, self.mask_dir,
-            self.negative_mask_dir,
+            self.negative_mask_dir, self.known_dir,
         )  # fmt: skip
         if self.dataset != FOLDER and any(folders):
             raise ValueError(
@@ -112,6 +119,21 @@ class Config(Section):
             raise ValueError("masks need anomalies; name them with --test-dir or --anomaly-dir")
         if self.negative_mask_dir and not self.negative_dir:
             raise ValueError("masks of negatives need negatives; name them with --negative-dir")
+        return self
+
+    @model_validator(mode="after")
+    def _known_flaws_choose_on_features(self) -> "Config":
+        if self.choose and not self.known_dir:
+            raise ValueError("choose goes with known flaws; name them with --known-dir")
+        if self.known_dir and not self.features:
+            raise ValueError(
+                "known flaws choose among detectors on pretrained features; leave --known-dir out, "
+                "or --features none and a variant that works on pixels alone"
+            )
+        if self.known_dir and self.data.tile is not None:
+            raise ValueError(
+                "known flaws choose for whole pictures; leave --known-dir out, or --tile"
+            )
         return self
 
     @model_validator(mode="after")

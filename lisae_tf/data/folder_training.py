@@ -11,6 +11,7 @@ from lisae_tf.data import masks, picture_files, pictures
 from lisae_tf.data.drawings import draw, match_polarity
 from lisae_tf.data.folders import refuse_overlap, remarks, size_of
 from lisae_tf.data.layout import kind_of
+from lisae_tf.data.manifest import KNOWN
 from lisae_tf.data.opened_folders import NEGATIVE_STREAM, Folders
 from lisae_tf.data.parts import Parts, TrainingData, split_side
 from lisae_tf.data.protocols import GENERATED, synthetic_generators
@@ -117,4 +118,25 @@ def training_of(opened: Folders) -> TrainingData:
             "your own folders take --negative-dir or --negatives "
             f"{'|'.join(GENERATED)}|synth:GENERATOR|none, not '{config.negatives}'"
         )
-    return TrainingData(normal_parts, **sides, notes=tuple(notes))
+    known = None
+    if opened.known:
+        notes += _known_remarks(opened)
+        known = opened.known.part(0).pixels
+    return TrainingData(normal_parts, **sides, notes=tuple(notes), known=known)
+
+
+def _known_remarks(opened: Folders) -> list[str]:
+    """What the user should know of known flaws.
+
+    Raises:
+        LisaeError: one of them is also a normal or a negative picture.
+    """
+    known, config = opened.known, opened.config
+    found = known.side.found
+    notes = picture_files.remark(known.side.others, KNOWN)
+    notes += [*remarks(found, KNOWN, config.data.depth), *known.notes]
+    for side in opened.normals:
+        notes += refuse_overlap(side.found, "normal", found, KNOWN)
+    if opened.negative:
+        notes += refuse_overlap(opened.negative.found, "negative", found, KNOWN)
+    return notes

@@ -65,8 +65,8 @@ def settle_folder_channels(config: Config, *, settled: bool = False) -> Config:
     near = here(config)
     picture_files.refuse_missing(map(Path, folders_of(near)))
     test_sets(near.test_dir, near.anomaly_dir)
-    if near.negative_dir:
-        refuse_empty_kinds(Path(near.negative_dir))
+    for folder in filter(None, (near.negative_dir, near.known_dir)):
+        refuse_empty_kinds(Path(folder))
     if config.data.channels and config.data.size and (config.data.depth or settled):
         return config
     files = (path for d in near.normal_dirs for path in picture_files.find(Path(d)))

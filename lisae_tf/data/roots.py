@@ -12,6 +12,7 @@ from lisae_tf.core.errors import LisaeError
 
 FOLDERS = (
     "normal_dir", "negative_dir", "anomaly_dir", "test_dir", "mask_dir", "negative_mask_dir",
+    "known_dir",
 )  # fmt: skip
 
 

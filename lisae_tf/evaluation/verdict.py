@@ -9,7 +9,7 @@ from typing import Any
 
 from lisae_tf.config.settings import FOLDER
 from lisae_tf.config.variants import LOSSES
-from lisae_tf.evaluation.metrics import UNLIKELY, auroc_interval
+from lisae_tf.evaluation.metrics import UNLIKELY, auroc_interval, rate_interval
 
 LOST = 0.01  # of AUROC in phase 2, from which on it is worth a word
 RAISED = 3.0  # times the error of held-out normal pictures after phase 1
@@ -54,6 +54,14 @@ def verdict(metrics: Mapping[str, Any], *, features: bool) -> list[str]:
         said += [f"try: {step}" for step in _steps(metrics, features)]
     else:
         said = [f"verdict: {finds}"]
+    if "known" in metrics:
+        n = metrics["n_anomaly"]
+        low, high = rate_interval(round(found * n), n)
+        said.insert(
+            1,
+            f"note: measured on {n} anomalies, none of which chose settings: at 95 % confidence "
+            f"{100 * low:.0f} to {100 * high:.0f} % are found ({interval(metrics)} of AUROC)",
+        )
     before, lower = metrics["auroc_phase1"], _lower_gamma(metrics)
     if metrics["variant"] in LOSSES and before is not None and auroc < before - LOST:
         said.append(
@@ -95,6 +103,31 @@ def interval(metrics: Mapping[str, Any]) -> str:
         return ""
     low, high = auroc_interval(metrics["auroc"], metrics["n_normal"], metrics["n_anomaly"])
     return f"95 %: {low:.3f} to {high:.3f}"
+
+
+def known_line(known: Mapping[str, Any]) -> str:
+    """How many of the known flaws that chose settings the threshold finds.
+
+    Args:
+        known: as in `metrics.json`, see `metrics.known_found`.
+    """
+    return (
+        f"known flaws that chose settings: {known['found']} of {known['n']} score above the "
+        "threshold"
+    )
+
+
+def rate_to_type(known: Mapping[str, Any]) -> str:
+    """The rest of that sentence where it misses some: the rate at which it finds all."""
+    if known["found"] == known["n"]:
+        return ""
+    rate = known["fpr_for_all"]
+    if rate is None:
+        return "; no false-alarm rate of the calibration pictures finds all"
+    return (
+        f"; all would at {100 * rate:.1f} % false alarms on held-out normal pictures: "
+        f"calibrate --fpr {rate}"
+    )
 
 
 def _steps(metrics: Mapping[str, Any], features: bool) -> list[str]:

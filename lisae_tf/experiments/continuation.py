@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # reading a run's settings needs no TensorFlow
     from lisae_tf.detectors.base import Detector
 
 # What the weights and the held-out parts rest on.
-_KEPT = ("variant", "seed", "data", "network", "test_dir")
+_KEPT = ("variant", "seed", "data", "network", "test_dir", "known_dir")
 
 
 def _settings(run: Path, data_roots: Sequence[str] = ()) -> Config:
@@ -114,6 +114,8 @@ def kept(run: Path, config: Config, data_roots: Sequence[str] = ()) -> Manifest 
     folders = [(manifest.NORMAL, number) for number in range(len(old.normal_dirs))]
     if old.negative_dir == config.negative_dir:
         folders.append((manifest.NEGATIVE, 0))
+    if old.known_dir:
+        folders.append((manifest.KNOWN, 0))
     if (old.test_dir, old.anomaly_dir) == (config.test_dir, config.anomaly_dir):
         folders += [(manifest.NORMAL_TEST, 0), (manifest.ANOMALY, 0)]
     return found.only(folders)

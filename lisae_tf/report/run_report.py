@@ -15,7 +15,6 @@ import jinja2
 import numpy as np
 from matplotlib import colormaps
 from PIL import Image
-from scipy import stats
 
 from lisae_tf.config.settings import FOLDER, Config
 from lisae_tf.core.errors import LisaeError
@@ -34,8 +33,9 @@ from lisae_tf.evaluation.metrics import (
     auroc_interval,
     chance_of_alarms,
     fpr_at_tpr,
+    rate_interval,
 )
-from lisae_tf.evaluation.verdict import verdict
+from lisae_tf.evaluation.verdict import known_line, rate_to_type, verdict
 from lisae_tf.report.error_maps import resized
 from lisae_tf.runs import folders as runs
 
@@ -80,9 +80,7 @@ def bootstrap(
 
 
 def _rate(name: str, called: np.ndarray, note: str) -> Metric:
-    found = stats.binomtest(int(called.sum()), len(called))
-    low, high = found.proportion_ci(CONFIDENCE, method="wilson")
-    return Metric(name, float(called.mean()), float(low), float(high), note)
+    return Metric(name, float(called.mean()), *rate_interval(int(called.sum()), len(called)), note)
 
 
 def metrics_of(scored: Scored, alpha: float) -> list[Metric]:
@@ -230,6 +228,9 @@ def render(folder: Path, data_dir: Path | None = None, data_roots: Sequence[str]
         config=detector.config,
         settings=detector.config.to_yaml(read=True),
         verdict=verdict(record, features=detector.config.features is not None),
+        known=known_line(record["known"]) + rate_to_type(record["known"])
+        if record.get("known")
+        else None,
         own_folders=detector.config.dataset == FOLDER,
         threshold=detector.threshold_,
         metrics=metrics_of(scored, alpha),
