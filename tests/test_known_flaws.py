@@ -1,5 +1,6 @@
 """Known flaws: one half chooses settings, the other joins the test."""
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -19,6 +20,7 @@ from lisae_tf.detectors.known_flaws import Candidate, candidates, factor_of, gai
 from lisae_tf.evaluation.metrics import known_found
 from lisae_tf.evaluation.verdict import rate_to_type, verdict
 from lisae_tf.experiments.settling import settle
+from lisae_tf.runs.marks import Mark, append_mark
 
 
 def divided(kinds, groups, seed=0):
@@ -322,3 +324,43 @@ def test_the_verdict_says_on_how_few_it_rests():
     said = verdict(metrics, features=True)
     assert said[1].startswith("note: measured on 5 anomalies, none of which chose settings")
     assert "38 to 96 % are found" in said[1]
+
+
+def marks_of(folder, said, path):
+    for picture in sorted(folder.iterdir()):
+        digest = hashlib.sha256(picture.read_bytes()).hexdigest()
+        append_mark(path, Mark(str(picture), digest, said, 1.0, 1.0, "2026-01-31T12:00:00+00:00"))
+    return path
+
+
+def test_a_run_goes_on_with_marked_pictures(run, cli, tmp_path, monkeypatch):
+    folder, _ = run
+    monkeypatch.chdir(tmp_path)
+    fine = feature_fixtures.write_parts(tmp_path / "fine", 6, seed=21)
+    odd = feature_fixtures.write_parts(tmp_path / "odd", 4, flaw=True, seed=22)
+    marks_of(fine, "normal", tmp_path / "marks.jsonl")
+    marks = marks_of(odd, "anomaly", tmp_path / "marks.jsonl")
+    new = tmp_path / "new"
+    result = cli("train", "--continue", folder, "--marks", marks, "--out", new)
+    assert result.exit_code == 0, result.stderr
+    listed = manifest.read(new)
+    assert len(listed.of(manifest.NORMAL, 1)) == 6
+    parts = [each.part for each in listed.of(manifest.KNOWN, 1)]
+    assert sorted(parts) == ["choosing"] * 2 + ["test"] * 2
+    before, now = (json.loads((each / "metrics.json").read_text()) for each in (folder, new))
+    assert (before["n_anomaly"], now["n_anomaly"], now["known"]["n"]) == (5, 7, 7)
+    assert now["variant"] == before["variant"]
+    assert "known_choice" not in now  # the settings of the run are kept
+    assert now["continued"]["new_normals"]["n"] == 1
+    assert "new normals: " in result.stdout
+    assert json.loads(cli("evaluate", "--run", new).stdout)["auroc"] == now["auroc"]
+
+
+def test_marks_need_a_run_that_goes_on(run, cli, tmp_path, monkeypatch):
+    folder, _ = run
+    monkeypatch.chdir(folder.parent)
+    out = ("--out", tmp_path / "new")
+    result = cli(*base_options("--marks", tmp_path / "marks.jsonl", *out))
+    assert_one_sentence(result, "--marks belongs to --continue")
+    result = cli("train", "--continue", folder, "--known-dir", "bad", "--normal-dir", "bad", *out)
+    assert_one_sentence(result, "leave --known-dir out")

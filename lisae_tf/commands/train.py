@@ -42,6 +42,11 @@ from lisae_tf.core.quiet import start_tensorflow
     help="Train this run on: the pictures of --normal-dir become normal as well.",
 )  # fmt: skip
 @click.option(
+    "--marks", type=shared.path,
+    help="With --continue: a file of marks. Pictures marked normal become normal; of those marked "
+    "anomaly half join the known flaws, half the test.",
+)  # fmt: skip
+@click.option(
     "--distribute", type=click.Choice(["mirrored", "workers"]),
     help="Over all GPUs of this machine, or over the workers that TF_CONFIG names.",
 )  # fmt: skip
@@ -52,7 +57,7 @@ from lisae_tf.core.quiet import start_tensorflow
 @click.option("--tensorboard", is_flag=True, help="Also write TensorBoard logs to the run folder.")
 @shared.data_dir
 def command(
-    tile, stride, input_size, config_file, assigned, out, continued, resume, skip_bad, quiet,
+    tile, stride, input_size, config_file, assigned, out, continued, marks, resume, skip_bad, quiet,
     tensorboard, distribute, data_dir, data_roots, normal_class, anomaly_class, **named,
 ):  # fmt: skip
     """Train a detector, choose its threshold and test it.
@@ -66,9 +71,11 @@ def command(
     named["data"] = shared.tile_settings(tile, stride, input_size)
     if data_roots and not (continued or resume):
         raise LisaeError("--data-root belongs to --continue or --resume; name the folders as now")
+    if marks and not continued:
+        raise LisaeError("--marks belongs to --continue; name the run that the pictures go to")
     if continued:
         continued = shared.open_run(continued)
-    config, notes = _settings(named, config_file, assigned, continued, data_roots)
+    config, notes = _settings(named, config_file, assigned, continued, marks, data_roots)
 
     console = shared.console()
     say = (lambda line: None) if quiet else console.print
@@ -118,14 +125,30 @@ def command(
         console.print(line)
 
 
-def _settings(named: dict, config_file: Path | None, assigned, continued: Path | None, data_roots):
+def _settings(
+    named: dict, config_file: Path | None, assigned, continued: Path | None, marks: Path | None,
+    data_roots,
+):  # fmt: skip
     """The resolved settings, on those of the continued run, and remarks on them."""
+    said: list[str] = []
     if continued:
         if config_file:
             raise LisaeError("--continue takes the settings of its run; leave --config out")
         from lisae_tf.experiments import continuation
 
-        named["normal_dir"] = continuation.normal_dirs(continued, named["normal_dir"])
+        if named["known_dir"]:
+            raise LisaeError(
+                "--continue keeps the known flaws of its run, which chose its settings; leave "
+                "--known-dir out, or train anew without --continue"
+            )
+        added = [*named["normal_dir"]], []
+        if marks:
+            from lisae_tf.experiments import marked
+
+            found = marked.lists_of(marks, continued)
+            said = found.notes
+            added = [*added[0], *found.normal], found.known
+        named |= continuation.with_added(continued, *added)
         config_file = continued / "config.yaml"
     from lisae_tf.experiments.settling import settle
 
@@ -135,7 +158,7 @@ def _settings(named: dict, config_file: Path | None, assigned, continued: Path |
         from lisae_tf.data.roots import moved
 
         config = moved(config, data_roots)
-    return config, notes
+    return config, [*said, *notes]
 
 
 def _claimed(config, folder: Path, data_roots: tuple[str, ...]) -> str:

@@ -53,6 +53,10 @@ def _is_default_knn(value: object) -> bool:
     return value == NearestNeighbours()
 
 
+def _listed(folders: str | list[str] | None) -> list[str]:
+    return [folders] if isinstance(folders, str) else list(folders or ())
+
+
 class Config(Section):
     """All settings of one run."""
 
@@ -67,7 +71,10 @@ class Config(Section):
     test_dir: Folder = None  # good/ and a folder for each kind of anomaly
     mask_dir: Folder = None  # of the anomalies
     negative_mask_dir: Folder = None
-    known_dir: Folder = None  # known flaws: some choose settings, the others join the test
+    # Known flaws: some choose settings, the others join the test.
+    known_dir: Annotated[
+        str | Annotated[list[str], Field(min_length=1)] | None, Field(exclude_if=is_none)
+    ] = None
     # Which settings they choose; none of a run's record, which has what was chosen.
     choose: Annotated[
         list[Literal[*CHOSEN]], Field(default_factory=list, exclude_if=lambda given: not given)
@@ -125,12 +132,12 @@ class Config(Section):
     def _known_flaws_choose_on_features(self) -> "Config":
         if self.choose and not self.known_dir:
             raise ValueError("choose goes with known flaws; name them with --known-dir")
-        if self.known_dir and not self.features:
+        if self.choose and not self.features:
             raise ValueError(
                 "known flaws choose among detectors on pretrained features; leave --known-dir out, "
                 "or --features none and a variant that works on pixels alone"
             )
-        if self.known_dir and self.data.tile is not None:
+        if self.choose and self.data.tile is not None:
             raise ValueError(
                 "known flaws choose for whole pictures; leave --known-dir out, or --tile"
             )
@@ -162,9 +169,12 @@ class Config(Section):
     @property
     def normal_dirs(self) -> list[str]:
         """The folders of normal pictures, in the order in which they became normal."""
-        return (
-            [self.normal_dir] if isinstance(self.normal_dir, str) else list(self.normal_dir or ())
-        )
+        return _listed(self.normal_dir)
+
+    @property
+    def known_dirs(self) -> list[str]:
+        """The folders of known flaws, in the order in which they became known."""
+        return _listed(self.known_dir)
 
     def settings_read(self) -> dict[str, Any]:
         """The settings that the variant reads, without the sections of other variants."""

@@ -149,8 +149,9 @@ def _folders(config: Config) -> dict[str, _Needs]:
         found["negative"] = _Needs(
             folder, MIN_NEGATIVE, NEGATIVE_STREAM, mask_option="--negative-mask-dir"
         )
-    if config.known_dir:
-        found["known"] = _Needs(PictureSet(Path(config.known_dir)), MIN_KNOWN)
+    for k, path in enumerate(config.known_dirs):
+        name = "known" if k == 0 else f"known ({k + 1})"
+        found[name] = _Needs(PictureSet(Path(path)), MIN_KNOWN)
     if given:
         found[TEST] = _Needs(given, 1)
     if anomaly:

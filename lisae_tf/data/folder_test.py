@@ -27,8 +27,8 @@ def test_of(opened: Folders) -> TestData:
     known = [(side.found, "normal") for side in normals]
     if opened.negative and opened.tests:
         known.append((opened.negative.found, "negative"))
-    if opened.known and opened.tests:
-        known.append((opened.known.side.found, KNOWN))
+    if opened.tests:
+        known += [(each.side.found, KNOWN) for each in opened.knowns]
     held_out = [(side.found.pixels[side.test], side.found.names, side.test) for side in normals]
     pixels = [rows for rows, _, _ in held_out]
     labels = [names[row] for _, names, rows in held_out for row in rows]
@@ -57,11 +57,11 @@ def test_of(opened: Folders) -> TestData:
         else:  # nothing was held out; they go with the pictures that were normal first
             kinds += [""] * len(read.names)
             counts[0] = len(read.names)
-    if opened.known:
-        read = opened.known.part(1)
+    for each in opened.knowns:
+        read = each.part(1)
         pixels.append(read.pixels)
         labels += read.names
-        kinds += [kind_of(Path(name), opened.known.side.root) for name in read.names]
+        kinds += [kind_of(Path(name), each.side.root) for name in read.names]
     anomalies = len(labels) - sum(counts)
     is_anomaly = np.arange(len(labels)) >= len(labels) - anomalies
     return TestData(

@@ -119,9 +119,9 @@ def training_of(opened: Folders) -> TrainingData:
             f"{'|'.join(GENERATED)}|synth:GENERATOR|none, not '{config.negatives}'"
         )
     known = None
-    if opened.known:
+    if opened.knowns:
         notes += _known_remarks(opened)
-        known = opened.known.part(0).pixels
+        known = concatenated([each.part(0).pixels for each in opened.knowns])
     return TrainingData(normal_parts, **sides, notes=tuple(notes), known=known)
 
 
@@ -129,14 +129,17 @@ def _known_remarks(opened: Folders) -> list[str]:
     """What the user should know of known flaws.
 
     Raises:
-        LisaeError: one of them is also a normal or a negative picture.
+        LisaeError: one of them is also a normal or a negative picture, or known twice.
     """
-    known, config = opened.known, opened.config
-    found = known.side.found
-    notes = picture_files.remark(known.side.others, KNOWN)
-    notes += [*remarks(found, KNOWN, config.data.depth), *known.notes]
-    for side in opened.normals:
-        notes += refuse_overlap(side.found, "normal", found, KNOWN)
+    notes = []
+    others = [(side.found, "normal") for side in opened.normals]
     if opened.negative:
-        notes += refuse_overlap(opened.negative.found, "negative", found, KNOWN)
+        others.append((opened.negative.found, "negative"))
+    for known in opened.knowns:
+        found = known.side.found
+        notes += picture_files.remark(known.side.others, KNOWN)
+        notes += [*remarks(found, KNOWN, opened.config.data.depth), *known.notes]
+        for other, is_other in others:
+            notes += refuse_overlap(other, is_other, found, KNOWN)
+        others.append((found, KNOWN))
     return notes

@@ -11,7 +11,7 @@ import numpy as np
 from lisae_tf.config.settings import Config
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import checks, picture_files, pictures
-from lisae_tf.data.folders import MIN_NEGATIVE, MIN_NORMAL, read_set, refuse_few
+from lisae_tf.data.folders import MIN_ADDED, MIN_NEGATIVE, MIN_NORMAL, read_set, refuse_few
 from lisae_tf.data.groups import Groups, group, remarks
 from lisae_tf.data.layout import PictureSet, kind_of, normal_test_set, test_sets
 from lisae_tf.data.manifest import (
@@ -174,8 +174,13 @@ class Known:
         return self.side.found.only(self.indices[number].tolist())
 
 
-def halved(side: Side, config: Config) -> Known:
+def halved(side: Side, config: Config, number: int) -> Known:
     """Two halves of the known flaws, each with about half of every kind; groups stay together.
+
+    Args:
+        side: the folder.
+        config: settings.
+        number: of the folder among those of known flaws.
 
     Raises:
         LisaeError: too few pictures that are not copies, or names that settings cannot group.
@@ -184,7 +189,7 @@ def halved(side: Side, config: Config) -> Known:
     refuse_few(len(found.pixels), MIN_KNOWN, KNOWN, str(root))
     groups = group(found, [_below(name, root) for name in found.names], config.data.group_by, KNOWN)
     kinds = [kind_of(Path(name), root) for name in found.names]
-    generator = np.random.default_rng([config.seed, KNOWN_STREAM])
+    generator = np.random.default_rng([config.seed, KNOWN_STREAM + number])
     indices = halves(kinds, groups=groups.numbers, generator=generator)
     if not all(map(len, indices)):
         raise LisaeError(
@@ -262,7 +267,8 @@ class Folders:
         with_test = normal_test_set(self.config.test_dir) is None
         normals: list[Divided] = []
         for number, side in enumerate(self._normal_sides):
-            refuse_few(len(side.found.pixels), MIN_NORMAL, NORMAL, str(side.root))
+            minimum = MIN_ADDED if number and self.kept is not None else MIN_NORMAL
+            refuse_few(len(side.found.pixels), minimum, NORMAL, str(side.root))
             if side.entries is None:
                 parts = divided(
                     side.found, side.root, self.config, normal_stream(number), NORMAL,
@@ -290,13 +296,14 @@ class Folders:
         return self._open(folder, NEGATIVE, option="--negative-mask-dir")
 
     @cached_property
-    def known(self) -> Known | None:
-        """The known flaws, those that choose settings apart from those of the test."""
-        if not self.config.known_dir:
-            return None
-        side = self._open(PictureSet(Path(self.config.known_dir)), KNOWN)
+    def knowns(self) -> list[Known]:
+        """Each folder of known flaws, those that choose settings apart from those of the test."""
+        return [self._known(number) for number in range(len(self.config.known_dirs))]
+
+    def _known(self, number: int) -> Known:
+        side = self._open(PictureSet(Path(self.config.known_dirs[number])), KNOWN, number)
         if side.entries is None:
-            return halved(side, self.config)
+            return halved(side, self.config, number)
         groups = [entry.group for entry in side.entries]
         notes = remarks(groups, KNOWN, self.config.data.group_by is not None)
         return Known(side, side.rows_of(*HALVES), groups, notes)
@@ -332,7 +339,7 @@ class Folders:
         return np.array([row_of[entry_of[name]] for name in names], int)
 
     def _test_sides(self) -> list[Side]:
-        known = [self.known.side] if self.known else []
+        known = (each.side for each in self.knowns)
         return [*self._normal_sides, *self.tests.values(), *known]
 
     def manifest(self) -> Manifest:
@@ -349,9 +356,9 @@ class Folders:
             unused = {pair.other for pair in self.known_tests} if side.role == NORMAL_TEST else ()
             part_of = [UNUSED if name in unused else TEST for name in side.found.names]
             entries += _entries(side, 0, part_of, [""] * len(part_of))
-        if known := self.known:
+        for number, known in enumerate(self.knowns):
             part_of = _by_row(known.indices, HALVES, len(known.side.found.names))
-            entries += _entries(known.side, 0, part_of, known.groups)
+            entries += _entries(known.side, number, part_of, known.groups)
         return Manifest(entries)
 
 

@@ -16,8 +16,8 @@ from lisae_tf.config.variants import ROWS
 CLOSED = ("linear-lis", "knn", "mahalanobis")
 SHARES = (0.005, 0.1, 1.0)  # of a map's places, which are tried beside the usual one
 # Of all candidates together, as if they had nothing in common. They are alike, so that chance alone
-# seems better in about a twentieth of all cases.
-LEVEL = 0.2
+# seems better in about a twentieth of all cases, which is also the level of few candidates.
+LEVEL, ALONE = 0.2, 0.05
 FEWEST = 3  # flaws below which nothing can be shown
 
 
@@ -105,9 +105,10 @@ def gain_of(own: np.ndarray, usual: np.ndarray) -> tuple[float, float]:
 def factor_of(flaws: int, others: int) -> float:
     """How many standard errors a gain must exceed.
 
-    Student's t for so many flaws, at `LEVEL` divided by the number of candidates (Bonferroni).
+    Student's t for so many flaws, at `LEVEL` divided by the number of candidates (Bonferroni), or
+    at `ALONE` where that is less.
     """
-    return float(stats.t.ppf(1 - LEVEL / others, flaws - 1))
+    return float(stats.t.ppf(1 - min(ALONE, LEVEL / others), flaws - 1))
 
 
 def pick(scores: Mapping[Candidate, tuple[np.ndarray, np.ndarray]], usual: Candidate) -> Picked:
