@@ -125,7 +125,7 @@ def pick(scores: Mapping[Candidate, tuple[np.ndarray, np.ndarray]], usual: Candi
         "n_choosing": flaws, "n_held_out": normal, "usual": asdict(usual),
     }  # fmt: skip
     others = [name for name in orders if name != usual]
-    chosen, best, error, factor = usual, None, None, None
+    chosen, best = usual, None
     if others and flaws >= FEWEST and normal > 1:
         factor = factor_of(flaws, len(others))
         gains = {name: gain_of(orders[name], orders[usual]) for name in others}
@@ -150,12 +150,19 @@ def _why(
     others: int,
 ) -> str:
     flaws, normal = record["n_choosing"], record["n_held_out"]
-    if not others:
+    if flaws >= FEWEST and not others:
         return f"known flaws chose nothing: all settings were set by hand ({usual})"
     if best is None:
         return (
-            f"known flaws chose nothing: {flaws} of them cannot show that other settings are "
-            f"better than {usual}; from {2 * FEWEST} in --known-dir on, some can"
+            f"known flaws chose nothing: {flaws} of them and {normal} held-out normal pictures "
+            f"cannot show that other settings are better than {usual}; from {2 * FEWEST} in "
+            "--known-dir on, some can"
+        )
+    if record["gain"] <= 0:
+        return (
+            f"known flaws changed nothing: none of the {others} other settings puts them higher "
+            f"than {usual}, with which {100 * below[usual]:.1f} % of {normal} held-out normal "
+            f"pictures score below one of {flaws} flaws on average"
         )
     asked = record["factor"] * record["standard_error"]
     measured = (

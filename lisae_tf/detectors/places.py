@@ -17,7 +17,7 @@ from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.parts import Parts, TrainingData
 from lisae_tf.detectors.base import Detector
 from lisae_tf.detectors.graph import AutoencoderDetector, GraphDetector
-from lisae_tf.detectors.known_flaws import Candidate, candidates, pick
+from lisae_tf.detectors.known_flaws import FEWEST, Candidate, candidates, pick
 from lisae_tf.features.negatives import (
     BOTH,
     MADE,
@@ -182,7 +182,9 @@ class PlacesDetector(GraphDetector):
         """
         flaws = self._places.of(known)
         fitted, errors, scores = {usual.trained: self._inner}, {}, {}
-        for each in candidates(self.config.choose, usual, seen.there):
+        enough = len(known) >= FEWEST
+        tried = candidates(self.config.choose, usual, seen.there) if enough else [usual]
+        for each in tried:
             if each.trained not in fitted:
                 options.say(f"tried with the known flaws: {each.trained_on}")
                 fitted[each.trained] = self._fitted(each, seen, options)

@@ -57,10 +57,12 @@ def verdict(metrics: Mapping[str, Any], *, features: bool) -> list[str]:
     if "known" in metrics:
         n = metrics["n_anomaly"]
         low, high = rate_interval(round(found * n), n)
+        area = auroc_interval(auroc, metrics["n_normal"], n)
         said.insert(
             1,
             f"note: measured on {n} anomalies, none of which chose settings: at 95 % confidence "
-            f"{100 * low:.0f} to {100 * high:.0f} % are found ({interval(metrics)} of AUROC)",
+            f"{100 * low:.0f} to {100 * high:.0f} % of such are found, and the AUROC lies from "
+            f"{area[0]:.3f} to {area[1]:.3f}",
         )
     before, lower = metrics["auroc_phase1"], _lower_gamma(metrics)
     if metrics["variant"] in LOSSES and before is not None and auroc < before - LOST:
@@ -106,14 +108,13 @@ def interval(metrics: Mapping[str, Any]) -> str:
 
 
 def known_line(known: Mapping[str, Any]) -> str:
-    """How many of the known flaws that chose settings the threshold finds.
+    """How many of the known flaws that are not in the test the threshold finds.
 
     Args:
         known: as in `metrics.json`, see `metrics.known_found`.
     """
     return (
-        f"known flaws that chose settings: {known['found']} of {known['n']} score above the "
-        "threshold"
+        f"known flaws outside the test: {known['found']} of {known['n']} score above the threshold"
     )
 
 
