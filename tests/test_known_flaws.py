@@ -9,12 +9,14 @@ from pathlib import Path
 import feature_fixtures
 import numpy as np
 import pytest
-from conftest import QUICK, assert_one_sentence
+from conftest import QUICK, assert_one_sentence, load_folder_test, load_folder_training
+from PIL import Image
 
 from lisae_tf.config.settings import CHOSEN, read_settings, resolve
 from lisae_tf.core.arrays import load_arrays
 from lisae_tf.core.thresholds import choose_threshold
 from lisae_tf.data import manifest
+from lisae_tf.data.folder_test import read_test_masks
 from lisae_tf.data.parts import halves
 from lisae_tf.detectors.known_flaws import Candidate, candidates, factor_of, gain_of, order, pick
 from lisae_tf.evaluation.metrics import known_found
@@ -237,8 +239,6 @@ def test_other_settings_are_trained_where_they_are_chosen(place, cli, monkeypatc
     config = resolve(read_settings(Path("knn/config.yaml")))
     assert (config.variant, config.scoring.highest_share) == ("knn", 0.1)
     stored = load_arrays(Path("knn/scores.npz"))[0]["known"]
-    from conftest import load_folder_training
-
     known = load_folder_training(config).known
     np.testing.assert_allclose(load_detector(Path("knn")).score(known), stored, rtol=1e-5)
     # The record of a run trains the same again.
@@ -365,3 +365,35 @@ def test_marks_need_a_run_that_goes_on(run, cli, tmp_path, monkeypatch):
     assert_one_sentence(result, "--marks belongs to --continue")
     result = cli("train", "--continue", folder, "--known-dir", "bad", "--normal-dir", "bad", *out)
     assert_one_sentence(result, "leave --known-dir out")
+
+
+def test_known_flaws_in_the_test_have_no_masks(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(place)
+    (tmp_path / "masks").mkdir()
+    names = sorted(str(path) for path in Path("bad").iterdir())
+    for name in names:
+        mask = np.zeros((feature_fixtures.SIDE, feature_fixtures.SIDE), np.uint8)
+        mask[10:20, 10:20] = 255
+        Image.fromarray(mask).save(tmp_path / "masks" / Path(name).name)
+    config = resolve({
+        "dataset": "folder", "normal_dir": "good", "anomaly_dir": "bad", "known_dir": "known",
+        "mask_dir": str(tmp_path / "masks"), "data": {"size": [64, 64], "channels": 3},
+    })  # fmt: skip
+    test = load_folder_test(config)
+    anomalies = [test.labels[row] for row in np.flatnonzero(test.is_anomaly)]
+    assert anomalies[: len(names)] == names
+    found = read_test_masks(config, anomalies)
+    assert found.known.tolist() == [True] * 10 + [False] * 5
+
+
+def test_the_dry_run_looks_at_known_flaws_too(place, cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(place)
+    size = feature_fixtures.SMALL[:2]
+    result = cli("data", "check", "--normal-dir", "good", "--known-dir", "known", *size)
+    assert result.exit_code == 0, result.output
+    assert "kinds of known pictures: crack 6, dent 4" in result.stdout
+    known = shutil.copytree("known", tmp_path / "known")
+    shutil.copy("good/000.png", known / "crack" / "again.png")
+    result = cli("data", "check", "--normal-dir", "good", "--known-dir", known, *size)
+    assert result.exit_code == 1
+    assert "1 known picture lies among the normal ones" in result.stderr
