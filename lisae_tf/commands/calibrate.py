@@ -151,7 +151,14 @@ def _write(folder: Path, detector, stored: dict, threshold, scores, say) -> None
     from lisae_tf.core.files import write_json
     from lisae_tf.data import manifest
     from lisae_tf.data.roots import here
-    from lisae_tf.evaluation.metrics import Scored, by_folder, by_kind, chance_of_alarms, evaluate
+    from lisae_tf.evaluation.metrics import (
+        Scored,
+        by_folder,
+        by_kind,
+        chance_of_alarms,
+        evaluate,
+        known_found,
+    )
     from lisae_tf.report import run_figures
     from lisae_tf.runs import folders as runs
     from lisae_tf.runs.files import FIGURES, METRICS, REPORT, SCORES, changing
@@ -171,6 +178,8 @@ def _write(folder: Path, detector, stored: dict, threshold, scores, say) -> None
         counts = dict(zip(here(detector.config).normal_dirs, kept.tested_normals(), strict=False))
         if found := by_folder(test, counts, threshold):
             metrics["by_folder"] = found
+    if "known" in stored:
+        metrics["known"] = known_found(stored["known"], threshold, np.asarray(scores))
     if "kind" in stored:
         metrics["by_kind"] = by_kind(test, stored["kind"], threshold.alpha)
     phase1 = stored.get("test_phase1")

@@ -21,6 +21,7 @@ def command() -> None:
 @shared.anomaly_dir
 @shared.test_dir
 @shared.mask_dir
+@shared.known_dir
 @shared.mvtec
 @shared.features
 @shared.group_by
@@ -96,7 +97,7 @@ def _show(report) -> None:
         for mask, picture in found.masks.items():
             console.print(f"looks like a mask: {mask} of {picture}")
     for name, found in report.sets.items():
-        if name in ("negative", "anomaly") and set(found.by_kind) - {""}:
+        if name in ("negative", "known", "anomaly") and set(found.by_kind) - {""}:
             kinds = (f"{kind or 'no folder'} {n}" for kind, n in found.by_kind.items())
             console.print(f"kinds of {name} pictures: {', '.join(kinds)}")
     for line in report.warnings:

@@ -44,6 +44,11 @@ test_dir = click.option(
     help="Folder of the final test: a folder for each kind of anomaly and, unless normal test "
     "pictures are to be held out, good/.",
 )
+known_dir = click.option(
+    "--known-dir",
+    help="Own folders, on features: folder, or list, of a few known flaws, in folders of their "
+    "kinds or not. Half of them choose settings, half join the test.",
+)
 mask_dir = click.option(
     "--mask-dir",
     help="Masks of the anomalies, white on black, in folders as the anomalies are, named as they "

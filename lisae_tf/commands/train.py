@@ -19,6 +19,7 @@ from lisae_tf.core.quiet import start_tensorflow
 @shared.anomaly_dir
 @shared.test_dir
 @shared.mask_dir
+@shared.known_dir
 @shared.mvtec
 @click.option("--normal-class", help="Normal classes, names or numbers, comma list.")
 @click.option("--protocol", help="one-class, two-class, next-class or halves.")
@@ -41,6 +42,11 @@ from lisae_tf.core.quiet import start_tensorflow
     help="Train this run on: the pictures of --normal-dir become normal as well.",
 )  # fmt: skip
 @click.option(
+    "--marks", type=shared.path,
+    help="With --continue: a file of marks. Pictures marked normal become normal; of those marked "
+    "anomaly half join the known flaws, half the test.",
+)  # fmt: skip
+@click.option(
     "--distribute", type=click.Choice(["mirrored", "workers"]),
     help="Over all GPUs of this machine, or over the workers that TF_CONFIG names.",
 )  # fmt: skip
@@ -51,7 +57,7 @@ from lisae_tf.core.quiet import start_tensorflow
 @click.option("--tensorboard", is_flag=True, help="Also write TensorBoard logs to the run folder.")
 @shared.data_dir
 def command(
-    tile, stride, input_size, config_file, assigned, out, continued, resume, skip_bad, quiet,
+    tile, stride, input_size, config_file, assigned, out, continued, marks, resume, skip_bad, quiet,
     tensorboard, distribute, data_dir, data_roots, normal_class, anomaly_class, **named,
 ):  # fmt: skip
     """Train a detector, choose its threshold and test it.
@@ -65,9 +71,11 @@ def command(
     named["data"] = shared.tile_settings(tile, stride, input_size)
     if data_roots and not (continued or resume):
         raise LisaeError("--data-root belongs to --continue or --resume; name the folders as now")
+    if marks and not continued:
+        raise LisaeError("--marks belongs to --continue; name the run that the pictures go to")
     if continued:
         continued = shared.open_run(continued)
-    config, notes = _settings(named, config_file, assigned, continued, data_roots)
+    config, notes = _settings(named, config_file, assigned, continued, marks, data_roots)
 
     console = shared.console()
     say = (lambda line: None) if quiet else console.print
@@ -117,14 +125,30 @@ def command(
         console.print(line)
 
 
-def _settings(named: dict, config_file: Path | None, assigned, continued: Path | None, data_roots):
+def _settings(
+    named: dict, config_file: Path | None, assigned, continued: Path | None, marks: Path | None,
+    data_roots,
+):  # fmt: skip
     """The resolved settings, on those of the continued run, and remarks on them."""
+    said: list[str] = []
     if continued:
         if config_file:
             raise LisaeError("--continue takes the settings of its run; leave --config out")
         from lisae_tf.experiments import continuation
 
-        named["normal_dir"] = continuation.normal_dirs(continued, named["normal_dir"])
+        if named["known_dir"]:
+            raise LisaeError(
+                "--continue keeps the known flaws of its run, which chose its settings; leave "
+                "--known-dir out, or train anew without --continue"
+            )
+        added = [*named["normal_dir"]], []
+        if marks:
+            from lisae_tf.experiments import marked
+
+            found = marked.lists_of(marks, continued)
+            said = found.notes
+            added = [*added[0], *found.normal], found.known
+        named |= continuation.with_added(continued, *added)
         config_file = continued / "config.yaml"
     from lisae_tf.experiments.settling import settle
 
@@ -134,7 +158,7 @@ def _settings(named: dict, config_file: Path | None, assigned, continued: Path |
         from lisae_tf.data.roots import moved
 
         config = moved(config, data_roots)
-    return config, notes
+    return config, [*said, *notes]
 
 
 def _claimed(config, folder: Path, data_roots: tuple[str, ...]) -> str:
@@ -183,8 +207,9 @@ def run_name(config) -> str:
     else:
         classes = "-".join(str(c) for c in config.normal_class or [0])
         subject = f"{config.dataset}-{classes}".replace("/", "-")
+    variant = "known" if "variant" in config.choose else config.variant
     # The settings name the folders, and two of one name are not one.
-    return f"{subject[:80]}-{config.variant}-seed{config.seed}-{config.digest()[:6]}"
+    return f"{subject[:80]}-{variant}-seed{config.seed}-{config.digest()[:6]}"
 
 
 def _callbacks(console, folder: Path, *, quiet: bool, tensorboard: bool, chief: bool) -> tuple:
@@ -201,7 +226,7 @@ def _callbacks(console, folder: Path, *, quiet: bool, tensorboard: bool, chief: 
 
 def closing_lines(metrics: dict, folder: Path, *, features: bool = False) -> list[str]:
     """Whether it is any good, what happened, where it lies, what to type next."""
-    from lisae_tf.evaluation.verdict import interval, verdict
+    from lisae_tf.evaluation.verdict import interval, known_line, rate_to_type, verdict
 
     lines = [*verdict(metrics, features=features)]
     lines += [f"note: {note}" for note in metrics["notes"]]
@@ -241,6 +266,8 @@ def closing_lines(metrics: dict, folder: Path, *, features: bool = False) -> lis
                 f"held-out negatives against held-out normals: AUROC "
                 f"{metrics['auroc_negatives']:.3f} (no measure of anomalies)"
             )
+    if known := metrics.get("known"):
+        lines.append(f"{known_line(known)}{rate_to_type(known)}")
     for folder_name, found in metrics.get("by_folder", {}).items():
         lines.append(
             f"{folder_name}: {100 * found['false_positive_rate']:.1f} % of {found['n']} normal "

@@ -3,6 +3,7 @@
 import click
 
 from lisae_tf.commands import options as shared
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.quiet import start_tensorflow
 
 
@@ -42,6 +43,8 @@ def command(
     from lisae_tf.experiments.settling import settle
 
     config, notes = settle(named, config_file, assigned)
+    if config.known_dir:
+        raise LisaeError("tune takes no known flaws; leave known_dir out of the settings")
     config = shared.stored(config)
     console = shared.console()
     start_tensorflow()

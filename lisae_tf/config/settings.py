@@ -45,10 +45,16 @@ Classes = Annotated[list[int | str], Field(min_length=1)]
 # Left out of the record unless set: results from before there were such folders stay comparable.
 Folder = Annotated[str | None, Field(exclude_if=is_none)]
 FOLDER = "folder"
+# What known flaws may choose: settings by their paths.
+CHOSEN = ("variant", "features.negatives", "scoring.highest_share")
 
 
 def _is_default_knn(value: object) -> bool:
     return value == NearestNeighbours()
+
+
+def _listed(folders: str | list[str] | None) -> list[str]:
+    return [folders] if isinstance(folders, str) else list(folders or ())
 
 
 class Config(Section):
@@ -65,6 +71,14 @@ class Config(Section):
     test_dir: Folder = None  # good/ and a folder for each kind of anomaly
     mask_dir: Folder = None  # of the anomalies
     negative_mask_dir: Folder = None
+    # Known flaws: some choose settings, the others join the test.
+    known_dir: Annotated[
+        str | Annotated[list[str], Field(min_length=1)] | None, Field(exclude_if=is_none)
+    ] = None
+    # Which settings they choose; none of a run's record, which has what was chosen.
+    choose: Annotated[
+        list[Literal[*CHOSEN]], Field(default_factory=list, exclude_if=lambda given: not given)
+    ]
     variant: Literal[*VARIANTS] = "lis"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: Data = Data()
@@ -93,7 +107,7 @@ class Config(Section):
             raise ValueError("training on your own folders needs --normal-dir")
         folders = (
             self.normal_dir, self.negative_dir, self.anomaly_dir, self.test_dir, self.mask_dir,
-            self.negative_mask_dir,
+            self.negative_mask_dir, self.known_dir,
         )  # fmt: skip
         if self.dataset != FOLDER and any(folders):
             raise ValueError(
@@ -112,6 +126,21 @@ class Config(Section):
             raise ValueError("masks need anomalies; name them with --test-dir or --anomaly-dir")
         if self.negative_mask_dir and not self.negative_dir:
             raise ValueError("masks of negatives need negatives; name them with --negative-dir")
+        return self
+
+    @model_validator(mode="after")
+    def _known_flaws_choose_on_features(self) -> "Config":
+        if self.choose and not self.known_dir:
+            raise ValueError("choose goes with known flaws; name them with --known-dir")
+        if self.choose and not self.features:
+            raise ValueError(
+                "known flaws choose among detectors on pretrained features; leave --known-dir out, "
+                "or --features none and a variant that works on pixels alone"
+            )
+        if self.choose and self.data.tile is not None:
+            raise ValueError(
+                "known flaws choose for whole pictures; leave --known-dir out, or --tile"
+            )
         return self
 
     @model_validator(mode="after")
@@ -140,9 +169,12 @@ class Config(Section):
     @property
     def normal_dirs(self) -> list[str]:
         """The folders of normal pictures, in the order in which they became normal."""
-        return (
-            [self.normal_dir] if isinstance(self.normal_dir, str) else list(self.normal_dir or ())
-        )
+        return _listed(self.normal_dir)
+
+    @property
+    def known_dirs(self) -> list[str]:
+        """The folders of known flaws, in the order in which they became known."""
+        return _listed(self.known_dir)
 
     def settings_read(self) -> dict[str, Any]:
         """The settings that the variant reads, without the sections of other variants."""

@@ -17,7 +17,7 @@ from lisae_tf.data.folder_training import read_negative_masks
 from lisae_tf.data.folders import MIN_NEGATIVE, MIN_NORMAL, settle_folder_channels
 from lisae_tf.data.layout import PictureSet, kind_of, test_sets
 from lisae_tf.data.levels import FULL_DEPTH
-from lisae_tf.data.opened_folders import NEGATIVE_STREAM, divided, normal_stream
+from lisae_tf.data.opened_folders import MIN_KNOWN, NEGATIVE_STREAM, divided, normal_stream
 from lisae_tf.data.roots import here
 
 TEST = "normal test"  # the name of that set
@@ -149,6 +149,9 @@ def _folders(config: Config) -> dict[str, _Needs]:
         found["negative"] = _Needs(
             folder, MIN_NEGATIVE, NEGATIVE_STREAM, mask_option="--negative-mask-dir"
         )
+    for k, path in enumerate(config.known_dirs):
+        name = "known" if k == 0 else f"known ({k + 1})"
+        found[name] = _Needs(PictureSet(Path(path)), MIN_KNOWN)
     if given:
         found[TEST] = _Needs(given, 1)
     if anomaly:

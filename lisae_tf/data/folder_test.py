@@ -1,5 +1,6 @@
 """The final test of the user's own folders: pictures, truth and masks, for evaluation alone."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from lisae_tf.config.settings import Config
 from lisae_tf.data import checks, masks, picture_files
 from lisae_tf.data.folders import refuse_few, refuse_overlap, remarks, size_of
 from lisae_tf.data.layout import kind_of
-from lisae_tf.data.manifest import ANOMALY, NORMAL_TEST
+from lisae_tf.data.manifest import ANOMALY, KNOWN, NORMAL_TEST
 from lisae_tf.data.opened_folders import Folders
 from lisae_tf.data.parts import TestData
 from lisae_tf.data.stored import concatenated
@@ -17,6 +18,8 @@ from lisae_tf.data.stored import concatenated
 def test_of(opened: Folders) -> TestData:
     """The normal test pictures, given or held out, and the anomalies; for evaluation alone.
 
+    Known flaws that choose nothing are the last anomalies.
+
     Raises:
         LisaeError: pictures of the test that are also in the training or twice in the test.
     """
@@ -24,6 +27,8 @@ def test_of(opened: Folders) -> TestData:
     known = [(side.found, "normal") for side in normals]
     if opened.negative and opened.tests:
         known.append((opened.negative.found, "negative"))
+    if opened.tests:
+        known += [(each.side.found, KNOWN) for each in opened.knowns]
     held_out = [(side.found.pixels[side.test], side.found.names, side.test) for side in normals]
     pixels = [rows for rows, _, _ in held_out]
     labels = [names[row] for _, names, rows in held_out for row in rows]
@@ -52,6 +57,11 @@ def test_of(opened: Folders) -> TestData:
         else:  # nothing was held out; they go with the pictures that were normal first
             kinds += [""] * len(read.names)
             counts[0] = len(read.names)
+    for each in opened.knowns:
+        read = each.part(1)
+        pixels.append(read.pixels)
+        labels += read.names
+        kinds += [kind_of(Path(name), each.side.root) for name in read.names]
     anomalies = len(labels) - sum(counts)
     is_anomaly = np.arange(len(labels)) >= len(labels) - anomalies
     return TestData(
@@ -68,7 +78,7 @@ def read_test_masks(config: Config, anomalies: list[str]) -> masks.Masks | None:
 
     Args:
         config: settings.
-        anomalies: the paths of their pictures.
+        anomalies: the paths of their pictures; known flaws among them, the last ones, have none.
 
     Raises:
         LisaeError: see `masks.read_masks`.
@@ -77,7 +87,13 @@ def read_test_masks(config: Config, anomalies: list[str]) -> masks.Masks | None:
         return None
     # Masks of normal test pictures, all black, are no mistake.
     root = Path(config.test_dir or config.anomaly_dir)
-    return masks.read_masks(
-        Path(config.mask_dir), [Path(name) for name in anomalies], picture_files.find(root), root,
-        size_of(config), what="anomaly", so="do not count in the pixel figures",
+    files = picture_files.find(root)
+    there = set(files)
+    own = [path for path in map(Path, anomalies) if path in there]
+    found = masks.read_masks(
+        Path(config.mask_dir), own, files, root, size_of(config), what="anomaly",
+        so="do not count in the pixel figures",
     )  # fmt: skip
+    marked = np.zeros((len(anomalies), *size_of(config)), bool)
+    marked[: len(own)] = found.marked
+    return replace(found, marked=marked)

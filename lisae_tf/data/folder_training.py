@@ -11,6 +11,7 @@ from lisae_tf.data import masks, picture_files, pictures
 from lisae_tf.data.drawings import draw, match_polarity
 from lisae_tf.data.folders import refuse_overlap, remarks, size_of
 from lisae_tf.data.layout import kind_of
+from lisae_tf.data.manifest import KNOWN
 from lisae_tf.data.opened_folders import NEGATIVE_STREAM, Folders
 from lisae_tf.data.parts import Parts, TrainingData, split_side
 from lisae_tf.data.protocols import GENERATED, synthetic_generators
@@ -117,4 +118,28 @@ def training_of(opened: Folders) -> TrainingData:
             "your own folders take --negative-dir or --negatives "
             f"{'|'.join(GENERATED)}|synth:GENERATOR|none, not '{config.negatives}'"
         )
-    return TrainingData(normal_parts, **sides, notes=tuple(notes))
+    known = None
+    if opened.knowns:
+        notes += _known_remarks(opened)
+        known = concatenated([each.part(0).pixels for each in opened.knowns])
+    return TrainingData(normal_parts, **sides, notes=tuple(notes), known=known)
+
+
+def _known_remarks(opened: Folders) -> list[str]:
+    """What the user should know of known flaws.
+
+    Raises:
+        LisaeError: one of them is also a normal or a negative picture, or known twice.
+    """
+    notes = []
+    others = [(side.found, "normal") for side in opened.normals]
+    if opened.negative:
+        others.append((opened.negative.found, "negative"))
+    for known in opened.knowns:
+        found = known.side.found
+        notes += picture_files.remark(known.side.others, KNOWN)
+        notes += [*remarks(found, KNOWN, opened.config.data.depth), *known.notes]
+        for other, is_other in others:
+            notes += refuse_overlap(other, is_other, found, KNOWN)
+        others.append((found, KNOWN))
+    return notes

@@ -17,6 +17,7 @@ from lisae_tf.data.roots import folders_of, here
 FOLDER_SIZE = (64, 64)
 FEATURES_SIDE, STEP = 256, 32  # pixels: the longer side of pictures for features, and its steps
 MIN_NORMAL, MIN_NEGATIVE = 20, 10
+MIN_ADDED = 4  # normal pictures that a run is continued with: one for each part
 
 
 def size_of(config: Config) -> tuple[int, int]:
@@ -65,8 +66,8 @@ def settle_folder_channels(config: Config, *, settled: bool = False) -> Config:
     near = here(config)
     picture_files.refuse_missing(map(Path, folders_of(near)))
     test_sets(near.test_dir, near.anomaly_dir)
-    if near.negative_dir:
-        refuse_empty_kinds(Path(near.negative_dir))
+    for folder in filter(None, (near.negative_dir, *near.known_dirs)):
+        refuse_empty_kinds(Path(folder))
     if config.data.channels and config.data.size and (config.data.depth or settled):
         return config
     files = (path for d in near.normal_dirs for path in picture_files.find(Path(d)))

@@ -18,7 +18,9 @@ from lisae_tf.data.picture_files import few
 
 FILE = "manifest.jsonl"
 NORMAL, NEGATIVE, NORMAL_TEST, ANOMALY = "normal", "negative", "normal test", "anomaly"
+KNOWN = "known"  # flaws, some of which choose settings
 FIT, STOPPING, CALIBRATION, TEST = "fit", "stopping", "calibration", "test"
+CHOOSING = "choosing"  # known flaws that settings were chosen with: no test has them
 UNUSED = "unused"  # a normal test picture that training has as well
 FITTED = (FIT, STOPPING)  # what the weights rest on
 TRAINED_ON = (*FITTED, CALIBRATION)
@@ -29,12 +31,12 @@ class Entry:
     """One picture.
 
     Attributes:
-        role: of its folder: "normal", "negative", "normal test" or "anomaly".
+        role: of its folder: "normal", "negative", "normal test", "anomaly" or "known".
         number: of its folder among those of the role.
         path: below that folder, with "/".
         sha256: of the file's bytes, hex.
-        part: "fit", "stopping", "calibration" or "test"; "unused" of none.
-        kind: of an anomaly or negative, "" where there is none.
+        part: "fit", "stopping", "calibration", "choosing" or "test"; "unused" of none.
+        kind: of an anomaly, negative or known flaw, "" where there is none.
         height: of the file's picture, upright, in pixels.
         width: likewise.
         mode: Pillow's name for its pixels.

@@ -11,13 +11,15 @@ import numpy as np
 from lisae_tf.config.settings import Config
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import checks, picture_files, pictures
-from lisae_tf.data.folders import MIN_NEGATIVE, MIN_NORMAL, read_set, refuse_few
+from lisae_tf.data.folders import MIN_ADDED, MIN_NEGATIVE, MIN_NORMAL, read_set, refuse_few
 from lisae_tf.data.groups import Groups, group, remarks
 from lisae_tf.data.layout import PictureSet, kind_of, normal_test_set, test_sets
 from lisae_tf.data.manifest import (
     ANOMALY,
     CALIBRATION,
+    CHOOSING,
     FIT,
+    KNOWN,
     NEGATIVE,
     NORMAL,
     NORMAL_TEST,
@@ -30,11 +32,14 @@ from lisae_tf.data.manifest import (
     digests,
     match,
 )
-from lisae_tf.data.parts import side_indices
+from lisae_tf.data.parts import halves, side_indices
 
 _Part = TypeVar("_Part", str, int)
 PARTS = (FIT, STOPPING, CALIBRATION, TEST)
+HALVES = (CHOOSING, TEST)  # of known flaws
+MIN_KNOWN = 2
 NEGATIVE_STREAM = 1  # of the random numbers that divide the pictures
+KNOWN_STREAM = 2**30  # behind those of all folders of normal pictures
 
 
 def normal_stream(number: int) -> int:
@@ -148,6 +153,53 @@ class Side:
         )
 
 
+@dataclass(frozen=True)
+class Known:
+    """Known flaws, and which of them choose settings and which measure.
+
+    Attributes:
+        side: their folder.
+        indices: of the choosing ones, and of those that join the test.
+        groups: of each picture; "" of one that stands alone.
+        notes: what the user should know.
+    """
+
+    side: Side
+    indices: list[np.ndarray]
+    groups: list[str]
+    notes: list[str]
+
+    def part(self, number: int) -> pictures.Decoded:
+        """The choosing ones, 0, or those of the test, 1."""
+        return self.side.found.only(self.indices[number].tolist())
+
+
+def halved(side: Side, config: Config, number: int) -> Known:
+    """Two halves of the known flaws, each with about half of every kind; groups stay together.
+
+    Args:
+        side: the folder.
+        config: settings.
+        number: of the folder among those of known flaws.
+
+    Raises:
+        LisaeError: too few pictures that are not copies, or names that settings cannot group.
+    """
+    found, root = side.found, side.root
+    refuse_few(len(found.pixels), MIN_KNOWN, KNOWN, str(root))
+    groups = group(found, [_below(name, root) for name in found.names], config.data.group_by, KNOWN)
+    kinds = [kind_of(Path(name), root) for name in found.names]
+    generator = np.random.default_rng([config.seed, KNOWN_STREAM + number])
+    indices = halves(kinds, groups=groups.numbers, generator=generator)
+    if not all(map(len, indices)):
+        raise LisaeError(
+            f"the known flaws of {root} are copies of one another or of one group, so they cannot "
+            f"be divided into some that choose and some that measure; give {MIN_KNOWN} different "
+            "ones at least"
+        )
+    return Known(side, indices, groups.names, groups.notes)
+
+
 class Folders:
     """The user's folders, each opened once: their pictures, and which part each belongs to.
 
@@ -187,12 +239,17 @@ class Folders:
 
     def _refuse_trained_on(self, names: list[str], now: list[str], role: str) -> None:
         """Raises on a picture of a new folder that the earlier run was trained on elsewhere."""
-        known = self.kept.digests(TRAINED_ON) if role != NEGATIVE else ()
+        if role == NEGATIVE:
+            return
+        known, choosing = self.kept.digests(TRAINED_ON), self.kept.digests([CHOOSING])
         for name, digest in zip(names, now, strict=True):
-            if digest in known:
+            if digest in known or digest in choosing:
+                what = "settings of the run were chosen with"
+                if digest in known:
+                    what = "the run was trained on already"
                 raise LisaeError(
-                    f"{name} ({role}) holds a picture that the run was trained on already; put it "
-                    "back where it was, or train anew"
+                    f"{name} ({role}) holds a picture that {what}; put it back where it was, or "
+                    "train anew"
                 )
 
     @cached_property
@@ -210,7 +267,8 @@ class Folders:
         with_test = normal_test_set(self.config.test_dir) is None
         normals: list[Divided] = []
         for number, side in enumerate(self._normal_sides):
-            refuse_few(len(side.found.pixels), MIN_NORMAL, NORMAL, str(side.root))
+            minimum = MIN_ADDED if number and self.kept is not None else MIN_NORMAL
+            refuse_few(len(side.found.pixels), minimum, NORMAL, str(side.root))
             if side.entries is None:
                 parts = divided(
                     side.found, side.root, self.config, normal_stream(number), NORMAL,
@@ -236,6 +294,19 @@ class Folders:
     def _negative_side(self) -> Side:
         folder = PictureSet(Path(self.config.negative_dir))
         return self._open(folder, NEGATIVE, option="--negative-mask-dir")
+
+    @cached_property
+    def knowns(self) -> list[Known]:
+        """Each folder of known flaws, those that choose settings apart from those of the test."""
+        return [self._known(number) for number in range(len(self.config.known_dirs))]
+
+    def _known(self, number: int) -> Known:
+        side = self._open(PictureSet(Path(self.config.known_dirs[number])), KNOWN, number)
+        if side.entries is None:
+            return halved(side, self.config, number)
+        groups = [entry.group for entry in side.entries]
+        notes = remarks(groups, KNOWN, self.config.data.group_by is not None)
+        return Known(side, side.rows_of(*HALVES), groups, notes)
 
     @cached_property
     def tests(self) -> dict[str, Side]:
@@ -268,7 +339,8 @@ class Folders:
         return np.array([row_of[entry_of[name]] for name in names], int)
 
     def _test_sides(self) -> list[Side]:
-        return [*self._normal_sides, *self.tests.values()]
+        known = (each.side for each in self.knowns)
+        return [*self._normal_sides, *self.tests.values(), *known]
 
     def manifest(self) -> Manifest:
         """The pictures of a run on these folders, a line each."""
@@ -284,6 +356,9 @@ class Folders:
             unused = {pair.other for pair in self.known_tests} if side.role == NORMAL_TEST else ()
             part_of = [UNUSED if name in unused else TEST for name in side.found.names]
             entries += _entries(side, 0, part_of, [""] * len(part_of))
+        for number, known in enumerate(self.knowns):
+            part_of = _by_row(known.indices, HALVES, len(known.side.found.names))
+            entries += _entries(known.side, number, part_of, known.groups)
         return Manifest(entries)
 
 
@@ -303,7 +378,7 @@ def _by_row(indices: Sequence[np.ndarray], parts: Sequence[_Part], count: int) -
 def _entries(side: Side, number: int, parts: Sequence[str], groups: Sequence[str]) -> list[Entry]:
     """A line for each picture of a folder."""
     found = side.found
-    with_kinds = side.role in (NEGATIVE, ANOMALY)
+    with_kinds = side.role in (NEGATIVE, ANOMALY, KNOWN)
     return [
         Entry(
             side.role, number, _below(name, side.root), digest, part,

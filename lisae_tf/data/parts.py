@@ -57,6 +57,8 @@ class TrainingData:
     # works place by place keeps the two apart, for only one of them says where it is negative.
     made: Parts | None = None
     made_masks: Parts | None = None
+    # Known flaws that choose settings, uint8 (N, H, W, C); no test has them.
+    known: np.ndarray | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -154,6 +156,33 @@ def split(
             "lower data.stopping_fraction, calibration_fraction and test_fraction"
         )
     return [np.flatnonzero(np.isin(keys, names[order[taken:]])), *parts]
+
+
+def halves(
+    kinds: Sequence[str], *, groups: np.ndarray, generator: np.random.Generator
+) -> list[np.ndarray]:
+    """Sorted, disjoint indices of two halves, each with about half of every kind.
+
+    Args:
+        kinds: of each picture, (N,); a group goes with the kind of its first picture.
+        groups: int (N,); a group is never divided.
+        generator: decides who goes where.
+    """
+    firsts, sizes = np.unique(groups, return_index=True, return_counts=True)[1:]
+    kind_of = [kinds[row] for row in firsts]
+    half_of, taken = np.zeros(len(firsts), int), np.zeros(2, int)
+    order = generator.permutation(len(firsts))
+    for kind in sorted(set(kind_of)):
+        own = np.zeros(2, int)
+        for k in order:
+            if kind_of[k] == kind:
+                # A kind of one picture goes to the side that has fewer so far.
+                half_of[k] = min((0, 1), key=lambda half: (own[half], taken[half]))
+                own[half_of[k]] += sizes[k]
+                taken[half_of[k]] += sizes[k]
+    by_group = dict(zip(groups[firsts], half_of, strict=True))
+    half = np.array([by_group[number] for number in groups], int)
+    return [np.flatnonzero(half == side) for side in (0, 1)]
 
 
 def _rng(seed: int, stream: int) -> np.random.Generator:

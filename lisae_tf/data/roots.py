@@ -12,13 +12,15 @@ from lisae_tf.core.errors import LisaeError
 
 FOLDERS = (
     "normal_dir", "negative_dir", "anomaly_dir", "test_dir", "mask_dir", "negative_mask_dir",
+    "known_dir",
 )  # fmt: skip
 
 
 def folders_of(config: Config) -> list[str]:
     """All folders of pictures that the settings name."""
-    others = (getattr(config, name) for name in FOLDERS if name != "normal_dir")
-    return [*config.normal_dirs, *filter(None, others)]
+    lists = ("normal_dir", "known_dir")
+    others = (getattr(config, name) for name in FOLDERS if name not in lists)
+    return [*config.normal_dirs, *config.known_dirs, *filter(None, others)]
 
 
 def _changed(config: Config, change: Callable[[str], str]) -> Config:

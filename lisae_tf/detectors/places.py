@@ -4,19 +4,20 @@ A frozen backbone gives the features; the detector inside trains on places as on
 its errors is the picture's, and the picture's score is the mean of the highest places.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import keras
 import numpy as np
 
 from lisae_tf.config.sections import Features
-from lisae_tf.config.settings import Config
+from lisae_tf.config.settings import Config, merge, resolve
 from lisae_tf.config.variants import ROWS
 from lisae_tf.core.arrays import Arrays
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.parts import Parts, TrainingData
 from lisae_tf.detectors.base import Detector
 from lisae_tf.detectors.graph import AutoencoderDetector, GraphDetector
+from lisae_tf.detectors.known_flaws import FEWEST, Candidate, candidates, pick
 from lisae_tf.features.negatives import (
     BOTH,
     MADE,
@@ -25,7 +26,9 @@ from lisae_tf.features.negatives import (
     Choice,
     Chooser,
     NegativeMaps,
+    errors_at,
     marked_places,
+    pooled,
 )
 from lisae_tf.features.places import PICTURES, AsMap, PlaceFeatures
 from lisae_tf.model.scoring import Pool, Scorer
@@ -38,6 +41,23 @@ MOST_HELD_OUT, MOST_NEGATIVE = 200, 400  # pictures whose places are all kept in
 def evenly(count: int, most: int) -> np.ndarray:
     """At most `most` of `count` rows, spread over all."""
     return np.linspace(0, count - 1, min(count, most)).astype(int)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a training on places sees.
+
+    Attributes:
+        normal: rows of places.
+        held_out: places of pictures that only judge.
+        chooser: of negatives; None for variants that take none.
+        there: the negatives that it may choose.
+    """
+
+    normal: Parts
+    held_out: np.ndarray
+    chooser: Chooser | None
+    there: list[str]
 
 
 class PlacesDetector(GraphDetector):
@@ -117,21 +137,73 @@ class PlacesDetector(GraphDetector):
         held_out = data.normal.stopping
         held_out = places.of(held_out[evenly(len(held_out), MOST_HELD_OUT)])
         stopping = held_out.reshape(-1, places.size)
-        negative = None
+        judges = (None, [])
         if self.needs_negatives:
-            negative = self._negative(data, fit, held_out, options)
-        if self.needs_negatives and negative is None:
-            plain = ROWS[self.config.variant].without
-            self._inner = self._make(self.config.model_copy(update={"variant": plain}))
-        rows = TrainingData(Parts(fit, stopping, stopping), negative)
-        self._inner.fit_data(rows, options)
+            judges = self._chooser(data, fit, held_out)
+        seen = _Seen(Parts(fit, stopping, stopping), held_out, *judges)
+        if self.needs_negatives:
+            self.choice = self._choose_negatives(seen)
+            options.say(self.choice.why)
+        negatives = self.choice.name if self.choice else ""
+        usual = Candidate(self.config.variant, negatives, self.highest_share)
+        self._inner = self._fitted(usual, seen, options)
+        said = []
+        if self.config.choose and data.known is not None:
+            said = [self._choose_with(data.known, usual, seen, options)]
         self.history, self.restart_seeds = self._inner.history, self._inner.restart_seeds
-        self.notes = [*([self.choice.why] if self.choice else []), *self._inner.notes]
+        self.notes = [*said, *([self.choice.why] if self.choice else []), *self._inner.notes]
         if self.choice:
             chosen = {"chosen": self.choice.name, "auroc": self.choice.auroc}
-            self.record = {"trained_against": chosen}
+            self.record = self.record | {"trained_against": chosen}
         self._take_unit(stopping)
         self._make_graph()
+
+    def _fitted(self, wanted: Candidate, seen: _Seen, options: TrainingOptions) -> GraphDetector:
+        """A detector of rows, trained with these settings."""
+        rows = seen.chooser.rows(wanted.negatives) if wanted.negatives else None
+        plain = ROWS[wanted.variant].without if wanted.negatives == NONE else wanted.variant
+        inner = self._make(replace_variant(self.config, plain))
+        inner.fit_data(TrainingData(seen.normal, self._negative_parts(rows)), options)
+        return inner
+
+    def _choose_with(
+        self, known: np.ndarray, usual: Candidate, seen: _Seen, options: TrainingOptions
+    ) -> str:
+        """Takes other settings where known flaws show that they are better; says what and why.
+
+        Args:
+            known: flaws, uint8 (N, H, W, C).
+            usual: the settings that `_inner` was trained with.
+            seen: what it was trained on.
+            options: of the training.
+        """
+        flaws = self._places.of(known)
+        fitted, errors, scores = {usual.trained: self._inner}, {}, {}
+        enough = len(known) >= FEWEST
+        tried = candidates(self.config.choose, usual, seen.there) if enough else [usual]
+        for each in tried:
+            if each.trained not in fitted:
+                options.say(f"tried with the known flaws: {each.trained_on}")
+                fitted[each.trained] = self._fitted(each, seen, options)
+            if each.trained not in errors:
+                score = fitted[each.trained].score
+                errors[each.trained] = [errors_at(score, maps) for maps in (seen.held_out, flaws)]
+            scores[each] = tuple(pooled(one, each.highest_share) for one in errors[each.trained])
+        picked = pick(scores, usual)
+        options.say(picked.why)
+        self.record = {"known_choice": picked.record | {"why": picked.why}}
+        chosen = picked.candidate
+        self._inner = fitted[chosen.trained]
+        changed = {"variant": chosen.variant, "choose": []}
+        if chosen.highest_share != usual.highest_share:
+            changed["scoring"] = {"highest_share": chosen.highest_share}
+        if chosen.negatives not in ("", usual.negatives):
+            changed["features"] = {"negatives": chosen.negatives}
+        self.config = resolve(merge(self.config.model_dump(), changed))
+        self.needs_negatives = ROWS[chosen.variant].negatives
+        if chosen.trained != usual.trained:
+            self.choice = Choice(chosen.negatives, picked.why) if chosen.negatives else None
+        return picked.why
 
     def _take_unit(self, stopping: np.ndarray) -> None:
         """Makes the error of an ordinary held-out place 1, where the score is an error at all."""
@@ -140,10 +212,10 @@ class PlacesDetector(GraphDetector):
             usual = float(np.mean(self._inner.score(stopping), dtype=np.float64))
             self._usual = usual if np.isfinite(usual) and usual > 0 else 1.0
 
-    def _negative(
-        self, data: TrainingData, fit: np.ndarray, held_out: np.ndarray, options: TrainingOptions
-    ) -> Parts | None:
-        """The negative places, by `features.negatives`; None where none are the better choice."""
+    def _chooser(
+        self, data: TrainingData, fit: np.ndarray, held_out: np.ndarray
+    ) -> tuple[Chooser, list[str]]:
+        """What chooses among negatives, and which there are."""
         both = data.made is not None
         made = data.made if both else data.negative
         masks = data.made_masks if both else data.negative_masks
@@ -161,18 +233,26 @@ class PlacesDetector(GraphDetector):
         there += [BOTH] * (len(there) == 2)
         if ROWS[self.config.variant].without:
             there.append(NONE)
+        return chooser, there
+
+    def _choose_negatives(self, seen: _Seen) -> Choice:
+        """Those that `features.negatives` says.
+
+        Raises:
+            LisaeError: there are none of them.
+        """
         wanted = self._settings.negatives
         if wanted == "auto":
-            self.choice = chooser.choose(there)
-        elif wanted in there:
-            self.choice = Choice(wanted, f"negatives: {wanted}, as features.negatives says")
-        else:
-            raise LisaeError(
-                f"features.negatives={wanted}, but {self.config.variant} has only "
-                f"{' and '.join(there)} here; name others, or give --negative-dir"
-            )
-        options.say(self.choice.why)
-        rows = chooser.rows(self.choice.name)
+            return seen.chooser.choose(seen.there)
+        if wanted in seen.there:
+            return Choice(wanted, f"negatives: {wanted}, as features.negatives says")
+        raise LisaeError(
+            f"features.negatives={wanted}, but {self.config.variant} has only "
+            f"{' and '.join(seen.there)} here; name others, or give --negative-dir"
+        )
+
+    def _negative_parts(self, rows: np.ndarray | None) -> Parts | None:
+        """Negative places that train, and those that decide when to stop."""
         if rows is None:
             return None
         # Every tenth place decides when to stop.

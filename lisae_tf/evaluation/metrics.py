@@ -66,6 +66,37 @@ def auroc_interval(area: float, n_normal: int, n_anomaly: int) -> tuple[float, f
     return float(low), float(high)
 
 
+def known_found(
+    flaws: np.ndarray, threshold: Threshold, calibration: np.ndarray
+) -> dict[str, float | int | None]:
+    """What a threshold does to known flaws, and at which rate it would find them all.
+
+    Args:
+        flaws: scores, float (M,), one or more.
+        threshold: α.
+        calibration: scores of normal pictures that α may be chosen from, float (N,).
+
+    Returns:
+        `n`, `found`, and `fpr_for_all`, the lowest rate of `choose_threshold` that finds all; None
+        where the lowest flaw scores below every normal picture.
+    """
+    above = int(np.sum(calibration >= flaws.min()))
+    n = len(calibration)
+    return {
+        "n": len(flaws),
+        "found": int(np.sum(flaws > threshold.alpha)),
+        "fpr_for_all": _rate_of(above + 1, n) if above < n else None,
+    }
+
+
+def _rate_of(k: int, n: int) -> float:
+    """A rate of few digits for which α is the k-th highest of n scores."""
+    scale = 1000
+    while (up := -(-k * scale // (n + 1))) * (n + 1) >= (k + 1) * scale:
+        scale *= 10
+    return up / scale
+
+
 def auroc_by_class(scored: Scored, labels: Sequence[str]) -> dict[str, dict[str, float | int]]:
     """`auroc` against the anomalies of each class alone, and their number `n`.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from lisae_tf.config.settings import FOLDER
 from lisae_tf.config.variants import LOSSES
+from lisae_tf.core.intervals import wilson
 from lisae_tf.evaluation.metrics import UNLIKELY, auroc_interval
 
 LOST = 0.01  # of AUROC in phase 2, from which on it is worth a word
@@ -54,6 +55,16 @@ def verdict(metrics: Mapping[str, Any], *, features: bool) -> list[str]:
         said += [f"try: {step}" for step in _steps(metrics, features)]
     else:
         said = [f"verdict: {finds}"]
+    if "known" in metrics:
+        n = metrics["n_anomaly"]
+        low, high = wilson(round(found * n), n)
+        area = auroc_interval(auroc, metrics["n_normal"], n)
+        said.insert(
+            1,
+            f"note: measured on {n} anomalies, none of which chose settings: at 95 % confidence "
+            f"{100 * low:.0f} to {100 * high:.0f} % of such are found, and the AUROC lies from "
+            f"{area[0]:.3f} to {area[1]:.3f}",
+        )
     before, lower = metrics["auroc_phase1"], _lower_gamma(metrics)
     if metrics["variant"] in LOSSES and before is not None and auroc < before - LOST:
         said.append(
@@ -95,6 +106,30 @@ def interval(metrics: Mapping[str, Any]) -> str:
         return ""
     low, high = auroc_interval(metrics["auroc"], metrics["n_normal"], metrics["n_anomaly"])
     return f"95 %: {low:.3f} to {high:.3f}"
+
+
+def known_line(known: Mapping[str, Any]) -> str:
+    """How many of the known flaws that are not in the test the threshold finds.
+
+    Args:
+        known: as in `metrics.json`, see `metrics.known_found`.
+    """
+    return (
+        f"known flaws outside the test: {known['found']} of {known['n']} score above the threshold"
+    )
+
+
+def rate_to_type(known: Mapping[str, Any]) -> str:
+    """The rest of that sentence where it misses some: the rate at which it finds all."""
+    if known["found"] == known["n"]:
+        return ""
+    rate = known["fpr_for_all"]
+    if rate is None:
+        return "; no false-alarm rate of the calibration pictures finds all"
+    return (
+        f"; all would at {100 * rate:.1f} % false alarms on held-out normal pictures: "
+        f"calibrate --fpr {rate}"
+    )
 
 
 def _steps(metrics: Mapping[str, Any], features: bool) -> list[str]:

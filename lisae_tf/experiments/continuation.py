@@ -31,8 +31,18 @@ def _settings(run: Path, data_roots: Sequence[str] = ()) -> Config:
     return roots.moved(roots.absolute(settings), data_roots)
 
 
-def normal_dirs(run: Path, added: Sequence[str]) -> tuple[str, ...]:
-    """The folders of normal pictures of the continued run: the old ones, then the new ones.
+def with_added(
+    run: Path, normal: Sequence[str], known: Sequence[str] = ()
+) -> dict[str, Sequence[str]]:
+    """The folders of normal pictures and of known flaws: those of the continued run, then new ones.
+
+    Args:
+        run: that is continued.
+        normal: new folders.
+        known: likewise.
+
+    Returns:
+        The settings `normal_dir` and, where there are known flaws, `known_dir`.
 
     Raises:
         LisaeError: no run on folders, no new folder, or one that is normal already.
@@ -42,13 +52,16 @@ def normal_dirs(run: Path, added: Sequence[str]) -> tuple[str, ...]:
         raise LisaeError(
             f"--continue takes a run on folders of pictures; {run} was trained on {old.dataset}"
         )
-    if not added:
+    if not (normal or known):
         raise LisaeError("--continue needs the new normal pictures; name them with --normal-dir")
-    known = {Path(folder).resolve() for folder in old.normal_dirs}
-    for folder in added:
-        if Path(folder).expanduser().resolve() in known:
+    before = {Path(folder).resolve() for folder in old.normal_dirs}
+    for folder in normal:
+        if Path(folder).expanduser().resolve() in before:
             raise LisaeError(f"{folder} is normal in {run} already; name new pictures")
-    return (*old.normal_dirs, *added)
+    found = {"normal_dir": (*old.normal_dirs, *normal)}
+    if known:
+        found["known_dir"] = [*old.known_dirs, *known]
+    return found
 
 
 @dataclass(frozen=True)
@@ -114,6 +127,7 @@ def kept(run: Path, config: Config, data_roots: Sequence[str] = ()) -> Manifest 
     folders = [(manifest.NORMAL, number) for number in range(len(old.normal_dirs))]
     if old.negative_dir == config.negative_dir:
         folders.append((manifest.NEGATIVE, 0))
+    folders += [(manifest.KNOWN, number) for number in range(len(old.known_dirs))]
     if (old.test_dir, old.anomaly_dir) == (config.test_dir, config.anomaly_dir):
         folders += [(manifest.NORMAL_TEST, 0), (manifest.ANOMALY, 0)]
     return found.only(folders)

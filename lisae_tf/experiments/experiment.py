@@ -34,6 +34,7 @@ from lisae_tf.evaluation.metrics import (
     chance_of_alarms,
     evaluate,
     folder_remarks,
+    known_found,
 )
 from lisae_tf.experiments.continuation import Before
 from lisae_tf.features.places import remembering
@@ -56,6 +57,7 @@ class Outcome:
     before: Scored | None  # after phase 1, where there are two phases
     after: Scored
     notes: list[str] = field(default_factory=list)
+    known: np.ndarray | None = None  # scores of the known flaws that choose settings
 
 
 @dataclass
@@ -261,7 +263,12 @@ def run(
         phase1, after = score_test(detector, test)
         measured = measure(detector, data, phase1, after, test)
         notes += folder_remarks(measured.get("by_folder", {}), fpr)
-        metrics = describe(config, loaded.data_dir) | measured
+        # Known flaws may have chosen other settings.
+        metrics = describe(detector.config, loaded.data_dir) | measured
+        known = None
+        if data.known is not None:
+            known = detector.score(data.known)
+            metrics["known"] = known_found(known, detector.threshold_, calibration_scores)
         if loaded.masks:
             figures, why_not = localise(detector, test, loaded.masks)
             metrics |= figures
@@ -273,11 +280,11 @@ def run(
         "restart_seeds": detector.restart_seeds,
         "epochs": [sum(row["phase"] == phase for row in detector.history) for phase in (1, 2)],
         "version": __version__,
-        "config_hash": config.digest(),
+        "config_hash": detector.config.digest(),
         "notes": notes,
         "seconds": watch.seconds,
     }
-    outcome = Outcome(detector, metrics, test, phase1, after, notes)
+    outcome = Outcome(detector, metrics, test, phase1, after, notes, known)
     if folder and is_chief(strategy):
         _write(outcome, folder, calibration_scores, watch)
     return outcome
@@ -297,6 +304,8 @@ def _write(outcome: Outcome, folder: Path, calibration_scores: np.ndarray, watch
         }
         if outcome.metrics["by_kind"]:
             scores["kind"] = np.asarray(outcome.test.kinds)
+        if outcome.known is not None:
+            scores["known"] = outcome.known
         if outcome.before:
             scores["test_phase1"] = outcome.before.scores
         save_arrays(staged / SCORES, scores)

@@ -137,7 +137,7 @@ def _tested(folder: Path) -> object:
     if listed is None:
         return None
     return frozenset(
-        (each.role == manifest.ANOMALY, each.sha256)
+        (each.role in (manifest.ANOMALY, manifest.KNOWN), each.sha256)
         for each in listed.entries
         if each.part == manifest.TEST
     )

@@ -39,6 +39,14 @@ def _own_folders(chosen: dict[str, Any]) -> dict[str, Any]:
     return base
 
 
+def _free(chosen: dict[str, Any]) -> list[str]:
+    """The settings that known flaws may choose: those that the user leaves open."""
+    given = {path for path, _ in config.leaves(chosen)}
+    if "features.negatives" in given:  # a variant without negatives would pass over it
+        given.add("variant")
+    return [path for path in config.CHOSEN if path not in given]
+
+
 def _shaping(settings: dict[str, Any]) -> dict[str, Any]:
     """The section on phase 2, where it is one."""
     section = settings.get("latent_shaping")
@@ -120,8 +128,17 @@ def settle(
             base["negatives"] = natural[chosen["protocol"]]
         elif base.get("negatives", "other-half").partition("+")[0] in natural.values():
             base["negatives"] = "strokes"
+    if chosen.get("known_dir") and "choose" not in chosen:
+        free = [] if config.is_record(from_file) else _free(chosen)
+        base["choose"] = free
+        if not free:
+            notes.append(
+                "every setting is given, so the known flaws choose nothing; half of them stay out "
+                "of the test all the same"
+            )
     origin = str(config_file) if config_file else "settings"
     resolved = config.resolve(config.merge(base, chosen), origin)
-    notes += [f"{path} is set, but {resolved.variant} does not read it" for path in
-              resolved.unread(over)]  # fmt: skip
+    if "variant" not in resolved.choose:
+        notes += [f"{path} is set, but {resolved.variant} does not read it" for path in
+                  resolved.unread(over)]  # fmt: skip
     return resolved, notes

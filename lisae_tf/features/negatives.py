@@ -115,6 +115,22 @@ def mixed(one: np.ndarray, other: np.ndarray, seed: int) -> np.ndarray:
     return np.concatenate([filled(one), filled(other)])
 
 
+def errors_at(score: Callable[[np.ndarray], np.ndarray], places: np.ndarray) -> np.ndarray:
+    """The errors of pictures' places: float32 (N, h, w, m) -> float (N, h · w).
+
+    Args:
+        score: rows float32 (M, m) -> scores (M,).
+        places: of the pictures.
+    """
+    return score(places.reshape(-1, places.shape[-1])).reshape(len(places), -1)
+
+
+def pooled(errors: np.ndarray, highest_share: float) -> np.ndarray:
+    """The mean of the highest share of each row: float (N, places) -> (N,)."""
+    count = max(1, round(highest_share * errors.shape[1]))
+    return np.partition(errors, -count, axis=1)[:, -count:].mean(axis=1)
+
+
 @dataclass
 class Chooser:
     """Judges candidates by kinds left out.
@@ -164,13 +180,10 @@ class Chooser:
         found = rows_of(real, self._guide, self.unusual_share)
         return found if name == REAL else mixed(self._made, found, self.seed)
 
-    def _pooled(self, score: Callable, places: np.ndarray) -> np.ndarray:
-        errors = score(places.reshape(-1, places.shape[-1])).reshape(len(places), -1)
-        count = max(1, round(self.highest_share * errors.shape[1]))
-        return np.partition(errors, -count, axis=1)[:, -count:].mean(axis=1)
-
     def _auroc(self, score: Callable, kind: np.ndarray) -> float:
-        pools = [self._pooled(score, places) for places in (self.held_out, kind)]
+        pools = [
+            pooled(errors_at(score, places), self.highest_share) for places in (self.held_out, kind)
+        ]
         truth = np.repeat([0, 1], list(map(len, pools)))
         return float(roc_auc_score(truth, np.concatenate(pools)))
 

@@ -34,7 +34,7 @@ from lisae_tf.evaluation.metrics import (
     chance_of_alarms,
     fpr_at_tpr,
 )
-from lisae_tf.evaluation.verdict import verdict
+from lisae_tf.evaluation.verdict import known_line, rate_to_type, verdict
 from lisae_tf.report.error_maps import resized
 from lisae_tf.runs import folders as runs
 
@@ -227,6 +227,9 @@ def render(folder: Path, data_dir: Path | None = None, data_roots: Sequence[str]
         config=detector.config,
         settings=detector.config.to_yaml(read=True),
         verdict=verdict(record, features=detector.config.features is not None),
+        known=known_line(record["known"]) + rate_to_type(record["known"])
+        if record.get("known")
+        else None,
         own_folders=detector.config.dataset == FOLDER,
         threshold=detector.threshold_,
         metrics=metrics_of(scored, alpha),
