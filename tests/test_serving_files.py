@@ -97,6 +97,7 @@ def test_serving_files_are_valid_text_protocol_buffers(models):
 
     compose = yaml.safe_load((folder / "docker-compose.yml").read_text())
     service = compose["services"]["serving"]
+    assert len(service["ports"]) == 2
     assert all(port.startswith("127.0.0.1:") for port in service["ports"])
     for option in service["command"]:
         name = option.rpartition("/models/")[2]
