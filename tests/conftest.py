@@ -273,21 +273,28 @@ def with_one_bad(tmp_path, picture_folder):
     return paths
 
 
+@pytest.fixture(scope="session")
+def spoil_places(picture_folder):
+    """Puts folders and files that commands must refuse into a working folder."""
+
+    def spoil(base: Path) -> Path:
+        (base / "empty").mkdir()
+        picture_folder(base / "single", 1)
+        first = picture_files.find(base / "normal")[0]
+        (picture_folder(base / "copies", 12, level=90) / "copy.png").write_bytes(first.read_bytes())
+        corrupt = picture_folder(base / "corrupt", 60, kinds=[(24, 24, "L", ".jpg")]) / "031.jpg"
+        corrupt.write_bytes(corrupt.read_bytes()[:-100])
+        (base / "key.yaml").write_text("sed: 1\n")
+        (base / "broken.yaml").write_text("seed: 1\n  network: 2\n")
+        return base
+
+    return spoil
+
+
 @pytest.fixture
-def bad_places(workplace, picture_folder):
+def bad_places(workplace, spoil_places):
     """The working folder with folders and files that commands must refuse."""
-    (workplace / "empty").mkdir()
-    picture_folder(workplace / "single", 1)
-    picture_folder(workplace / "copies", 12, level=90)
-    (workplace / "copies" / "copy.png").write_bytes(
-        picture_files.find(Path("normal"))[0].read_bytes()
-    )
-    picture_folder(workplace / "corrupt", 60, kinds=[(24, 24, "L", ".jpg")])
-    corrupt = workplace / "corrupt" / "031.jpg"
-    corrupt.write_bytes(corrupt.read_bytes()[:-100])
-    Path("key.yaml").write_text("sed: 1\n")
-    Path("broken.yaml").write_text("seed: 1\n  network: 2\n")
-    return workplace
+    return spoil_places(workplace)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 import click
-import numpy as np
 import pytest
 from click.testing import CliRunner
 from conftest import QUICK, assert_one_sentence, contents
@@ -12,7 +11,6 @@ from test_files import NOT_WRITABLE, full
 
 from lisae_tf import cli as command_line
 from lisae_tf.config.settings import read_settings, resolve
-from lisae_tf.core.errors import LisaeError
 from lisae_tf.experiments import experiment
 from lisae_tf.experiments.settling import settle
 from lisae_tf.runs import folders as runs
@@ -21,49 +19,7 @@ RUN = Path("runs/normal-lis-seed0")
 FOLDERS = ("--normal-dir", "normal", "--negative-dir", "negative")
 
 
-# Bad input
-
-BAD_TRAINING = {
-    "missing folder": (("--normal-dir", "nowhere"), "nowhere does not exist"),
-    "missing negatives": ((*FOLDERS[:3], "nowhere"), "nowhere does not exist"),
-    "missing anomalies": ((*FOLDERS, "--anomaly-dir", "nowhere"), "nowhere does not exist"),
-    "empty folder": (
-        ("--normal-dir", "empty"),
-        "empty holds no PNG, JPEG, BMP, TIFF or WebP",
-    ),
-    "corrupt JPEG": (("--normal-dir", "corrupt", *FOLDERS[2:]), "corrupt/031.jpg is damaged"),
-    "single picture": (("--normal-dir", "single", *FOLDERS[2:]), "holds 1 usable normal picture"),
-    "same folder": ((*FOLDERS[:3], "normal"), "holds the same picture as"),
-    "same content": ((*FOLDERS[:3], "copies"), "copies/copy.png (negative) holds the same"),
-    "anomalies as negatives": ((*FOLDERS, "--anomaly-dir", "negative"), "the same picture as"),
-    "no negatives": (
-        ("--normal-dir", "normal", "--negatives", "other-half"),
-        "take --negative-dir or --negatives strokes",
-    ),
-    "negatives needed": ((*FOLDERS[:2], "--negatives", "none"), "use --variant ae"),
-    "dataset": (("--dataset", "mnits"), "there is no dataset called 'mnits'"),
-    "class": (("--normal-class", "gravle"), "did you mean 'gravel'?"),
-    "anomaly class": (("--anomaly-class", "brik"), "did you mean 'brick'?"),
-    "class number": (("--normal-class", "10"), "a number from 0 to 9"),
-    "key": (("--set", "latent_shaping.gama=1"), "did you mean 'gamma'?"),
-    "key in a file": (("--config", "key.yaml"), "key.yaml: unknown setting 'sed'"),
-    "variant": (("--variant", "lise"), "did you mean 'lis'?"),
-    "protocol": (("--protocol", "one_class"), "did you mean 'one-class'?"),
-    "type": (("--set", "seed=x"), "valid integer"),
-    "broken YAML": (("--config", "broken.yaml"), "broken.yaml: broken YAML in line 2"),
-    "missing YAML": (("--config", "no.yaml"), "no.yaml cannot be read"),
-    "negatives that are tested": (("--negatives", "surfaces:brick"), "tested on"),
-    "folders and dataset": ((*FOLDERS, "--dataset", "mnist"), "exclude each other"),
-}
-
-
-@pytest.mark.parametrize("case", BAD_TRAINING)
-def test_bad_input_to_train_is_one_sentence_and_no_run(case, bad_places, cli):
-    arguments, words = BAD_TRAINING[case]
-    before = contents(bad_places)
-    assert_one_sentence(cli("train", *arguments, "--out", "new", "--quiet"), words)
-    assert not Path("new").exists()
-    assert contents(bad_places) == before
+# Bad input: what is refused stands in test_mistakes
 
 
 def test_missing_data_is_one_sentence_and_no_run(workplace, cli, monkeypatch):
@@ -101,65 +57,6 @@ def test_a_disk_that_fills_up_leaves_no_run_that_looks_complete(
         assert_one_sentence(cli("score", "normal", "--run", "new"), "is not complete", "--resume")
     assert contents(RUN) == before
     assert Path("runs/last").read_text() == f"{RUN}\n"
-
-
-def arrays():
-    grey = np.zeros((3, 12, 12, 3), np.float32)
-    grey[1, 2, 3] = np.nan
-    return {
-        "nan": grey,
-        "size": np.zeros((3, 12, 13, 3), np.uint8),
-        "channels": np.zeros((3, 12, 12, 1), np.uint8),
-        "grey": np.zeros((3, 12, 12), np.uint8),
-        "range": np.full((3, 12, 12, 3), 1.5),
-        "objects": np.array([{}]),
-    }
-
-
-BAD_SCORING = {
-    "NaN": (("nan.npy",), "nan.npy holds NaN or infinite values"),
-    "size": (("size.npy",), "(3, 12, 13, 3), but the model takes (N, 12, 12, 3)"),
-    "channels": (("channels.npy",), "(3, 12, 12, 1), but the model takes (N, 12, 12, 3)"),
-    "no channels": (("grey.npy",), "(3, 12, 12), but the model takes"),
-    "range": (("range.npy",), "outside 0-1"),
-    "objects": (("objects.npy",), "not a plain NumPy array"),
-    "missing file": (("normal", "no.png"), "no.png does not exist"),
-    "empty folder": (("empty",), "empty holds no PNG"),
-    "text": (("key.yaml",), "key.yaml is not a readable PNG, JPEG, BMP, TIFF or WebP"),
-    "corrupt JPEG": (("corrupt",), "corrupt/031.jpg is damaged"),
-    "missing run": (("normal", "--run", "no"), "the run folder no does not exist"),
-    "no run": (("normal", "--run", "normal"), "the run in normal is not complete"),
-    "output folder": (("normal", "--out", "no/a.csv"), "cannot write no/a.csv"),
-    "output is a folder": (("normal", "--out", "empty"), "empty is no regular file"),
-}
-
-
-@pytest.mark.parametrize("case", BAD_SCORING)
-def test_bad_input_to_score_is_one_sentence_and_no_file(case, bad_places, cli):
-    for name, array in arrays().items():
-        np.save(f"{name}.npy", array)
-    arguments, words = BAD_SCORING[case]
-    before = contents(bad_places)
-    if "--out" not in arguments:
-        arguments = (*arguments, "--out", "scores.csv")
-    assert_one_sentence(cli("score", *arguments), words)
-    assert contents(bad_places) == before
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("trian",),
-        ("train", "--no-such"),
-        ("score",),
-        ("calibrate",),
-        ("score", "a", "--format", "x"),
-    ],
-)
-def test_a_wrong_command_line_ends_with_its_error(arguments, cli):
-    result = cli(*arguments)
-    assert result.exit_code == 2
-    assert result.stderr.splitlines()[-1].startswith("Error: ")
 
 
 def test_skip_bad_trains_on_the_rest_and_names_what_it_left_out(bad_places, cli):
@@ -214,43 +111,12 @@ def test_a_finished_run_is_not_overwritten(options, words, workplace, cli, monke
     assert contents(RUN) == before
 
 
-@pytest.mark.parametrize(
-    ("files", "words"),
-    [
-        (("config.yaml",), "is not empty; name another folder or add --resume"),
-        (("config.yaml", "metrics.json"), "holds a complete run; name another folder with --out"),
-        (("notes.txt",), "is not empty; name another folder with --out"),
-    ],
-)
-def test_resume_is_advised_where_there_is_something_to_resume(files, words, tmp_path):
-    for name in files:
-        (tmp_path / name).write_text("")
-    with pytest.raises(LisaeError, match=words):
-        runs.claim(tmp_path, "seed: 0\n", resume=False)
-
-
 @pytest.mark.parametrize("exists", [True, False])
 def test_resume_without_a_run_starts_afresh(exists, tmp_path):
     if exists:
         (tmp_path / "new").mkdir()
     runs.claim(tmp_path / "new", "seed: 0\n", resume=True)
     assert (tmp_path / "new" / "config.yaml").read_text() == "seed: 0\n"
-
-
-@pytest.mark.parametrize(
-    "files, words",
-    [
-        ({"config.yaml": "seed: 1\nvariant: ae\n"}, "other settings .first difference: 'seed: 0'"),
-        ({"config.yaml": "seed: 0\n"}, "other settings .first difference: 'its length'"),
-        ({"notes.txt": ""}, "holds no run to resume"),
-    ],
-)
-def test_resume_takes_only_its_own_run(files, words, tmp_path):
-    for name, text in files.items():
-        (tmp_path / name).write_text(text)
-    with pytest.raises(LisaeError, match=words):
-        runs.claim(tmp_path, "seed: 0\nvariant: ae\n", resume=True)
-    assert contents(tmp_path).keys() == files.keys()
 
 
 def test_default_folders_are_numbered_unless_resumed(tmp_path, monkeypatch):

@@ -84,17 +84,6 @@ def test_an_interrupted_run_is_resumed_on_moved_folders(fresh, cli):
     assert result.exit_code == 0, result.stderr
 
 
-@pytest.mark.parametrize(
-    ("root", "words"),
-    [("/nowhere", "write OLD=NEW"), ("/nowhere=/there", "no folder of the run lies in /nowhere")],
-)
-def test_a_data_root_that_moves_nothing_is_refused(workplace, cli, root, words):
-    assert_one_sentence(cli("evaluate", "--data-root", root), words)
-    assert_one_sentence(
-        cli("train", "--normal-dir", "normal", "--data-root", root), "--continue or --resume"
-    )
-
-
 def test_home_is_meant_by_a_tilde_wherever_a_path_is_taken(workplace, cli, monkeypatch):
     monkeypatch.setenv("HOME", str(workplace))
     result = cli("score", "--run=~/runs/normal-lis-seed0", "--out=~/scores.csv", "~/anomaly")

@@ -1,9 +1,8 @@
-"""One contract for every detector in the registry."""
+"""What every detector in the registry does once it has learnt; its invariances: test_laws."""
 
 import contextlib
 import functools
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -14,34 +13,29 @@ from lisae_tf.config.settings import merge, resolve
 from lisae_tf.config.variants import GRAPHLESS
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.detectors import DETECTORS, load_detector, make_detector
-from lisae_tf.detectors.base import CONFIG, SIDECAR, WEIGHTS
+from lisae_tf.detectors.base import CONFIG, WEIGHTS
 from lisae_tf.detectors.encoders import EncoderDetector
-from lisae_tf.detectors.graph import AutoencoderDetector, GraphDetector
-from lisae_tf.detectors.places import PlacesDetector
 from lisae_tf.detectors.rows import RowDetector
 from lisae_tf.grids.cells import held_out_loss
 from lisae_tf.model.checkpoints import set_weights, weights_of
 from lisae_tf.model.networks import scale
 
-# Float32 sums in another order; the linear case's small scores are differences of large numbers.
-RTOL, ATOL = 1e-5, 1e-7
-
-
-def assert_close(found, expected):
-    """To `RTOL`; where scores take both signs, of the usual score: zero is a point like any."""
-    usual = np.median(np.abs(expected)) if np.min(expected) < 0 else 0
-    np.testing.assert_allclose(found, expected, rtol=RTOL, atol=max(ATOL, RTOL * usual))
+GRAPHED = [name for name in DETECTORS if name not in GRAPHLESS]
+# A phase 2 follows; `ae` stops before it.
+PHASED = ["ae", "lis", "linsep", "linsep-fused", "linear-lis"]
+SOLVED = ["linear-lis", "linear-ae", "mahalanobis", "knn"]
+NETWORKS = [name for name in GRAPHED if name not in SOLVED]
+# The score is the error of the reconstruction and nothing else.
+ERROR_ALONE = [
+    "ae", "lis", "linsep", "linear-lis", "anogan", "linear-ae", "vae", "mem-ae", "sig-repnn",
+]  # fmt: skip
+ERRORS = [*ERROR_ALONE, "linsep-fused", "anogan-fm"]  # the error is a part of it
+ROWS = ["mahalanobis", "knn"]
 
 
 @pytest.fixture(params=DETECTORS)
 def variant(request):
     return request.param
-
-
-# They train as one of the others does: `ae` as `lis`, the rest with another head or latent layer.
-TRAINED_ALIKE = {
-    "ae", "linsep-fused", "mem-ae", "sig-repnn", "anogan-fm", "bce", "hsc", "oc-dsvdd",
-}  # fmt: skip
 
 
 def settings(variant, seed=0):
@@ -89,21 +83,9 @@ def test_an_obvious_anomaly_ranks_above_normals(variant):
     assert fitted(variant).score(obvious)[0] > np.quantile(normal, 0.95)
 
 
-def test_a_graph_is_stored_and_loaded_by_keras(variant, pictures, tmp_path):
-    if variant in GRAPHLESS:
-        return
-    detector = fitted(variant)
-    detector.graph.save(tmp_path / "graph.keras")
-    loaded = keras.saving.load_model(tmp_path / "graph.keras")
-    found, expected = (each(pictures, training=False) for each in (loaded, detector.graph))
-    for name, value in expected.items():
-        np.testing.assert_array_equal(found[name], value)
-
-
+@pytest.mark.parametrize("variant", NETWORKS)
 def test_weights_under_other_names_are_refused(variant):
-    model = getattr(fitted(variant), "model", None)
-    if model is None:
-        return
+    model = fitted(variant).model
     stored = weights_of(model)
     first, *rest = stored
     with pytest.raises(LisaeError, match="do not fit"):
@@ -111,56 +93,6 @@ def test_weights_under_other_names_are_refused(variant):
     set_weights(model, dict(reversed(stored.items())))  # the order says nothing
     for name, value in weights_of(model).items():
         np.testing.assert_array_equal(value, stored[name])
-
-
-def test_a_score_does_not_depend_on_its_company(variant, pictures):
-    detector = fitted(variant)
-    together = detector.score(pictures)
-    order = np.random.default_rng(0).permutation(80)
-    alone = np.concatenate([detector.score(p[None]) for p in pictures[:7]])
-    assert_close(alone, together[:7])
-    assert_close(detector.score(pictures[order]), together[order])
-    assert_close(detector.score(pictures[13:50]), together[13:50])
-
-
-def test_scoring_changes_nothing(variant, pictures):
-    detector, copy = fitted(variant), pictures.copy()
-    before = {name: a.tobytes() for name, a in detector.arrays().items()}
-    first = detector.score(pictures)
-    np.testing.assert_array_equal(detector.score(pictures), first)
-    np.testing.assert_array_equal(pictures, copy)
-    assert {name: a.tobytes() for name, a in detector.arrays().items()} == before
-
-
-# Three trainings of each, the longest of the tests here.
-@pytest.mark.parametrize(
-    "variant",
-    [pytest.param(name, marks=pytest.mark.slow) if name in TRAINED_ALIKE else name
-     for name in DETECTORS],
-)  # fmt: skip
-def test_a_second_fit_forgets_the_first_and_a_seed_repeats(variant, pictures):
-    """Without the sections that the variant does not read, so that reading one would fail."""
-    given = settings(variant)
-    unread = given.model_dump().keys() - given.settings_read().keys()
-    again = make_detector(given.model_copy(update=dict.fromkeys(unread)))
-    fit(again, "grass", "page", 200)
-    other = again.score(pictures)
-    fit(again, "gravel", "coins", 300)
-    np.testing.assert_array_equal(again.score(pictures), fitted(variant).score(pictures))
-    assert not np.array_equal(other, again.score(pictures))
-
-
-def test_save_and_load_keep_scores_and_threshold(variant, pictures, tmp_path):
-    detector = fitted(variant)
-    detector.save(tmp_path)
-    loaded = load_detector(tmp_path)
-    np.testing.assert_array_equal(loaded.score(pictures), detector.score(pictures))
-    assert loaded.threshold_ == detector.threshold_
-    before, again = detector.phase1_detector(), loaded.phase1_detector()
-    assert (before is None) == (again is None)
-    if before:
-        np.testing.assert_array_equal(again.score(pictures), before.score(pictures))
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([CONFIG, SIDECAR, WEIGHTS])
 
 
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
@@ -173,40 +105,44 @@ def test_altered_files_are_refused_before_parsing(variant, tmp_path, name):
         load_detector(tmp_path)
 
 
+@pytest.mark.parametrize("variant", GRAPHED)
 def test_the_graph_decides_by_the_threshold(variant, pictures):
     detector = fitted(variant)
-    if not isinstance(detector, GraphDetector):
-        pytest.skip("no graph")
     assert detector.graph.input.dtype == "uint8"
     outputs = detector.graph(pictures)
     alpha = np.float32(detector.threshold_.alpha)
     np.testing.assert_array_equal(outputs["is_anomaly"], outputs["score"].numpy() > alpha)
 
 
-def test_maps_explain_the_score(variant, pictures):
+def test_maps_are_there_or_refused(variant):
     detector = fitted(variant)
-    assert detector.has_maps == isinstance(detector, AutoencoderDetector | PlacesDetector)
+    assert detector.has_maps == (variant in ERRORS + ROWS)
     if not detector.has_maps:
         with pytest.raises(LisaeError, match=f"{variant} scores whole pictures and has no maps"):
             detector.require_maps()
-        return
+
+
+@pytest.mark.parametrize("variant", ERRORS)
+def test_maps_are_squared_errors(variant, pictures):
+    detector = fitted(variant)
     maps = detector.error_maps(pictures)
-    if isinstance(detector, PlacesDetector):
-        assert (maps.shape, maps.dtype) == ((80, 8, 8), np.float32)
-        np.testing.assert_allclose(detector.score(pictures), maps.mean(axis=(1, 2)), rtol=1e-4)
-        return
     assert (maps.shape, maps.dtype) == ((80, 32, 32), np.float32)
     errors = np.square(detector.reconstruct(pictures) - pictures / 255)
     np.testing.assert_allclose(maps, errors.mean(axis=3), rtol=1e-4, atol=1e-6)
-    if type(detector).inference is AutoencoderDetector.inference:
-        # Of the others more than the error makes the score.
-        np.testing.assert_allclose(detector.score(pictures), maps.mean(axis=(1, 2)), rtol=1e-4)
+    same = np.allclose(detector.score(pictures), maps.mean(axis=(1, 2)), rtol=1e-4)
+    assert same == (variant in ERROR_ALONE)
 
 
+@pytest.mark.parametrize("variant", ROWS)
+def test_maps_of_places_have_the_score_as_their_mean(variant, pictures):
+    maps = fitted(variant).error_maps(pictures)
+    assert (maps.shape, maps.dtype) == ((80, 8, 8), np.float32)
+    np.testing.assert_allclose(fitted(variant).score(pictures), maps.mean(axis=(1, 2)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("variant", ERROR_ALONE)
 def test_the_score_is_that_of_the_printed_formula_to_the_last_bit(variant, pictures):
     detector = fitted(variant)
-    if getattr(type(detector), "inference", None) is not AutoencoderDetector.inference:
-        return
     encoder, latent, decoder = detector.networks()
 
     @tf.function(input_signature=[tf.TensorSpec((None, 32, 32, 1), tf.uint8)])
@@ -231,18 +167,16 @@ def test_another_pooling_changes_the_score_and_not_the_map(variant, pictures):
     np.testing.assert_array_equal(maps, detector.error_maps(pictures))
     assert not np.allclose(other.score(pictures), detector.score(pictures), rtol=1e-3)
     assert "highest 2 % of places" in other.meaning
-    if type(detector).inference is AutoencoderDetector.inference:
+    if variant in ERROR_ALONE:
         highest = np.sort(maps.reshape(80, -1), axis=1)[:, -20:]  # of 1,024 places
         np.testing.assert_allclose(other.score(pictures), highest.mean(axis=1), rtol=1e-5)
 
 
 def test_phase_2_changed_the_scores_where_there_is_one(variant, pictures):
-    detector = fitted(variant)
-    before = detector.phase1_detector()
-    if before is None:
-        return
-    same = np.array_equal(before.score(pictures), detector.score(pictures))
-    assert same == (not detector.needs_negatives)
+    before, after = fitted(variant).score_phases(pictures)
+    assert (before is not None) == (variant in PHASED)
+    if variant in PHASED:
+        assert np.array_equal(before, after) == (variant == "ae")
 
 
 def test_its_history_can_be_recorded(variant):
@@ -251,17 +185,6 @@ def test_its_history_can_be_recorded(variant):
     assert set(lowest) <= {f"phase{row['phase']}" for row in history}
     assert bool(lowest) == bool(history)
     assert all(np.isfinite(loss) for loss in lowest.values())
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [np.zeros((2, 32, 32, 3), np.uint8), np.zeros((2, 32, 32, 1), np.float32),
-     np.zeros((32, 32, 1), np.uint8), [[1]]],
-    ids=["channels", "dtype", "rank", "list"],
-)  # fmt: skip
-def test_wrong_pictures_are_refused(variant, wrong):
-    with pytest.raises(LisaeError, match="pictures must be uint8"):
-        fitted(variant).score(wrong)
 
 
 def test_misuse_has_a_remedy(variant):

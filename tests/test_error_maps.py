@@ -87,6 +87,7 @@ def test_an_exported_model_draws_what_its_run_draws(workplace, cli):
         result = cli("score", "anomaly", *options)
         assert result.exit_code == 0, result.output
     pairs = [sorted((workplace / folder).iterdir()) for folder in "ab"]
+    assert len(pairs[0]) == 9
     for one, other in zip(*pairs, strict=True):
         assert one.name == other.name
         assert np.abs(decode(one).astype(int) - decode(other)).max() <= 1

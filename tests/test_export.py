@@ -222,6 +222,7 @@ def test_record_card_and_parity_lie_beside_the_model(which, models, detector):
     assert record["config_hash"] == detector.config.digest()
     assert record["error_map"] == {"shape": ["batch", 32, 32], "highest_share": 1.0}
     assert record["data"]["normal"] == ["gravel"]
+    assert record["files"]
     for name, each in record["files"].items():
         stored = (folder / name).read_bytes()
         assert (len(stored), hashlib.sha256(stored).hexdigest()) == (each["size"], each["sha256"])

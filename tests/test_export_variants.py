@@ -75,6 +75,7 @@ def test_the_gate_measured_against_scores_of_the_usual_size(exported):
     detector, paths = exported
     parity = json.loads((paths["onnx"].parent / "parity.json").read_text())
     assert parity["passed"] is True
+    assert parity["scores"].keys() == {"real", "noise", "black", "white"}
     assert all(each["worst_relative"] <= 1e-4 for each in parity["scores"].values())
     assert all(each["decisions_differ"] == 0 for each in parity["scores"].values())
     assert ("error_map_worst_relative" in parity) == detector.has_maps

@@ -61,4 +61,6 @@ def test_train_evaluate_and_calibrate_tell_each_folder(workplace, picture_folder
     assert cli("calibrate", "--run", "two", "--threshold", "1e-6").exit_code == 0
     result = cli("evaluate", "--run", "two")
     assert result.exit_code == 0 and "more than chance" not in result.stderr
-    assert all(row["alarms"] == row["n"] for row in json.loads(result.stdout)["by_folder"].values())
+    by_folder = json.loads(result.stdout)["by_folder"]
+    assert by_folder.keys() == found.keys()
+    assert all(row["alarms"] == row["n"] for row in by_folder.values())

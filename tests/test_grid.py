@@ -83,7 +83,7 @@ def test_every_training_obeys_the_protocols(tmp_path):
             make_negatives(config.negatives, config.dataset, task, names)  # refuses an overlap
             tested = {names[label] for label in task.anomaly}
             assert set(entry.outliers or ()) <= tested
-    assert len({config.digest() for config in configs.values()}) == len(configs)
+    assert len({config.digest() for config in configs.values()}) == len(configs) > 300
 
 
 def test_figures_with_the_same_training_have_the_same_cell(tmp_path):

@@ -90,7 +90,9 @@ def test_a_split_is_laid_out_in_folders_that_go_again(data):
 
 def test_nothing_is_trained_on_that_is_tested(data):
     of = find_sets(data)[0]
-    for cell in cells.cells_of(of, rows.chosen(["linear-lis both"]), [0], data):
+    found = list(cells.cells_of(of, rows.chosen(["linear-lis both"]), [0], data))
+    assert len(found) == len(of.splits())
+    for cell in found:
         loaded = measure.load(cell)
         training, test = loaded.data, loaded.test
         seen = [
@@ -99,7 +101,8 @@ def test_nothing_is_trained_on_that_is_tested(data):
             for part in (side.fit, side.stopping, side.calibration)
             for digest in content_hashes(part)
         ]
-        assert not set(seen) & set(content_hashes(test.pixels))
+        tested = set(content_hashes(test.pixels))
+        assert len(tested) == len(test.pixels) and not set(seen) & tested
         assert set(training.negative_kinds.fit) == set(cell.split.negatives)
         assert {kind for kind in test.kinds if kind} == set(cell.split.tested)
         assert len(test.pixels) == 8 + 11 * len(cell.split.tested)

@@ -170,25 +170,6 @@ def test_the_folder_of_many_sets_is_no_set(mvtec):
         mvtec_settings(Path("nowhere"))
 
 
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        (("--mvtec", "part", "--normal-dir", "x"), "--mvtec and --normal-dir exclude each other"),
-        (("--mvtec", "part", "--mask-dir", "x"), "--mvtec and --mask-dir exclude each other"),
-        (("--mvtec", "part", "--dataset", "mnist"), "--dataset and --mvtec exclude each other"),
-        (
-            ("--normal-dir", "part/train/good", "--test-dir", "x", "--anomaly-dir", "y"),
-            "leave it or --anomaly-dir out",
-        ),
-        (("--normal-dir", "part/train/good", "--mask-dir", "x"), "masks need anomalies"),
-        (("--normal-dir", "part/train/good", "--negative-mask-dir", "x"), "need negatives; name"),
-        (("--normal-dir", "part/train/good", "--test-dir", "x"), "x does not exist; check the"),
-    ],
-)
-def test_options_that_do_not_go_together_are_refused(given, said, mvtec, cli):
-    assert_one_sentence(cli("train", *given), said)
-
-
 def test_kinds_and_subjects():
     assert kind_of(Path("a/b/c.png"), Path("a")) == "b"
     assert kind_of(Path("a/b/c/d.png"), Path("a")) == "b"

@@ -5,7 +5,6 @@ import io
 from pathlib import Path
 
 import pytest
-from conftest import assert_one_sentence
 
 from lisae_tf.data import lists
 
@@ -37,27 +36,6 @@ def test_a_list_is_scored(workplace, cli):
     # What `score` writes is such a list.
     Path("scores.csv").write_text(result.stdout)
     assert cli("score", "--list", "scores.csv").stdout == result.stdout
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "words"),
-    [
-        (
-            "l.txt",
-            "lot/gone.png\nlot/000.png\nelse.png\n",
-            "2 of the 3 files in l.txt",
-        ),
-        ("l.txt", "\n", "l.txt lists no file"),
-        ("l.csv", "a,b\n1,2\n", "l.csv has no column of paths"),
-        ("l.csv", "", "l.csv has no column of paths"),
-        (None, None, "l.txt is no file that lists pictures"),
-    ],
-)
-def test_what_a_list_lacks_is_named(workplace, cli, picture_folder, name, text, words):
-    picture_folder(Path("lot"), 1)
-    if name:
-        Path(name).write_text(text)
-    assert_one_sentence(cli("score", "--list", name or "l.txt"), words)
 
 
 def test_nothing_to_score_is_said(workplace, cli):

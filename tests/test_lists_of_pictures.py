@@ -64,9 +64,6 @@ def test_a_run_on_lists_is_evaluated_on_what_was_its_test(listed, cli):
 
 
 def test_what_is_no_list_and_no_folder_is_said(listed, cli):
-    picture = picture_files.find(Path("store/good"))[0]
-    result = cli("data", "check", "--normal-dir", picture)
-    assert_one_sentence(result, str(picture), "is no folder of pictures", ".txt, .csv")
     Path("good.txt").write_text("nothing.png\n")
     result = cli("data", "check", "--normal-dir", "good.txt")
     assert_one_sentence(result, "1 of the 1 files in good.txt does not exist: nothing.png")

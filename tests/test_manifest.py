@@ -121,6 +121,7 @@ def test_a_report_shows_pictures_beside_their_own_scores(workplace, cli):
     assert cli("report", "--run", RUN).exit_code == 0
     report = RUN / "report.html"
     before = {sha256(Path(name)): score for name, score in cards(report.read_text())}
+    assert len(before) > 5
     # To the front, by name: rows of the test move against its scores.
     last = max(path for path in Path("anomaly").iterdir())
     last.rename(last.with_name(f"000000{last.suffix}"))
@@ -133,7 +134,8 @@ def test_a_report_shows_pictures_beside_their_own_scores(workplace, cli):
     assert cli("report", "--run", RUN).exit_code == 0
     text = report.read_text()
     assert "1 of the tested pictures are gone or changed, and are not shown." in text
-    assert all(before[sha256(Path(name))] == score for name, score in cards(text))
+    shown = {sha256(Path(name)): score for name, score in cards(text)}
+    assert len(shown) > 5 and shown.items() <= before.items()
 
 
 def test_a_resumed_run_keeps_the_pictures_that_it_began_with(workplace, picture_folder, cli):

@@ -197,6 +197,7 @@ def test_training_without_negatives_is_chosen_where_made_ones_mislead():
     real = maps_of({"dent": around, "scratch": around}, strength=6.5)
     choice = chooser(axes(11), real, made_strength=30.0).choose([MADE, NONE])
     assert choice.name == NONE
+    assert choice.auroc[NONE].keys() == {"dent", "scratch"}
     for kind, auroc in choice.auroc[NONE].items():
         assert auroc > choice.auroc[MADE][kind] + 0.05
 

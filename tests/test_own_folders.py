@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CHECKOUT, QUICK, assert_one_sentence
+from conftest import CHECKOUT
 from PIL import Image
 
 from lisae_tf.config import settings as configuration
@@ -21,7 +21,6 @@ from lisae_tf.config.settings import (
     resolve,
 )
 from lisae_tf.config.variants import ONE_CLASS, PICTURES_ONLY, VARIANTS
-from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.folders import FEATURES_SIDE, STEP, _own_size, settle_folder_channels, size_of
 from lisae_tf.data.pictures import Header
 from lisae_tf.experiments.settling import settle
@@ -89,8 +88,6 @@ def test_what_needs_pictures_falls_back_to_pixels(variant, tmp_path):
     mine = write(tmp_path / "mine.yaml", f"variant: {variant}\n")
     assert settle(GOOD, mine, [])[0] == settled
     assert settle(GOOD, None, [f"variant={variant}"])[0] == settled
-    with pytest.raises(LisaeError, match=f"{variant} does not work on features; give --features"):
-        settle(GOOD | {"variant": variant, "features": "efficientnet_lite0"}, None, [])
 
 
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v not in PICTURES_ONLY])
@@ -107,25 +104,6 @@ def test_single_settings_of_the_features_may_be_changed(tmp_path):
     mine = write(tmp_path / "mine.yaml", "features: {made: 40}\n")
     settled, _ = settle(GOOD | {"features": "resnet50"}, mine, [])
     assert settled.features == Features(backbone="resnet50", made=40)
-
-
-@pytest.mark.parametrize(
-    ("given", "items", "words"),
-    [
-        ({}, ["features.tap=[a]"], "unknown setting 'features.tap'; did you mean 'taps'?"),
-        ({}, ["unusual_share=0.1"], "'unusual_share'; did you mean 'features.unusual_share'?"),
-        ({"features": "resnet"}, [], "features.backbone cannot be 'resnet'; did you mean 'resnet5"),
-        ({}, ["features.local_mean=4"], "features.local_mean cannot be 4; did you mean"),
-        ({}, ["features.unusual_share=0"], "features.unusual_share input should be greater than 0"),
-        ({}, ["features.taps=[]"], "features.taps list should have at least 1 item"),
-        ({}, ["features=3"], "features input should be"),
-    ],
-)
-def test_a_mistake_in_the_features_is_one_sentence(given, items, words):
-    with pytest.raises(LisaeError) as refused:
-        settle(GOOD | given, None, items)
-    assert words in str(refused.value)
-    assert "\n" not in str(refused.value)
 
 
 @pytest.fixture
@@ -283,12 +261,3 @@ def test_a_run_on_features_says_so_and_its_record_trains_the_same(
     assert scored.exit_code == 0, scored.stderr
     rows = [json.loads(line) for line in scored.stdout.splitlines()]
     assert len(rows) == 6 and all(Path(row["map"]).is_file() for row in rows)
-
-
-def test_pictures_too_small_for_a_tap_are_refused_before_a_run_begins(
-    picture_folder, cli, tmp_path, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
-    picture_folder(tmp_path / "normal", 30)
-    result = cli("train", "--normal-dir", "normal", *QUICK[2:], "--out", "run", "--quiet")
-    assert_one_sentence(result, "pictures of 12x12 (width x height) are too small for the tap")

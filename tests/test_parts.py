@@ -32,6 +32,10 @@ def test_parts_are_disjoint_exhaustive_and_divide_no_group(case):
         first = parts()
     except LisaeError as error:
         assert f"{len(groups)} picture" in str(error)
+        # Each part takes the pictures of its share and the rest of the group that goes beyond.
+        sizes = np.unique(groups, return_counts=True)[1] if grouped else np.ones(len(groups))
+        wanted = sum(max(1, round(share * len(groups))) for share in shares)
+        assert wanted + len(shares) * (max(sizes, default=1) - 1) >= len(groups)
         return
     assert len(first) == 1 + len(shares)
     assert all(len(part) for part in first)

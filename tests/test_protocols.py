@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lisae_tf.config.settings import resolve
@@ -120,46 +120,10 @@ def test_made_negatives_join_those_with_pictures_of_their_own():
     assert roles("halves", [1], "foreign:1,2+synth:flip")[1] == Negatives(
         "foreign", (1, 2), ("flip",)
     )
-    for spec in ("none", "strokes", "synth:flip"):
-        with pytest.raises(LisaeError, match=r"pictures of their own before \+synth:"):
-            roles("halves", [1], f"{spec}+synth:elastic")
-    with pytest.raises(LisaeError, match="there is no generator 'blur'"):
-        roles("halves", [1], "other-half+synth:blur")
 
 
 def test_drawn_negatives_need_no_classes():
     assert roles("one-class", [8], "strokes")[1] == Negatives("strokes")
-
-
-@pytest.mark.parametrize(
-    "protocol, normal, spec, anomaly, reason",
-    [
-        # negatives that are tested on, or normal
-        ("one-class", [8], "next-class", None, "normal or tested on as anomalies \\(class j\\)"),
-        ("one-class", [8], "other-half", None, "normal or tested on"),
-        ("one-class", [8], "toy", None, "normal or tested on"),
-        ("one-class", [8], "toy:8", None, "\\(class i\\)"),
-        ("one-class", [8], "toy:class b", None, "\\(class b\\)"),
-        ("two-class", [0], "toy:1", None, "\\(class b\\)"),
-        ("halves", [1], "next-class", None, "\\(class c\\)"),
-        ("halves", [1], "toy:4,5", None, "\\(class e\\)"),
-        ("halves", [1], "other-half", [5], "\\(class f\\)"),
-        ("halves", [1], "toy/with:3", None, "\\(class d\\)"),
-        # tasks that make no sense
-        ("two-class", [0, 2], "none", None, "takes a pair such as 0,1"),
-        ("two-class", [1, 2], "none", None, "takes a pair such as 0,1"),
-        ("next-class", [0, 1], "none", None, "takes one normal class"),
-        ("halves", [4, 5], "none", None, "normal classes of one half"),
-        ("halves", range(5), "none", None, "leaves no anomaly class"),
-        ("one-class", range(10), "none", None, "leaves no anomaly class"),
-        ("one-class", [1], "none", [1, 2], "both normal and anomaly"),
-        # classes of another set
-        ("one-class", [8], "foreign:one", None, "give the classes of foreign by number"),
-    ],
-)
-def test_forbidden_combinations_are_refused(protocol, normal, spec, anomaly, reason):
-    with pytest.raises(LisaeError, match=reason):
-        roles(protocol, list(normal), spec, anomaly)
 
 
 def test_a_version_in_the_name_hides_no_class():
@@ -167,14 +131,6 @@ def test_a_version_in_the_name_hides_no_class():
     with pytest.raises(LisaeError, match="normal or tested on"):
         make_negatives("mnist", "mnist:3.0.1", task, TEN)
     assert make_negatives("mnist", "fashion_mnist", task, TEN) == Negatives("mnist")
-
-
-@pytest.mark.parametrize(
-    "protocol, n", [("two-class", 1), ("two-class", 3), ("next-class", 2), ("halves", 2)]
-)
-def test_too_few_classes_are_refused(protocol, n):
-    with pytest.raises(LisaeError, match="protocol"):
-        roles(protocol, [n - 1], "none", names=TEN[:n])
 
 
 def test_anomaly_classes_override_those_of_the_protocol():
@@ -205,12 +161,15 @@ def any_task(draw):
 
 
 @given(task=any_task())
+@example(task=("one-class", [1], "supervised", None, TEN))
+@example(task=("halves", [2], "toy:3", [9], TEN))
 def test_normal_negative_and_anomaly_classes_never_meet(task):
     protocol, normal, spec, anomaly, names = task
     try:
         accepted, negatives = roles(protocol, normal, spec, anomaly, names)
     except LisaeError as error:
         assert "\n" not in str(error)
+        assert names is not TEN  # the examples are accepted
         return
     assert set(normal) <= set(accepted.normal)
     assert accepted.anomaly
@@ -234,15 +193,3 @@ def test_names_and_numbers_mean_the_same_classes(n, data):
 
 def test_a_name_that_is_a_number_comes_first():
     assert class_numbers(["1", 2], ["2", "0", "1"]) == (2, 0)
-
-
-@pytest.mark.parametrize("wrong, nearest", [("gravle", "gravel"), ("Moon", "moon")])
-def test_an_unknown_class_is_refused_with_the_nearest(wrong, nearest):
-    with pytest.raises(LisaeError, match=rf"no class '{wrong}'; did you mean '{nearest}'"):
-        class_numbers([wrong], ["brick", "gravel", "moon"])
-
-
-@pytest.mark.parametrize("wrong", [3, "3", -1, "1.0", ""])
-def test_a_number_out_of_range_is_refused_with_the_range(wrong):
-    with pytest.raises(LisaeError, match=rf"no class '{wrong}'.* a number from 0 to 2$"):
-        class_numbers([wrong], ["brick", "gravel", "moon"])

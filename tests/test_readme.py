@@ -1,6 +1,7 @@
 """What README and the pages say is run as it stands, on small pictures."""
 
 import contextlib
+import inspect
 import re
 import shlex
 from pathlib import Path
@@ -13,7 +14,13 @@ import serving_fixtures
 from conftest import CHECKOUT, QUICK
 from training_fixtures import surface
 
+from export.bounds import BOUNDS
 from lisae_tf.cli import main
+from lisae_tf.config import sections
+from lisae_tf.config.variants import GRAPHLESS
+from lisae_tf.data import checks, pictures
+from lisae_tf.experiments import monitoring
+from lisae_tf.serving import limits
 
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 PYTHON = (CHECKOUT / "docs" / "how-to" / "python.md").read_text(encoding="utf-8")
@@ -63,20 +70,70 @@ def test_figures_that_a_page_repeats_are_those_of_the_results(page):
     assert found >= 6
 
 
+def test_what_is_said_of_made_negatives_is_in_the_results():
+    page = (CHECKOUT / "docs/how-to/negatives.md").read_text(encoding="utf-8")
+    results = (CHECKOUT / "docs/results/made-negatives.md").read_text(encoding="utf-8")
+    for name, row in (
+        ("elastic", "| `synth:elastic` (default) |"),
+        ("rotate", "| `synth:rotate` |"),
+    ):
+        written = re.search(rf"^\| {name} \|(.*)\|$", results, re.MULTILINE)[1].split("|")
+        figures = " | ".join(f"{float(cell.split()[0]):.3f}" for cell in written)
+        assert f"{row} {figures} |" in page
+    better = re.search(r"better than AE in every column: (.*)\.", results)[1].split(", ")
+    assert better[-1] == "cutpaste+shuffle" and len(better) == 6
+    assert (
+        "Five of the generators, and `cutpaste+shuffle`, beat the plain autoencoder on all" in page
+    )
+
+
+def stated():
+    """Pages, and what they say of constants of the code."""
+    bounds = limits.Limits()
+    yield "pictures.md", f"more than {pictures.MAX_PIXELS:,} pixels | refused before a pixel"
+    yield "how-to/own-folders.md", f"differ by less than {checks.NEAR_LEVELS} of\n255 levels"
+    yield "how-to/tiles.md", f"| with tiles | {16 * sections.WHOLE:,} pixels |"
+    yield "how-to/tiles.md", f"| without | {sections.WHOLE:,} pixels |"
+    yield "how-to/edge.md", f"the run's, to {BOUNDS[None].relative:.0e}".replace("e-0", "e-")
+    yield "how-to/edge.md", "{}, {} and {} have no graph".format(*(f"`{n}`" for n in GRAPHLESS))
+    drift = inspect.signature(monitoring.compare).parameters
+    yield "how-to/runs.md", f"| p-value | below {drift['significance'].default} |"
+    yield "how-to/runs.md", f"| difference | at least {drift['smallest'].default} |"
+    yield "serving.md", f"unpacked; {bounds.body // 2**20} MiB"
+    yield "serving.md", f"{limits._PLAIN_BYTES} bytes a pixel, {limits._CLEAR_BYTES} with transp"
+    yield "serving.md", f"; {limits.MEMORY // 2**20} MiB, or a picture of {limits.ENLARGED} times"
+    yield (
+        "serving.md",
+        f"header does not come within {bounds.header_seconds:g} s is closed, an idle",
+    )
+    yield "serving.md", f"an idle one after {bounds.idle_seconds:g} s"
+    slow = f"{bounds.stalled_seconds:g} s at less than {bounds.read_rate // 2**10} KiB a second"
+    yield "serving.md", f"{slow}, and after {bounds.read_seconds:g} s in any case"
+
+
+@pytest.mark.parametrize(("page", "words"), [*stated()])
+def test_numbers_that_pages_state_are_those_of_the_code(page, words):
+    assert words in (CHECKOUT / "docs" / page).read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("page", ["README.md", *(str(p.relative_to(CHECKOUT)) for p in PAGES)])
 def test_every_link_leads_to_a_file(page):
     text = (CHECKOUT / page).read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
-        if "://" not in target:
-            assert ((CHECKOUT / page).parent / target).exists(), target
+    targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text)
+    assert len(targets) == text.count("](") - text.count("](#")
+    for target in targets:
+        assert "://" in target or ((CHECKOUT / page).parent / target).exists(), target
 
 
 @pytest.mark.parametrize("page", ["architecture", "extending"])
 def test_the_code_that_a_page_leads_to_is_there(page):
     text = (CHECKOUT / "docs" / f"{page}.md").read_text(encoding="utf-8")
-    for path in re.findall(r"`((?:lisae_tf|export|tests)/[^`\s]+)`", text):
+    paths = re.findall(r"`((?:lisae_tf|export|tests)/[^`\s]+)`", text)
+    named = re.findall(r"`([\w/]+\.py)`:((?:[^`]{0,40}`\w+`)+)", text)
+    assert len(paths) > 5 and len(named) > 0
+    for path in paths:
         assert (CHECKOUT / path).exists(), path
-    for path, names in re.findall(r"`([\w/]+\.py)`:((?:[^`]{0,40}`\w+`)+)", text):
+    for path, names in named:
         code = (CHECKOUT / path).read_text(encoding="utf-8")
         for name in re.findall(r"`(\w+)`", names):
             assert re.search(rf"\b{name}\b", code), f"{name} in {path}"

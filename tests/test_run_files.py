@@ -315,24 +315,6 @@ def test_a_threshold_set_by_hand_is_said_to_guarantee_nothing(two_runs, cli):
     assert runs.read_metrics(RUN) == after
 
 
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        (("--threshold", "nan"), "the threshold must be a number like the scores"),
-        (("--threshold", "inf"), "the threshold must be a number like the scores"),
-        (("--threshold", "-0.1"), "which begin at 0, not -0.1"),
-        (("--threshold", "0.1", "--fpr", "0.1"), "give it alone"),
-        (("--threshold", "0.1", "--undo"), "give it alone"),
-        (("--threshold", "0.1", "--normal-dir", "normal"), "give it alone"),
-        (("--threshold", "0.1", "--model", "m.onnx"), "m.onnx does not exist"),
-    ],
-)
-def test_what_is_no_threshold_is_refused(given, words, two_runs, cli):
-    files = contents(RUN)
-    assert_one_sentence(cli("calibrate", *given), words)
-    assert contents(RUN) == files
-
-
 def test_an_export_says_that_its_threshold_was_set_by_hand():
     from export.model_card import model_card
 

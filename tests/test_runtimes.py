@@ -1,3 +1,4 @@
+import contextlib
 import csv
 import io
 import json
@@ -384,7 +385,7 @@ def test_replacing_is_undone_by_replacing(which, models):
 def test_damage_inside_a_file_is_a_value_error_and_nothing_else(which, models):
     files = onnx_file if which == "onnx" else tflite_file
     data = path_of(models, which).read_bytes()
-    rng = np.random.default_rng(0)
+    rng, refused = np.random.default_rng(0), 0
     for _ in range(300):
         spoilt = bytearray(data[: rng.integers(len(data))] if rng.random() < 0.3 else data)
         for place in rng.integers(0, max(1, min(len(spoilt), 4000)), 8):
@@ -393,7 +394,8 @@ def test_damage_inside_a_file_is_a_value_error_and_nothing_else(which, models):
         try:
             files.read(bytes(spoilt))
         except (ValueError, zipfile.BadZipFile):
-            continue
+            refused += 1
+    assert 0 < refused < 300  # some damage lies where it changes a value and no structure
 
 
 def test_what_an_onnx_file_holds_besides_stays_as_the_official_package_stores_it(models):
@@ -417,10 +419,9 @@ def text_and_number():
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_message_or_a_value_error(data):
-    try:
-        messages.parse(text_and_number(), data)
-    except ValueError:
-        return
+    with contextlib.suppress(ValueError):
+        found = messages.parse(text_and_number(), data)
+        assert messages.parse(text_and_number(), found.SerializeToString()) == found
 
 
 @pytest.mark.parametrize("data", [b"\x12\xff\xff\xff\xff\x07", b"\x12" + 9 * b"\xff" + b"\x01"])

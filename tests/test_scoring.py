@@ -4,7 +4,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_fixtures import surface, tiny_config
 
-from lisae_tf.core.arrays import BATCH_SIZE
 from lisae_tf.model.scoring import (
     Pool,
     Scorer,
@@ -30,19 +29,6 @@ def graph(model):
 @pytest.fixture(scope="module")
 def whole(graph):
     return Scorer(graph)(PICTURES)
-
-
-@settings(max_examples=15, deadline=None)
-@given(st.permutations(range(60)), st.integers(1, 60))
-def test_scores_are_invariant_to_order_and_subset(graph, whole, order, count):
-    chosen = np.asarray(order[:count])
-    np.testing.assert_allclose(Scorer(graph)(PICTURES[chosen]), whole[chosen], rtol=1e-5)
-
-
-def test_scores_are_invariant_to_the_batch_size(graph, whole):
-    many = np.concatenate([PICTURES] * (BATCH_SIZE // 60 + 2))
-    np.testing.assert_allclose(Scorer(graph)(many)[-60:], whole, rtol=1e-5)
-    assert len(many) > BATCH_SIZE
 
 
 def test_training_and_scoring_agree(model, whole):

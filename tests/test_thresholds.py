@@ -90,15 +90,3 @@ def test_too_few_pictures_are_refused_or_give_the_nearest_rate():
     with pytest.raises(LisaeError, match=r"^18 .* of 0\.0526 at the lowest.* at least 19 normal"):
         choose_threshold(np.arange(18), 0.05)
     assert choose_threshold(np.arange(18), 0.05, nearest=True) == Threshold(17, 0.05, 1 / 19, 18)
-
-
-@pytest.mark.parametrize("fpr", [0, 1, -0.1, 2, math.nan])
-def test_rates_outside_0_to_1_are_refused(fpr):
-    with pytest.raises(LisaeError, match="must lie between 0 and 1"):
-        choose_threshold(np.arange(100), fpr, nearest=True)
-
-
-@pytest.mark.parametrize("scores", [[], [1, math.nan], [1, math.inf]])
-def test_scores_must_be_there_and_finite(scores):
-    with pytest.raises(LisaeError, match="at least one normal picture, with finite scores"):
-        choose_threshold(np.array(scores), 0.5, nearest=True)

@@ -4,7 +4,7 @@ import errno
 from pathlib import Path
 
 import pytest
-from conftest import CHECKOUT, assert_one_sentence
+from conftest import CHECKOUT
 
 from lisae_tf.core.errors import LisaeError, install
 from lisae_tf.core.files import cannot_write
@@ -31,11 +31,6 @@ def test_no_message_names_a_package_that_lies_on_no_index():
 def test_what_to_do_when_a_file_cannot_be_written(number, words, never):
     said = str(cannot_write(Path("x"), OSError(number, "no")))
     assert words in said and never not in said and "untouched" in said
-
-
-@pytest.mark.parametrize("option", ["--negative-dir", "--anomaly-dir", "--test-dir"])
-def test_a_folder_without_normal_pictures_asks_for_them(option, cli):
-    assert_one_sentence(cli("train", option, "some"), "go with --normal-dir")
 
 
 @pytest.mark.parametrize(

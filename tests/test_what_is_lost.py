@@ -64,6 +64,7 @@ def test_interpolation_never_gives_a_normal_picture_back(count):
         gaps = np.abs(made[:, None] - given[None]).max(axis=(2, 3, 4))
         assert gaps.min() >= 1
     bank = made_of(["interpolation"], images.astype(np.uint8), 0)
+    assert len(bank) > 0
     assert not {p.tobytes() for p in bank} & {p.tobytes() for p in images.astype(np.uint8)}
 
 
