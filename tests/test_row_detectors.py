@@ -1,4 +1,4 @@
-"""`knn` and `mahalanobis`, the rivals on rows of features."""
+"""`lis-knn`, and `knn` and `mahalanobis`, the rivals on rows of features."""
 
 import itertools
 
@@ -24,9 +24,10 @@ def rows(count: int, seed: int = 0) -> np.ndarray:
     return (random.normal(size=(count, M)) @ turn + 3).astype(np.float32)
 
 
-def fitted(variant: str, x: np.ndarray, **over):
+def fitted(variant: str, x: np.ndarray, negative: np.ndarray | None = None, **over):
     detector = make_detector(tiny_config(variant=variant, **over))
-    detector.fit_data(TrainingData(Parts(x, x[:5], x[:5]), None), TrainingOptions())
+    sides = [None if y is None else Parts(y, y[:5], y[:5]) for y in (x, negative)]
+    detector.fit_data(TrainingData(*sides), TrainingOptions())
     return detector
 
 
@@ -85,6 +86,35 @@ def test_fewer_rows_than_neighbours_are_all_averaged():
     np.testing.assert_allclose(detector.score(new), cdist(new, x).mean(axis=1), rtol=1e-3)
 
 
+def test_lis_knn_measures_in_directions_of_unit_normal_energy_and_most_negative_energy():
+    x, negative, new = rows(400), rows(300, seed=3) * [1, 5, 1, 1, 3, 1], rows(50, seed=2)
+    detector = fitted("lis-knn", x, negative, knn={"bank": 60, "neighbours": 4, "directions": 3})
+    directions, bank = (detector.arrays()[name] for name in ("directions", "bank"))
+    assert directions.shape == (M, 3) and bank.shape == (60, 3)
+    moment = x.T @ x / len(x)
+    moment += RIDGE * np.trace(moment) / M * np.eye(M)
+    energies = np.linalg.eigvals(np.linalg.solve(moment, negative.T @ negative / len(negative)))
+    np.testing.assert_allclose(directions.T @ moment @ directions, np.eye(3), atol=1e-3)
+    np.testing.assert_allclose(
+        np.mean(np.square(negative @ directions), axis=0), np.sort(energies.real)[: -4 : -1],
+        rtol=1e-3,
+    )  # fmt: skip
+    expected = np.sort(cdist(new @ directions, bank), axis=1)[:, :4].mean(axis=1)
+    np.testing.assert_allclose(detector.score(new), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_lis_knn_sees_a_small_change_where_normals_are_steady():
+    random = np.random.default_rng(0)
+    spread = np.float32([9, 9, 9, 9, 9, 0.1])
+    x, new = (random.normal(size=(n, M)).astype(np.float32) * spread for n in (500, 100))
+    changed = new + np.float32([0, 0, 0, 0, 0, 1])
+    negative = x + np.float32([0, 0, 0, 0, 0, 2])
+    shaped = fitted("lis-knn", x, negative, knn={"directions": 1, "bank": 100})
+    assert shaped.score(changed).min() > shaped.score(new).max()
+    plain = fitted("knn", x, knn={"bank": 100})
+    assert plain.score(changed).mean() == pytest.approx(plain.score(new).mean(), rel=0.1)
+
+
 def test_the_squared_mahalanobis_distance_is_scipys():
     x, new = rows(2000), rows(20, seed=2) * 2
     detector = fitted("mahalanobis", x)
@@ -107,10 +137,10 @@ def test_a_feature_that_never_changes_is_no_division_by_zero():
     assert np.isfinite(scores).all() and scores[0] > 10 * scores[1]
 
 
-@pytest.mark.parametrize("variant", ["knn", "mahalanobis"])
+@pytest.mark.parametrize("variant", ["knn", "lis-knn", "mahalanobis"])
 def test_a_detector_of_rows_survives_the_disk(variant, tmp_path):
     x, new = rows(200), rows(30, seed=2)
-    detector = fitted(variant, x, knn={"bank": 50})
+    detector = fitted(variant, x, 2 * x, knn={"bank": 50})
     detector.save(tmp_path)
     loaded = load_detector(tmp_path)
     assert as_bytes(loaded.arrays()) == as_bytes(detector.arrays())
@@ -120,7 +150,7 @@ def test_a_detector_of_rows_survives_the_disk(variant, tmp_path):
         loaded.restore(wrong)
 
 
-@pytest.mark.parametrize("variant", ["knn", "mahalanobis"])
+@pytest.mark.parametrize("variant", ["knn", "lis-knn", "mahalanobis"])
 def test_pixels_are_refused_in_one_sentence(variant):
     pixels = np.zeros((30, 8, 8, 1), np.uint8)
     with pytest.raises(LisaeError, match=f"{variant} works on features, not on pixels") as refused:
