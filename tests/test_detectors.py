@@ -23,14 +23,14 @@ from lisae_tf.model.networks import scale
 GRAPHED = [name for name in DETECTORS if name not in GRAPHLESS]
 # A phase 2 follows; `ae` stops before it.
 PHASED = ["ae", "lis", "linsep", "linsep-fused", "linear-lis"]
-SOLVED = ["linear-lis", "linear-ae", "mahalanobis", "knn"]
+SOLVED = ["linear-lis", "linear-ae", "mahalanobis", "knn", "lis-knn"]
 NETWORKS = [name for name in GRAPHED if name not in SOLVED]
 # The score is the error of the reconstruction and nothing else.
 ERROR_ALONE = [
     "ae", "lis", "linsep", "linear-lis", "anogan", "linear-ae", "vae", "mem-ae", "sig-repnn",
 ]  # fmt: skip
 ERRORS = [*ERROR_ALONE, "linsep-fused", "anogan-fm"]  # the error is a part of it
-ROWS = ["mahalanobis", "knn"]
+ROWS = ["mahalanobis", "knn", "lis-knn"]
 
 
 @pytest.fixture(params=DETECTORS)

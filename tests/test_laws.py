@@ -29,6 +29,7 @@ SHORT = {
     "hypersphere": {"epochs": 1},
     "anogan": {"epochs": 1, "critic_steps": 1, "encoder_epochs": 1},
     "knn": {"bank": 50},
+    "lis_knn": {"bank": 50},
 }
 FEATURES = {"features": {"taps": ["block_1", "block_2"], "places": 1000, "made": 20}}
 TILES = {"data": {"size": [8, 12], "tile": 8, "stride": 4}}

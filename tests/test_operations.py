@@ -213,8 +213,9 @@ SMALL = {
     "hypersphere": {"epochs": 1},
     "anogan": {"epochs": 1, "encoder_epochs": 1, "critic_steps": 1},
     "knn": {"bank": 50},
+    "lis_knn": {"bank": 50},
 }
-OF_ROWS = ("mahalanobis", "knn")  # they work on no pixels
+OF_ROWS = ("mahalanobis", "knn", "lis-knn")  # they work on no pixels
 POOLED = {"scoring": {"highest_share": 0.05}}
 # Settings and shapes of pictures: a backbone's features, colours that are cropped, tiles.
 KINDS = {

@@ -86,9 +86,11 @@ def test_fewer_rows_than_neighbours_are_all_averaged():
     np.testing.assert_allclose(detector.score(new), cdist(new, x).mean(axis=1), rtol=1e-3)
 
 
-def test_lis_knn_measures_in_directions_of_unit_normal_energy_and_most_negative_energy():
+def test_lis_knn_measures_where_negatives_have_most_energy():
     x, negative, new = rows(400), rows(300, seed=3) * [1, 5, 1, 1, 3, 1], rows(50, seed=2)
-    detector = fitted("lis-knn", x, negative, knn={"bank": 60, "neighbours": 4, "directions": 3})
+    detector = fitted(
+        "lis-knn", x, negative, lis_knn={"bank": 60, "neighbours": 4, "directions": 3}
+    )
     directions, bank = (detector.arrays()[name] for name in ("directions", "bank"))
     assert directions.shape == (M, 3) and bank.shape == (60, 3)
     moment = x.T @ x / len(x)
@@ -109,7 +111,7 @@ def test_lis_knn_sees_a_small_change_where_normals_are_steady():
     x, new = (random.normal(size=(n, M)).astype(np.float32) * spread for n in (500, 100))
     changed = new + np.float32([0, 0, 0, 0, 0, 1])
     negative = x + np.float32([0, 0, 0, 0, 0, 2])
-    shaped = fitted("lis-knn", x, negative, knn={"directions": 1, "bank": 100})
+    shaped = fitted("lis-knn", x, negative, lis_knn={"directions": 1, "bank": 100})
     assert shaped.score(changed).min() > shaped.score(new).max()
     plain = fitted("knn", x, knn={"bank": 100})
     assert plain.score(changed).mean() == pytest.approx(plain.score(new).mean(), rel=0.1)
@@ -140,7 +142,7 @@ def test_a_feature_that_never_changes_is_no_division_by_zero():
 @pytest.mark.parametrize("variant", ["knn", "lis-knn", "mahalanobis"])
 def test_a_detector_of_rows_survives_the_disk(variant, tmp_path):
     x, new = rows(200), rows(30, seed=2)
-    detector = fitted(variant, x, 2 * x, knn={"bank": 50})
+    detector = fitted(variant, x, 2 * x, knn={"bank": 50}, lis_knn={"bank": 50})
     detector.save(tmp_path)
     loaded = load_detector(tmp_path)
     assert as_bytes(loaded.arrays()) == as_bytes(detector.arrays())

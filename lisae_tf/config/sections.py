@@ -188,12 +188,19 @@ class OneClassSVM(Section):
 
 
 class NearestNeighbours(Section):
-    """`knn`, `lis-knn`: a memory bank of places that covers all (Roth et al. 2022, PatchCore)."""
+    """`knn`: a memory bank of places that covers all (Roth et al. 2022, PatchCore)."""
 
     bank: Annotated[int, Field(ge=2)] = 2000
     neighbours: Natural = 9  # whose distances are averaged
     projection: Natural = 32  # dimensions that the choice looks at
-    directions: Natural = 80  # of `lis-knn`: those in which negatives stand out most
+
+
+class ShapedNeighbours(Section):
+    """`lis-knn`: the same in latent-insensitive directions, which need no random projection."""
+
+    bank: Annotated[int, Field(ge=2)] = 3000
+    neighbours: Natural = 1
+    directions: Natural = 80  # those in which negatives stand out most
 
 
 class VariationalAutoencoder(Section):

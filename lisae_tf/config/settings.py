@@ -32,6 +32,7 @@ from lisae_tf.config.sections import (
     OneClassSVM,
     Scoring,
     Section,
+    ShapedNeighbours,
     SigmoidReplicator,
     VariationalAutoencoder,
     is_none,
@@ -51,6 +52,10 @@ CHOSEN = ("variant", "features.negatives", "scoring.highest_share")
 
 def _is_default_knn(value: object) -> bool:
     return value == NearestNeighbours()
+
+
+def _is_default_lis_knn(value: object) -> bool:
+    return value == ShapedNeighbours()
 
 
 def _listed(folders: str | list[str] | None) -> list[str]:
@@ -91,6 +96,7 @@ class Config(Section):
     isolation_forest: IsolationForest = IsolationForest()
     oc_svm: OneClassSVM = OneClassSVM()
     knn: Annotated[NearestNeighbours, Field(exclude_if=_is_default_knn)] = NearestNeighbours()
+    lis_knn: Annotated[ShapedNeighbours, Field(exclude_if=_is_default_lis_knn)] = ShapedNeighbours()
     vae: VariationalAutoencoder = VariationalAutoencoder()
     memory: Memory = Memory()
     sig_repnn: SigmoidReplicator = SigmoidReplicator()

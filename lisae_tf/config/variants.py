@@ -66,8 +66,10 @@ ROWS: dict[str, Row] = {
     "hsc": Row("encoders.HypersphereClassifierDetector", _HEAD, negatives=True),
     "mahalanobis": Row("mahalanobis.MahalanobisDetector", (), solved=True),
     "knn": Row("knn.NearestNeighboursDetector", ("knn",), solved=True),
+    # The linear case, which has a latent size, judges its negatives; without any it is `knn`.
     "lis-knn": Row(
-        "knn.ShapedNeighboursDetector", ("knn",), negatives=True, without="knn", solved=True
+        "knn.ShapedNeighboursDetector", ("network", "knn", "lis_knn"), negatives=True,
+        without="knn", solved=True,
     ),
 }  # fmt: skip
 VARIANTS = tuple(ROWS)

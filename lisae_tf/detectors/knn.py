@@ -79,11 +79,10 @@ class NearestNeighboursDetector(RowDetector):
 
     def inference(self) -> keras.Model:
         x = keras.Input(self.shape, name="x")
-        return keras.Model(x, {"score": self._distance(x)})
+        return keras.Model(x, {"score": self._distance(x, self.config.knn.neighbours)})
 
-    def _distance(self, rows: keras.KerasTensor) -> keras.KerasTensor:
-        neighbours = min(self.config.knn.neighbours, len(self._bank))
-        return NearestDistance(self._bank, neighbours, name="score")(rows)
+    def _distance(self, rows: keras.KerasTensor, neighbours: int) -> keras.KerasTensor:
+        return NearestDistance(self._bank, min(neighbours, len(self._bank)), name="score")(rows)
 
     def arrays(self) -> Arrays:
         return {"bank": self._bank}
@@ -103,11 +102,11 @@ class ShapedNeighboursDetector(NearestNeighboursDetector):
     def fit_data(self, data: TrainingData, options: TrainingOptions) -> None:
         self.require_rows(data)
         self.shape = data.shape
-        settings, x = self.config.knn, data.normal.fit
+        settings, x = self.config.lis_knn, data.normal.fit
         found = insensitive_directions(x, data.negative.fit, settings.directions)
         self._directions = found.astype(np.float32)
         x = x @ self._directions
-        self._bank = x[greedy_coreset(x, settings.bank, settings.projection, self.config.seed)]
+        self._bank = x[greedy_coreset(x, settings.bank, x.shape[1], self.config.seed)]
         self._make_graph()
 
     def inference(self) -> keras.Model:
@@ -115,13 +114,13 @@ class ShapedNeighboursDetector(NearestNeighboursDetector):
         project = keras.layers.Dense(self._bank.shape[1], use_bias=False, name="directions")
         y = project(x)
         project.set_weights([self._directions])
-        return keras.Model(x, {"score": self._distance(y)})
+        return keras.Model(x, {"score": self._distance(y, self.config.lis_knn.neighbours)})
 
     def arrays(self) -> Arrays:
         return {"bank": self._bank, "directions": self._directions}
 
     def restore(self, arrays: Arrays) -> None:
-        count = min(self.config.knn.directions, self.shape[0])
+        count = min(self.config.lis_knn.directions, self.shape[0])
         check_arrays(arrays, {"bank": (None, count), "directions": (self.shape[0], count)})
         self._bank, self._directions = arrays["bank"], arrays["directions"]
         self._make_graph()
