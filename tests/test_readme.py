@@ -47,9 +47,11 @@ REPEATED = {
     "| `lis`, made": "lis made",
     "| `ae` ": "ae",
     "| `linear-ae` ": "linear-ae",
+    "| `lis-knn`": "lis-knn made",
     "| `knn` ": "knn",
     "| `mahalanobis` ": "mahalanobis",
     "| PaDiM of anomalib": "PaDiM (anomalib 2.7)",
+    "| PatchCore of anomalib": "PatchCore 1 % (anomalib 2.7)",
 }
 
 
