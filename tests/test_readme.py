@@ -19,7 +19,7 @@ from lisae_tf.cli import main
 from lisae_tf.config import sections
 from lisae_tf.config.variants import GRAPHLESS
 from lisae_tf.data import checks, pictures
-from lisae_tf.experiments import monitoring
+from lisae_tf.exported import monitoring
 from lisae_tf.serving import limits
 
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
