@@ -225,7 +225,10 @@ KINDS = {
     "tiles": ({"data": {"size": [32, 48], "tile": 16, "stride": 8}}, (32, 48, 1)),
     "features": ({"features": {"places": 1000, "made": 20}} | POOLED, (64, 64, 3)),
     "tiles of features": (
-        {"features": {"places": 1000, "made": 20}, "data": {"size": [96, 96], "tile": 64}},
+        {
+            "features": {"places": 1000, "made": 20},
+            "data": {"size": [96, 96], "tile": 64, "stride": 32},
+        },
         (96, 96, 3),
     ),
 }
