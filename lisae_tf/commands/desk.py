@@ -16,10 +16,7 @@ from lisae_tf.core.quiet import start_tensorflow
 
 @click.command("desk")
 @click.argument("pictures", nargs=-1, type=shared.path)
-@click.option(
-    "--list", "listed", type=shared.path,
-    help="File that lists pictures: a path a line, or a CSV with a column path.",
-)  # fmt: skip
+@shared.listed_pictures
 @shared.run
 @shared.model
 @shared.data_dir

@@ -90,6 +90,10 @@ _TILES = (
     ),
 )
 
+listed_pictures = click.option(
+    "--list", "listed", type=path,
+    help="File that lists pictures: a path a line, or a CSV with a column path.",
+)  # fmt: skip
 model = click.option(
     "--model", type=path,
     help="An exported model instead: an .onnx or .tflite file, or the folder of a SavedModel.",

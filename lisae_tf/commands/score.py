@@ -15,10 +15,7 @@ from lisae_tf.core.quiet import start_tensorflow
 
 @click.command("score")
 @click.argument("paths", nargs=-1, type=shared.path)
-@click.option(
-    "--list", "listed", type=shared.path,
-    help="File that lists pictures: a path a line, or a CSV with a column path.",
-)  # fmt: skip
+@shared.listed_pictures
 @shared.run
 @shared.model
 @click.option(

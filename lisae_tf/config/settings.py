@@ -50,12 +50,9 @@ FOLDER = "folder"
 CHOSEN = ("variant", "features.negatives", "scoring.highest_share")
 
 
-def _is_default_knn(value: object) -> bool:
-    return value == NearestNeighbours()
-
-
-def _is_default_lis_knn(value: object) -> bool:
-    return value == ShapedNeighbours()
+def _told_if_set(section: type[Section]) -> Any:
+    """Leaves a section out of the record while it has its defaults."""
+    return Field(exclude_if=lambda given: given == section())
 
 
 def _listed(folders: str | list[str] | None) -> list[str]:
@@ -95,8 +92,8 @@ class Config(Section):
     kde: KernelDensity = KernelDensity()
     isolation_forest: IsolationForest = IsolationForest()
     oc_svm: OneClassSVM = OneClassSVM()
-    knn: Annotated[NearestNeighbours, Field(exclude_if=_is_default_knn)] = NearestNeighbours()
-    lis_knn: Annotated[ShapedNeighbours, Field(exclude_if=_is_default_lis_knn)] = ShapedNeighbours()
+    knn: Annotated[NearestNeighbours, _told_if_set(NearestNeighbours)] = NearestNeighbours()
+    lis_knn: Annotated[ShapedNeighbours, _told_if_set(ShapedNeighbours)] = ShapedNeighbours()
     vae: VariationalAutoencoder = VariationalAutoencoder()
     memory: Memory = Memory()
     sig_repnn: SigmoidReplicator = SigmoidReplicator()
@@ -104,7 +101,7 @@ class Config(Section):
     hypersphere: Hypersphere = Hypersphere()
     anogan: AnoGAN = AnoGAN()
     # Left out of the record at its default: results from before there was a choice stay comparable.
-    scoring: Annotated[Scoring, Field(exclude_if=lambda given: given == Scoring())] = Scoring()
+    scoring: Annotated[Scoring, _told_if_set(Scoring)] = Scoring()
     calibration: Calibration = Calibration()
 
     @model_validator(mode="after")

@@ -145,9 +145,9 @@ def _steps(metrics: Mapping[str, Any], features: bool) -> list[str]:
         return [*steps, "other negatives (--negatives) or another --variant"]
     if not features:
         steps.append("pretrained features: leave --features none out")
+    if features and metrics["variant"] == "linear-lis":
+        steps.append("the distance from the nearest normal places: --variant lis-knn")
     steps.append("more pixels where flaws are small: a larger data.size, or --tile")
     if str(metrics["negatives"]).startswith("synth:"):
         steps.append("flawed pictures of two kinds or more, others than the tested: --negative-dir")
-    if features and metrics["variant"] == "linear-lis":
-        steps.append("networks instead of the linear case: --variant lis, which takes minutes")
     return steps
