@@ -131,6 +131,16 @@ def growing(data_dir):
     _measured([], False)
 
 
+@main.command("known-flaws")
+@click.option("--data-dir", type=shared.path, required=True, help="Sets in MVTec's layout.")
+def known_flaws(data_dir):
+    """What a few known flaws gain on inspection sets."""
+    start_tensorflow()
+    from benchmarks import known_flaws as flaws
+
+    flaws.measure(data_dir)
+
+
 @main.command()
 @click.argument("dataset", type=click.Choice(["mnist", "cifar10"]))
 @click.option("--before", is_flag=True, help="Without oneDNN, and one step in a call.")

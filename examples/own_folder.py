@@ -24,7 +24,7 @@ def main(good: str, new: str, size: tuple[int, int] = SIZE) -> np.ndarray:
     pictures = decode_all(paths, size, 3).pixels
 
     # What `train --normal-dir` does: small flaws are drawn into normal pictures as negatives.
-    detector = LISAEDetector("linear-lis", features="efficientnet_lite0")
+    detector = LISAEDetector("lis-knn", features="efficientnet_lite0")
     detector.fit(np.asarray(normal))
 
     scores = detector.anomaly_scores(np.asarray(pictures))

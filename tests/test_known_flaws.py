@@ -110,8 +110,12 @@ def test_what_is_set_by_hand_is_not_chosen_over():
     assert {each.trained for each in tried} == {USUAL.trained}
     tried = candidates(["variant"], USUAL, ["made", "none"])
     assert {each.trained for each in tried} == {
-        ("linear-lis", "made"), ("knn", ""), ("mahalanobis", ""),
+        ("linear-lis", "made"), ("lis-knn", "made"), ("knn", ""), ("mahalanobis", ""),
     }  # fmt: skip
+    tried = candidates(["variant", "features.negatives"], USUAL, ["made", "none"])
+    trained = [each.trained for each in tried]
+    assert ("linear-lis", "none") in trained and ("knn", "") in trained
+    assert ("lis-knn", "none") not in trained  # `knn` by another name
     network = replace(USUAL, variant="lis")
     tried = candidates(["features.negatives"], network, ["made", "none"])
     assert tried == [network]  # it takes minutes, and is trained once
@@ -185,7 +189,8 @@ def test_what_they_chose_is_said_and_kept(run):
     assert f"note: {choice['why']}" in said.splitlines()
     variants = {(row["variant"], row["negatives"]) for row in choice["candidates"]}
     assert variants == {
-        ("linear-lis", "made"), ("linear-lis", "none"), ("knn", ""), ("mahalanobis", ""),
+        ("lis-knn", "made"), ("linear-lis", "made"), ("linear-lis", "none"), ("knn", ""),
+        ("mahalanobis", ""),
     }  # fmt: skip
     config = resolve(read_settings(folder / "config.yaml"))
     assert (config.choose, config.variant) == ([], choice["chosen"]["variant"])

@@ -40,7 +40,7 @@ def write(path: Path, text: str) -> Path:
 def test_own_folders_train_on_features_against_made_flaws():
     settled, notes = settle(GOOD, None, [])
     assert settled.features == Features()
-    assert (settled.variant, settled.negatives) == ("linear-lis", "synth:flaws")
+    assert (settled.variant, settled.negatives) == ("lis-knn", "synth:flaws")
     assert settled.latent_shaping.closed_form
     assert settled.latent_shaping.gamma_times == 10
     assert (settled.network.latent, settled.scoring.highest_share) == (40, 0.02)
@@ -140,7 +140,7 @@ def test_a_few_settings_in_a_file_are_no_record(tmp_path):
     mine = write(tmp_path / "mine.yaml", "normal_dir: good\nseed: 5\nnetwork: {latent: 7}\n")
     assert not is_record(read_settings(mine))
     settled, _ = settle({}, mine, [])
-    assert (settled.seed, settled.network.latent, settled.variant) == (5, 7, "linear-lis")
+    assert (settled.seed, settled.network.latent, settled.variant) == (5, 7, "lis-knn")
     assert settled.features == Features()
 
 
@@ -249,7 +249,7 @@ def test_a_run_on_features_says_so_and_its_record_trains_the_same(
     result = cli("train", *sides, *small, "--out", "run")
     assert result.exit_code == 0, result.stderr
     record = json.loads(Path("run/metrics.json").read_text())
-    assert (record["variant"], record["negatives"]) == ("linear-lis", "synth:flaws")
+    assert (record["variant"], record["negatives"]) == ("lis-knn", "synth:flaws")
     assert record["auroc"] > 0.9  # brighter by more than half the range
     assert "note: negatives: made" in result.stdout
     again = cli("train", "--config", "run/config.yaml", "--quiet", "--out", "again")

@@ -10,7 +10,7 @@ from training_fixtures import as_bytes, tiny_config
 
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.parts import Parts, TrainingData
-from lisae_tf.detectors import load_detector, make_detector
+from lisae_tf.detectors import knn, load_detector, make_detector
 from lisae_tf.detectors.knn import NearestDistance, greedy_coreset
 from lisae_tf.model.linear import RIDGE
 from lisae_tf.training.phase import TrainingOptions
@@ -31,8 +31,9 @@ def fitted(variant: str, x: np.ndarray, negative: np.ndarray | None = None, **ov
     return detector
 
 
-@pytest.mark.parametrize("dimensions", [M, 100])
-def test_each_row_of_the_bank_is_the_farthest_from_those_before(dimensions):
+@pytest.mark.parametrize(("dimensions", "at_once"), [(M, 4096), (100, 4096), (M, 7), (M, 1)])
+def test_each_row_of_the_bank_is_the_farthest_from_those_before(monkeypatch, dimensions, at_once):
+    monkeypatch.setattr(knn, "_FARTHEST", at_once)
     x = rows(300)
     chosen = greedy_coreset(x, 40, dimensions, seed=0)
     assert len(chosen) == len(set(chosen.tolist())) == 40

@@ -191,6 +191,20 @@ def test_a_model_without_gamma_is_tried_once_at_each_size(study, tmp_path):
     assert sorted(c.network.latent for c in study.configs) == list(tuning.LATENT_SIZES)
 
 
+def test_lis_knn_is_tried_with_numbers_of_directions(study, tmp_path):
+    config = study.config.model_copy(update={"variant": "lis-knn"})
+    study.tune(tmp_path, 30, config)
+    assert [c.lis_knn.directions for c in study.configs] == [80, 20, 40, 120]
+    assert {c.network.latent for c in study.configs} == {8}
+
+
+def test_a_variant_without_a_size_is_not_tuned(study, tmp_path):
+    config = study.config.model_copy(update={"variant": "mahalanobis"})
+    with pytest.raises(LisaeError, match="mahalanobis has neither a latent size nor γ to tune"):
+        study.tune(tmp_path, 3, config)
+    assert study.configs == []
+
+
 def test_phase_1_is_shared_where_it_does_not_see_the_negatives(study, tmp_path):
     for variant, phases in (("lis", SIZES), ("linsep", 2 * SIZES)):
         study.tried.clear()

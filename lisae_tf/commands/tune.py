@@ -55,6 +55,7 @@ def command(
     from lisae_tf.runs import folders as runs
 
     config = folders.settle_folder_channels(config)
+    search = tuning.Search(config)
     folder = out or runs.default_folder(f"tune-{run_name(config)}", resume=resume)
     left = selection.left_out(config, data_dir, skip_bad=skip_bad)
     for note in (*notes, *left[0].data.notes):
@@ -65,7 +66,7 @@ def command(
     with run_files.writing(folder):
         study, best = tuning.tune(config, left, folder, trials, console.print)
         tuning.draw(study, best, kinds, folder / tuning.FIGURE)
-    given = tuning.Search(config).given_value(study)
+    given = search.given_value(study)
     as_set = "" if given is None else f"; the settings given: {given:.4f}"
     console.print(
         f"chosen of {len(tuning.done(study))}: {best.value:.4f}, trial {best.number + 1}{as_set}"

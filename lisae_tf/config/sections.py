@@ -144,7 +144,7 @@ class LatentShaping(Section):
     gamma_times: Annotated[Positive | None, Field(exclude_if=is_none)] = None
     beta: Positive = 1.0
     hinge: Literal["hinge", "squared-hinge", "literal"] = "hinge"
-    # `linear-lis` by second moments instead of by gradient, as is the default on features.
+    # `linear-lis` by second moments instead of by gradient, as for own folders.
     closed_form: Annotated[bool, Field(exclude_if=_is_false)] = False
 
     @model_validator(mode="before")

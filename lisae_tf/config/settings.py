@@ -151,7 +151,7 @@ class Config(Section):
         if self.features and self.variant in PICTURES_ONLY:
             raise ValueError(
                 f"{self.variant} does not work on features; give --features none, or another "
-                "--variant such as linear-lis"
+                "--variant such as lis-knn"
             )
         return self
 

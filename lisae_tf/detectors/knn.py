@@ -20,9 +20,14 @@ from lisae_tf.model.linear import insensitive_directions
 from lisae_tf.model.own_layer import OwnLayer
 from lisae_tf.training.phase import TrainingOptions
 
+_FARTHEST = 4096  # rows among which centres are chosen before all distances are brought up to date
+
 
 def greedy_coreset(x: np.ndarray, size: int, dimensions: int, seed: int) -> np.ndarray:
     """The rows of x that cover it: each the farthest from those before.
+
+    Distances only fall while rows are chosen: as long as one of the farthest is farther than all
+    others were, it is the next, and the others need not be looked at.
 
     Args:
         x: float32 (N, m).
@@ -37,13 +42,24 @@ def greedy_coreset(x: np.ndarray, size: int, dimensions: int, seed: int) -> np.n
     if x.shape[1] > dimensions:
         x = x @ generator.normal(size=(x.shape[1], dimensions)).astype(np.float32)
     norms = np.einsum("ij,ij->i", x, x)
-    chosen = [int(generator.integers(len(x)))]
+    size, few = min(size, len(x)), min(_FARTHEST, len(x))
+    chosen, known = [int(generator.integers(len(x)))], 0
     nearest = np.full(len(x), np.inf, np.float32)
-    while len(chosen) < min(size, len(x)):
-        last = x[chosen[-1]]
-        np.minimum(nearest, norms - 2 * (x @ last) + last @ last, out=nearest)
-        nearest[chosen] = -np.inf  # rounding must not choose a row twice
-        chosen.append(int(nearest.argmax()))
+    while len(chosen) < size:
+        new, known = chosen[known:], len(chosen)
+        for rows in np.array_split(np.arange(len(x)), -(-len(x) // _FARTHEST)):
+            squared = norms[new] - 2 * (x[rows] @ x[new].T) + norms[rows, None]
+            nearest[rows] = np.minimum(nearest[rows], squared.min(axis=1))
+        nearest[new] = -np.inf  # rounding must not choose a row twice
+        farthest = np.argpartition(nearest, -few)[-few:]
+        own, own_x, own_norms = nearest[farthest], x[farthest], norms[farthest]
+        others = own.min()
+        while len(chosen) < size and (own.max() >= others or len(chosen) == known):
+            last = int(own.argmax())
+            chosen.append(int(farthest[last]))
+            squared = own_norms - 2 * (own_x @ own_x[last]) + own_norms[last]
+            own = np.minimum(own, squared)
+            own[last] = -np.inf
     return np.asarray(chosen)
 
 
@@ -57,9 +73,12 @@ class NearestDistance(OwnLayer):
 
     def call(self, x):
         own = ops.sum(ops.square(x), axis=-1, keepdims=True)
-        squared = own - 2 * ops.matmul(x, self._bank.T) + ops.convert_to_tensor(self._norms)
-        nearest = -ops.top_k(-squared, self._neighbours)[0]
-        return ops.mean(ops.sqrt(ops.maximum(nearest, 0.0)), axis=-1)
+        relative = ops.matmul(x, -2 * self._bank.T) + self._norms
+        if self._neighbours == 1:  # a minimum takes half the time
+            nearest = ops.min(relative, axis=-1, keepdims=True)
+        else:
+            nearest = -ops.top_k(-relative, self._neighbours)[0]
+        return ops.mean(ops.sqrt(ops.maximum(nearest + own, 0.0)), axis=-1)
 
     def get_config(self):
         return super().get_config() | {"bank": self._bank, "neighbours": self._neighbours}

@@ -11,9 +11,10 @@ import numpy as np
 from scipy import stats
 
 from lisae_tf.config.variants import ROWS
+from lisae_tf.features.negatives import NONE
 
 # Variants that are solved, not trained, so that trying them costs little.
-CLOSED = ("linear-lis", "knn", "mahalanobis")
+CLOSED = ("lis-knn", "linear-lis", "knn", "mahalanobis")
 SHARES = (0.005, 0.1, 1.0)  # of a map's places, which are tried beside the usual one
 # Of all candidates together, as if they had nothing in common. They are alike, so that chance alone
 # seems better in about a twentieth of all cases, which is also the level of few candidates.
@@ -74,6 +75,8 @@ def candidates(choose: Sequence[str], usual: Candidate, there: Sequence[str]) ->
     variants = CLOSED if "variant" in choose else {usual.variant} & set(CLOSED)
     for variant in variants:
         pairs += [(variant, name) for name in (negatives if ROWS[variant].negatives else [""])]
+    # Without negatives a variant is another one, which may be among them by its own name.
+    pairs = [pair for pair in pairs if pair[1] != NONE or ROWS[pair[0]].without not in variants]
     shares = [usual.highest_share]
     if "scoring.highest_share" in choose:
         shares += SHARES

@@ -145,8 +145,8 @@ def _steps(metrics: Mapping[str, Any], features: bool) -> list[str]:
         return [*steps, "other negatives (--negatives) or another --variant"]
     if not features:
         steps.append("pretrained features: leave --features none out")
-    if features and metrics["variant"] == "linear-lis":
-        steps.append("the distance from the nearest normal places: --variant lis-knn")
+    if features and metrics["variant"] != "lis-knn":
+        steps.append("the variant that is best on most sets of parts: --variant lis-knn")
     steps.append("more pixels where flaws are small: a larger data.size, or --tile")
     if str(metrics["negatives"]).startswith("synth:"):
         steps.append("flawed pictures of two kinds or more, others than the tested: --negative-dir")

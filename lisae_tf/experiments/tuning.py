@@ -21,7 +21,7 @@ import optuna
 from scipy import stats
 
 from lisae_tf.config.settings import Config, merge, resolve
-from lisae_tf.config.variants import LINSEP, LOSSES, SHAPED
+from lisae_tf.config.variants import LINSEP, LOSSES, ROWS, SHAPED
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import write_text
 from lisae_tf.detectors import make_detector
@@ -31,10 +31,12 @@ from lisae_tf.training.sharing import SharedPhase1
 
 TRIALS, FIGURE = "trials.journal", "tuning.png"
 LATENT_SIZES = (4, 8, 16, 32, 64, 128)
+DIRECTIONS = (20, 40, 80, 120)
 # By path in the settings; what is not there for a variant is not tried.
 GAMMA, GAMMA_TIMES, BETA = (f"latent_shaping.{name}" for name in ("gamma", "gamma_times", "beta"))
 RANGES = {GAMMA: (0.01, 1.0), GAMMA_TIMES: (1.0, 100.0), BETA: (0.1, 10.0)}
 LATENT = "network.latent"
+SIZES = {"lis-knn": ("lis_knn.directions", DIRECTIONS)}  # of variants whose latent does not score
 STATES = optuna.trial.TrialState
 AUROC, HARDEST = "auroc", "hardest"  # attributes of a trial
 GAINS = "gains of trial {}"  # attribute of a study: against each kind in each round
@@ -44,19 +46,32 @@ LEVEL = 0.05  # share of tunings, at most, that change settings for others that 
 
 
 class Search:
-    """What a study tries: the settings given at every latent size, then γ and β at one size."""
+    """What a study tries: the settings given at every size, then γ and β at one size.
+
+    Attributes:
+        size: path of the size in the settings: of the latent layer, or of what takes its place.
+
+    Raises:
+        LisaeError: the variant has no size.
+    """
 
     def __init__(self, config: Config):
+        if "network" not in ROWS[config.variant].sections:
+            raise LisaeError(
+                f"{config.variant} has neither a latent size nor γ to tune; name a --variant that "
+                "has, such as lis"
+            )
+        self.size, sizes = SIZES.get(config.variant, (LATENT, LATENT_SIZES))
         relative = config.latent_shaping.gamma_times is not None
         unread = GAMMA if relative else GAMMA_TIMES
         shaped = config.variant in SHAPED
         self.ranges = {p: span for p, span in RANGES.items() if shaped and p != unread}
-        self.given = {path: _at(config, path) for path in (LATENT, *self.ranges)}
-        self.sizes = sorted({*LATENT_SIZES, self.given[LATENT]})
+        self.given = {path: _at(config, path) for path in (self.size, *self.ranges)}
+        self.sizes = sorted({*sizes, self.given[self.size]})
         self._seed = config.seed
 
     def enqueue(self, study: optuna.Study) -> int:
-        """Makes every latent size with γ and β as given a trial, the given size first.
+        """Makes every size with γ and β as given a trial, the given size first.
 
         A trial that was cut off is enqueued again.
 
@@ -68,28 +83,31 @@ class Search:
             for trial in study.get_trials(deepcopy=False)
             if trial.state == STATES.WAITING or trial.state.is_finished()
         ]
-        first = self.given[LATENT]
+        first = self.given[self.size]
         for size in (first, *(size for size in self.sizes if size != first)):
-            setting = self.given | {LATENT: size}
+            setting = self.given | {self.size: size}
             if setting not in there:
                 study.enqueue_trial(setting)
         return len(study.get_trials(deepcopy=False, states=(STATES.WAITING,)))
 
     def prepare(self, study: optuna.Study) -> None:
-        """Settles the latent size for the trials after those of `enqueue`."""
+        """Settles the size for the trials after those of `enqueue`."""
         trials = study.get_trials(deepcopy=False)
         # A sampler that starts from the same seed again would propose the same again.
         base = optuna.samplers.TPESampler(
             seed=self._seed + len(trials), n_startup_trials=2 * len(self.sizes)
         )
-        fixed = {LATENT: self._size(done(study)).params[LATENT]} if done(study) else {}
+        finished = done(study)
+        fixed = {self.size: self._best_size(finished).params[self.size]} if finished else {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.sampler = optuna.samplers.PartialFixedSampler(fixed, base)
 
     def suggest(self, trial: optuna.Trial) -> dict[str, float | int]:
         """One setting for each tuned path."""
-        chosen: dict[str, float | int] = {LATENT: trial.suggest_categorical(LATENT, self.sizes)}
+        chosen: dict[str, float | int] = {
+            self.size: trial.suggest_categorical(self.size, self.sizes)
+        }
         for path, (low, high) in self.ranges.items():
             given = self.given[path]
             value = trial.suggest_float(path, min(low, given), max(high, given), log=True)
@@ -102,20 +120,23 @@ class Search:
 
     def _as_trained(self, path: str, value: float | int) -> float | int:
         """A proposal with three digits; what was given stays."""
-        return value if path == LATENT or value == self.given[path] else float(f"{value:.3g}")
+        whole = path == self.size or value == self.given[path]
+        return value if whole else float(f"{value:.3g}")
 
     def best(self, study: optuna.Study) -> optuna.trial.FrozenTrial:
         """The best trial, if another than the given one by more than its standard error."""
         finished = done(study)
-        sized = self._size(finished)
-        return _better(sized, [t for t in finished if t.params[LATENT] == sized.params[LATENT]])
+        sized = self._best_size(finished)
+        size = sized.params[self.size]
+        return _better(sized, [t for t in finished if t.params[self.size] == size])
 
     def given_value(self, study: optuna.Study) -> float | None:
         """The value of the settings given; None where their trial failed."""
         return next((t.value for t in done(study) if t.params == self.given), None)
 
-    def _size(self, finished: Sequence[optuna.trial.FrozenTrial]) -> optuna.trial.FrozenTrial:
-        swept = [t for t in finished if t.params == self.given | {LATENT: t.params[LATENT]}]
+    def _best_size(self, finished: Sequence[optuna.trial.FrozenTrial]) -> optuna.trial.FrozenTrial:
+        size = self.size
+        swept = [t for t in finished if t.params == self.given | {size: t.params[size]}]
         given = next((t for t in swept if t.params == self.given), None)
         return _better(given, swept or finished)
 

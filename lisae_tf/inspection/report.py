@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lisae_tf.core.markdown import folded, markdown
 from lisae_tf.inspection.records import USUAL, Results, mean, read
+from lisae_tf.inspection.rows import AUTO
 
 _HEAD = """## Pictures that people inspect
 
@@ -159,6 +160,10 @@ def _ways(results: Results, sets: Sequence[str]) -> str:
             lines.append([row, *map(_shown, figures)])
     chosen = ["chosen by auto"]
     for name, split in columns:
-        found = results.records.get(("linear-lis auto", name, split), [])
-        chosen.append(", ".join(sorted({record["chosen_negatives"] for record in found})) or "–")
+        found = {
+            record["chosen_negatives"]
+            for row in results.rows if row.endswith(f" {AUTO}")
+            for record in results.records.get((row, name, split), [])
+        }  # fmt: skip
+        chosen.append(", ".join(sorted(found)) or "–")
     return markdown(head, [*lines, chosen])
