@@ -25,7 +25,7 @@ from lisae_tf.exported.artefacts import SIGNATURES
 # From the last layer's output to the decision and the map.
 FLOAT_OPERATIONS = [
     "LOGISTIC", "ADD", "SUB", "NEG", "SQUARED_DIFFERENCE", "SQUARE", "MUL", "MEAN", "RESHAPE",
-    "TOPK_V2", "REDUCE_MAX", "DIV", "GREATER",
+    "TOPK_V2", "REDUCE_MAX", "DIV", "GREATER", "GATHER",
     "RESIZE_BILINEAR", "STRIDED_SLICE", "PAD", "SQUEEZE", "EXPAND_DIMS",
 ]  # fmt: skip
 FLOAT_SHARE = 0.1  # of a frozen backbone's weights: those of its first layers

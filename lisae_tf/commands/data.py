@@ -18,6 +18,7 @@ def command() -> None:
 @shared.normal_dir
 @shared.negative_dir
 @shared.negative_mask_dir
+@shared.ignore_mask
 @shared.anomaly_dir
 @shared.test_dir
 @shared.mask_dir
@@ -79,6 +80,8 @@ def _show(report) -> None:
         down, across = report.tiles["grid"]
         line += f", each as {down * across} tiles of {report.tiles['side']} pixels ({down} rows)"
     console.print(line)
+    if report.ignored_share is not None:
+        console.print(f"{100 * report.ignored_share:.1f} % of each picture does not count")
     table = Table()
     for head in ("set", "files", "usable", "kind", "number", "what is done to it"):
         table.add_column(head, justify="right" if head in ("files", "usable", "number") else "left")

@@ -57,6 +57,11 @@ mask_dir = click.option(
 negative_mask_dir = click.option(
     "--negative-mask-dir", help="Masks of the negatives, likewise: what in them is not normal."
 )
+ignore_mask = click.option(
+    "--ignore-mask", metavar="FILE",
+    help="Own folders: a picture with the proportions of the others, white on black: what is white "
+    "does not count in any picture (a moving edge, a printed date).",
+)  # fmt: skip
 mvtec = click.option(
     "--mvtec", metavar="DIR",
     help="Folder in MVTec's layout instead: train/good, test/good, test/KIND, ground_truth/KIND.",

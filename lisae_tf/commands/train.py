@@ -16,6 +16,7 @@ from lisae_tf.core.quiet import start_tensorflow
 @shared.normal_dir
 @shared.negative_dir
 @shared.negative_mask_dir
+@shared.ignore_mask
 @shared.anomaly_dir
 @shared.test_dir
 @shared.mask_dir
@@ -79,8 +80,6 @@ def command(
 
     console = shared.console()
     say = (lambda line: None) if quiet else console.print
-    for note in notes:
-        say(f"note: {note}")
     start_tensorflow()
     from lisae_tf.data import folders
     from lisae_tf.experiments import continuation, experiment
@@ -94,13 +93,17 @@ def command(
     before = continuation.load(continued, config, data_roots) if continued else None
     folder = out or runs.default_folder(run_name(config), resume=resume)
     if resume and not folder.exists():
-        say(f"note: no interrupted run has these settings; {folder} begins from the start")
+        notes.append(f"no interrupted run has these settings; {folder} begins from the start")
     if chief:  # before pictures are read, which may take minutes
         claimed = _claimed(config, folder, data_roots if resume else ())
         runs.check_free(folder, claimed, resume=resume)
+    say(f"the run goes to {folder}")
+    for note in notes:
+        say(f"note: {note}")
     say(config.to_yaml(read=True).rstrip())
     kept = _kept(folder if resume else None, continued, config, data_roots)
-    loaded = experiment.load(config, data_dir, skip_bad=skip_bad, kept=kept)
+    ignored = before.detector.ignored if before else None
+    loaded = experiment.load(config, data_dir, skip_bad=skip_bad, kept=kept, ignored=ignored)
     if resume and loaded.since:
         raise LisaeError(
             f"the pictures are no longer those that {folder} began with ({loaded.since[0]}); put "
@@ -109,7 +112,7 @@ def command(
     callbacks = _callbacks(console, folder, quiet=quiet, tensorboard=tensorboard, chief=chief)
     own = runs.training(folder, claimed, loaded.manifest, resume=resume) if chief else None
     try:
-        with own or contextlib.nullcontext():
+        with own or contextlib.nullcontext(), _pictures_told(console, quiet=quiet):
             outcome = experiment.run(
                 config, loaded, folder, callbacks=callbacks, say=say, before=before,
                 strategy=strategy,
@@ -224,6 +227,23 @@ def _callbacks(console, folder: Path, *, quiet: bool, tensorboard: bool, chief: 
     return tuple(chosen)
 
 
+@contextlib.contextmanager
+def _pictures_told(console, *, quiet: bool):
+    """Shows in a terminal how many pictures have gone through a backbone."""
+    if quiet or not console.is_terminal:
+        yield
+        return
+    from lisae_tf.core.progress import PictureProgress
+    from lisae_tf.features.places import telling
+
+    progress = PictureProgress(console)
+    try:
+        with telling(progress):
+            yield
+    finally:
+        progress.stop()
+
+
 def closing_lines(metrics: dict, folder: Path, *, features: bool = False) -> list[str]:
     """Whether it is any good, what happened, where it lies, what to type next."""
     from lisae_tf.evaluation.verdict import interval, known_line, rate_to_type, verdict
@@ -266,6 +286,8 @@ def closing_lines(metrics: dict, folder: Path, *, features: bool = False) -> lis
                 f"held-out negatives against held-out normals: AUROC "
                 f"{metrics['auroc_negatives']:.3f} (no measure of anomalies)"
             )
+    if "ignored_share" in metrics:
+        lines.append(f"{100 * metrics['ignored_share']:.1f} % of each picture does not count")
     if known := metrics.get("known"):
         lines.append(f"{known_line(known)}{rate_to_type(known)}")
     for folder_name, found in metrics.get("by_folder", {}).items():

@@ -73,6 +73,7 @@ class Config(Section):
     test_dir: Folder = None  # good/ and a folder for each kind of anomaly
     mask_dir: Folder = None  # of the anomalies
     negative_mask_dir: Folder = None
+    ignore_mask: Folder = None  # a picture: white where no picture of a folder counts
     # Known flaws: some choose settings, the others join the test.
     known_dir: Annotated[
         str | Annotated[list[str], Field(min_length=1)] | None, Field(exclude_if=is_none)
@@ -121,6 +122,8 @@ class Config(Section):
             raise ValueError(
                 "--group-by (data.group_by) goes by the names of files in --normal-dir"
             )
+        if self.dataset != FOLDER and self.ignore_mask:
+            raise ValueError("--ignore-mask goes with --normal-dir, the folder of normal pictures")
         if self.test_dir and self.anomaly_dir:
             raise ValueError(
                 "--test-dir holds the anomalies already; leave it or --anomaly-dir out"
@@ -168,6 +171,29 @@ class Config(Section):
         else:
             tiling_of(self.data, self.data.channels or 1)
         return self
+
+    @model_validator(mode="after")
+    def _what_does_not_count_can_be_left_out(self) -> "Config":
+        if self.ignore_mask and (reason := self.cannot_ignore):
+            raise ValueError(reason)
+        return self
+
+    @property
+    def cannot_ignore(self) -> str | None:
+        """Why regions of pictures cannot be left out with these settings; None where they can."""
+        if self.data.tile is not None:
+            return "regions are left out of whole pictures; leave --ignore-mask out, or --tile"
+        if self.data.mirror:
+            return (
+                "mirrored pictures show elsewhere what does not count; leave --ignore-mask out, or "
+                "set data.mirror=false"
+            )
+        if not self.features and "scoring" not in ROWS[self.variant].sections:
+            return (
+                f"{self.variant} on pixels has no map of errors that regions could be left out of; "
+                "leave --ignore-mask out, or --features none"
+            )
+        return None
 
     @property
     def normal_dirs(self) -> list[str]:

@@ -57,6 +57,7 @@ class DataReport:
     size: tuple[int, int]  # height, width that pictures are brought to
     channels: int
     tiles: dict | None  # side of a tile, stride, and grid (rows, columns) in a picture
+    ignored_share: float | None  # of each picture, that does not count
     sets: dict[str, SetReport]  # by normal, normal (2) and so on, negative, normal test, anomaly
     leaks: list[LeakReport]
     errors: list[str]  # training would stop at these
@@ -174,6 +175,25 @@ def _check_masks(
             warnings += found.notes if found else ()
 
 
+def _check_ignored(
+    config: Config, decoded: dict[str, pictures.Decoded], errors: list[str], warnings: list[str]
+) -> float | None:
+    """The share of each picture that does not count, where a mask says so; likewise."""
+    normals = [found for name, found in decoded.items() if name.partition(" (")[0] == "normal"]
+    headers = [header for found in normals for header in found.headers]
+    if not config.ignore_mask or not headers:
+        return None
+    try:
+        ignored, notes = masks.read_ignored(
+            Path(config.ignore_mask), headers, tuple(config.data.size)
+        )
+    except LisaeError as error:
+        errors.append(str(error))
+        return None
+    warnings += notes
+    return float(ignored.mean())
+
+
 def check(config: Config, *, skip_bad: bool = False) -> DataReport:
     """Looks at the folders of the settings.
 
@@ -219,6 +239,7 @@ def check(config: Config, *, skip_bad: bool = False) -> DataReport:
         warnings += checks.size_remarks(name, decoded[name], size, STRETCHED)
         warnings += checks.set_remarks(name, found)
     _check_masks(config, decoded, errors, warnings)
+    ignored_share = _check_ignored(config, decoded, errors, warnings)
     leaks = []
     for one, other in combinations(decoded, 2):
         pairs = checks.leaks(decoded[one], decoded[other])
@@ -245,4 +266,6 @@ def check(config: Config, *, skip_bad: bool = False) -> DataReport:
         errors.append("all normal test pictures lie among the normal ones; give others")
     if config.negative_dir is None and config.negatives == "none":
         warnings.append("there are no negatives; the variants ae, kde and their like need none")
-    return DataReport(size, channels, _tiles(config), sets, leaks, errors, warnings)
+    return DataReport(
+        size, channels, _tiles(config), ignored_share, sets, leaks, errors, warnings
+    )  # fmt: skip

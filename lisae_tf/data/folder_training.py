@@ -1,6 +1,7 @@
 """The user's folders of pictures as training data; the test is in `folder_test`."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,29 @@ def training_of(opened: Folders) -> TrainingData:
         notes += _known_remarks(opened)
         known = concatenated([each.part(0).pixels for each in opened.knowns])
     return TrainingData(normal_parts, **sides, notes=tuple(notes), known=known)
+
+
+def ignoring(
+    data: TrainingData, opened: Folders, ignored: np.ndarray | None = None
+) -> TrainingData:
+    """Training data of which some regions do not count, where the settings name a mask of them.
+
+    Args:
+        data: of the folders.
+        opened: the folders.
+        ignored: the regions, bool (H, W), instead of those of the mask.
+
+    Raises:
+        LisaeError: see `masks.read_ignored` and `TrainingData.ignoring`.
+    """
+    config = opened.config
+    if ignored is not None:
+        return data.ignoring(ignored)
+    if not config.ignore_mask:
+        return data
+    headers = [header for side in opened.normals for header in side.found.headers]
+    ignored, notes = masks.read_ignored(Path(config.ignore_mask), headers, size_of(config))
+    return replace(data, notes=(*data.notes, *notes)).ignoring(ignored)
 
 
 def _known_remarks(opened: Folders) -> list[str]:

@@ -64,7 +64,9 @@ def settle_folder_channels(config: Config, *, settled: bool = False) -> Config:
     if config.dataset != FOLDER:
         return config
     near = here(config)
-    picture_files.refuse_missing(map(Path, folders_of(near)))
+    # A run that is continued has its own copy of the mask.
+    mask = [near.ignore_mask] if near.ignore_mask and not settled else []
+    picture_files.refuse_missing(map(Path, [*folders_of(near), *mask]))
     test_sets(near.test_dir, near.anomaly_dir)
     for folder in filter(None, (near.negative_dir, *near.known_dirs)):
         refuse_empty_kinds(Path(folder))

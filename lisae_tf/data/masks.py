@@ -4,7 +4,7 @@ A mask shows in white on black where a picture is anomalous. It is named as its 
 `_mask` behind that (MVTec's way), and masks are laid out in folders as their pictures are.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +13,11 @@ import numpy as np
 from PIL import Image
 
 from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.regions import MOST
 from lisae_tf.data import picture_files, pictures
 from lisae_tf.data.checks import few
 from lisae_tf.data.layout import kind_of
+from lisae_tf.data.levels import Header
 
 PROPORTIONS = 0.02  # of a picture and its mask may differ by so much: rounded when scaled
 BLACK = 0  # what a mask shows where it is transparent
@@ -133,15 +135,67 @@ def read_masks(
 def _read(path: Path, picture: Path, size: tuple[int, int]) -> np.ndarray:
     """One mask: bool (H, W)."""
     mask = pictures.decode(path, channels=1, background=BLACK)[..., 0]
-    (height, width), (own_height, own_width) = pictures.decode(picture).shape[:2], mask.shape
+    shape = pictures.decode(picture).shape[:2]
+    _refuse_proportions(path, mask.shape, shape, str(picture), "the picture")
+    # A thin defect must not fall between two pixels of a small map.
+    return np.asarray(_white(mask).resize(size[::-1], Image.Resampling.BOX)) > 0
+
+
+def _white(mask: np.ndarray) -> Image.Image:
+    """What a mask marks, in white: uint8 (H, W) of any levels -> of two."""
+    return Image.fromarray(np.where(mask > WHITE, 255, 0).astype(np.uint8))
+
+
+def _refuse_proportions(
+    path: Path, own: tuple[int, int], wanted: tuple[int, int], of: str, over: str
+) -> None:
+    """Raises where a mask, (H, W), cannot be drawn over what it is said to be of."""
+    (own_height, own_width), (height, width) = own, wanted
     if abs(own_height * width / (own_width * height) - 1) > PROPORTIONS:
         raise LisaeError(
             f"{path} is {own_width}x{own_height}, other proportions than the "
-            f"{width}x{height} of {picture}; draw the mask over the picture"
+            f"{width}x{height} of {of}; draw the mask over {over}"
         )
-    white = Image.fromarray(np.where(mask > WHITE, 255, 0).astype(np.uint8))
-    # A thin defect must not fall between two pixels of a small map.
-    return np.asarray(white.resize(size[::-1], Image.Resampling.BOX)) > 0
+
+
+def read_ignored(
+    path: Path, headers: Sequence[Header], size: tuple[int, int]
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The mask of what does not count in any picture, at the size of the pictures.
+
+    Args:
+        path: of the mask, a picture of any size; white is what does not count.
+        headers: of the normal pictures, whose proportions it must have.
+        size: (H, W) that the pictures get.
+
+    Returns:
+        bool (H, W); and what is to be noted of greys.
+
+    Raises:
+        LisaeError: it is missing, no picture, of other proportions, or all black or all white.
+    """
+    if path.is_dir():
+        raise LisaeError(f"{path} is a folder; --ignore-mask takes one picture, white on black")
+    mask = pictures.decode(path, channels=1, background=BLACK)[..., 0]
+    (usual, _), *_ = Counter((each.height, each.width) for each in headers).most_common(1)
+    _refuse_proportions(path, mask.shape, usual, "the normal pictures", "one of them")
+    ignored = np.asarray(_white(mask).resize(size[::-1], Image.Resampling.BOX)) >= 255 * MOST
+    if ignored.all():
+        raise LisaeError(
+            f"{path} leaves nothing of the pictures; white is what does not count, black what does"
+        )
+    if not ignored.any():
+        raise LisaeError(
+            f"{path} marks nothing (no region is above {WHITE} of 255); draw what does not count "
+            "in white, or leave --ignore-mask out"
+        )
+    greys = float(np.mean((mask > BLACK) & (mask < 255)))
+    if not greys:
+        return ignored, ()
+    return ignored, (
+        f"{100 * greys:.2g} % of {path} are grey: what is above {WHITE} of 255 is taken for white, "
+        "which does not count",
+    )
 
 
 def _two_valued(path: Path) -> bool:

@@ -7,6 +7,7 @@ import numpy as np
 
 from lisae_tf.config.sections import Data
 from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.regions import covered
 
 
 def full_scale(images: np.ndarray) -> int:
@@ -57,6 +58,8 @@ class TrainingData:
     # works place by place keeps the two apart, for only one of them says where it is negative.
     made: Parts | None = None
     made_masks: Parts | None = None
+    # Which regions of all pictures do not count, bool (H, W); None where all do.
+    ignored: np.ndarray | None = None
     # Known flaws that choose settings, uint8 (N, H, W, C); no test has them.
     known: np.ndarray | None = None
 
@@ -81,6 +84,61 @@ class TrainingData:
             negative_kinds=some(self.negative_kinds),
             negative_masks=some(self.negative_masks),
         )
+
+    def ignoring(self, ignored: np.ndarray) -> "TrainingData":
+        """The same, of pictures of which some regions do not count: nothing is marked there.
+
+        Args:
+            ignored: bool (H, W).
+
+        Raises:
+            LisaeError: another shape or type, nothing is left, or no negative is, for all their
+                marks lie there.
+        """
+        if ignored.dtype != bool or ignored.shape != self.shape[:-1] or ignored.all():
+            raise LisaeError(
+                f"what does not count must be bool {self.shape[:-1]} and leave something of the "
+                f"pictures, not {ignored.dtype} {ignored.shape}"
+            )
+
+        def kept(masks: Parts | None) -> Parts | None:
+            return masks and Parts(
+                *(each & ~ignored for each in (masks.fit, masks.stopping, masks.calibration))
+            )
+
+        found = replace(
+            self,
+            ignored=ignored,
+            negative_masks=kept(self.negative_masks),
+            made_masks=kept(self.made_masks),
+        )
+        if self.negative_masks is None:
+            return found
+        # A picture that is marked nowhere else is not negative; one without marks may be.
+        chosen = []
+        for name in ("fit", "stopping", "calibration"):
+            before, after = (
+                getattr(each.negative_masks, name).any(axis=(1, 2)) for each in (self, found)
+            )
+            chosen.append(after | ~before)
+        if not chosen[0].any():
+            raise LisaeError(
+                "the flaws of all negatives lie where nothing counts; make the white of the mask "
+                "smaller, or give other negatives"
+            )
+        # Of the few that are held out some must stay.
+        return found.with_negatives([each if each.any() else ~each for each in chosen])
+
+    def covered(self) -> "TrainingData":
+        """The same with the pictures of both sides covered where nothing counts."""
+        if self.ignored is None:
+            return self
+
+        def of(side: Parts | None) -> Parts | None:
+            parts = side and (side.fit, side.stopping, side.calibration)
+            return parts and Parts(*(covered(each, self.ignored) for each in parts))
+
+        return replace(self, normal=of(self.normal), negative=of(self.negative))
 
 
 def mirrored(data: TrainingData) -> TrainingData:

@@ -14,6 +14,7 @@ FOLDERS = (
     "normal_dir", "negative_dir", "anomaly_dir", "test_dir", "mask_dir", "negative_mask_dir",
     "known_dir",
 )  # fmt: skip
+PATHS = (*FOLDERS, "ignore_mask")  # a run has a copy of what the last one says
 
 
 def folders_of(config: Config) -> list[str]:
@@ -25,7 +26,7 @@ def folders_of(config: Config) -> list[str]:
 
 def _changed(config: Config, change: Callable[[str], str]) -> Config:
     found = {}
-    for name in FOLDERS:
+    for name in PATHS:
         given = getattr(config, name)
         if given:
             found[name] = change(given) if isinstance(given, str) else [change(f) for f in given]
@@ -64,7 +65,7 @@ def moved(config: Config, roots: Sequence[str]) -> Config:
             raise LisaeError(f"--data-root {root}: write OLD=NEW, as in /data/old=/data/new")
         old, new = (os.path.abspath(os.path.expanduser(each)) for each in (old, new))
         config = absolute(config)
-        known = folders_of(config)
+        known = [*folders_of(config), *filter(None, [config.ignore_mask])]
         if not any(Path(folder).is_relative_to(old) for folder in known):
             raise LisaeError(
                 f"--data-root {root}: no folder of the run lies in {old}; it has "

@@ -14,7 +14,7 @@ from lisae_tf.data import manifest, roots
 from lisae_tf.data.datasets import Dataset, Images, open_dataset
 from lisae_tf.data.drawings import background_is_bright, draw
 from lisae_tf.data.folder_test import read_test_masks, test_of
-from lisae_tf.data.folder_training import training_of
+from lisae_tf.data.folder_training import ignoring, training_of
 from lisae_tf.data.folders import FOLDER_SIZE
 from lisae_tf.data.manifest import Manifest
 from lisae_tf.data.masks import Masks
@@ -146,6 +146,8 @@ class TaskData:
         data_dir: of TensorFlow Datasets.
         skip_bad: whether unreadable pictures of folders are left out.
         kept: the pictures of an earlier run, which keep their parts; of folders alone.
+        ignored: which regions of all pictures do not count, bool (H, W), instead of what the
+            settings name.
     """
 
     def __init__(
@@ -155,9 +157,10 @@ class TaskData:
         *,
         skip_bad: bool = False,
         kept: Manifest | None = None,
+        ignored: np.ndarray | None = None,
     ):
         config = roots.here(config)
-        self._config, self._data_dir = config, data_dir
+        self._config, self._data_dir, self._ignored = config, data_dir, ignored
         own = config.dataset == FOLDER
         self._folders = Folders(config, skip_bad=skip_bad, kept=kept) if own else None
 
@@ -170,10 +173,11 @@ class TaskData:
         """Everything that training may see.
 
         Raises:
-            LisaeError: missing data, unreadable pictures, too few of them, forbidden negatives.
+            LisaeError: missing data, unreadable pictures, too few of them, forbidden negatives, a
+                mask that says nothing of what does not count.
         """
         if self._folders:
-            data = training_of(self._folders)
+            data = ignoring(training_of(self._folders), self._folders, self._ignored)
         else:
             data = _load_named_training(self._config, self._data_dir)
         return mirrored(data) if self._config.data.mirror else data
@@ -217,6 +221,8 @@ def reopen(
     """
     roots.refuse_missing(roots.here(config), run)
     kept = manifest.read(run)
+    # What does not count is in the run, which leaves it out by itself.
+    config = config.model_copy(update={"ignore_mask": None})
     opened = TaskData(config, data_dir, skip_bad=skip_bad, kept=kept)
     if kept is None and config.dataset == FOLDER:
         opened.since.append(

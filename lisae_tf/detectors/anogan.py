@@ -6,7 +6,7 @@ from lisae_tf.data.parts import TrainingData
 from lisae_tf.detectors.graph import AutoencoderDetector
 from lisae_tf.model.checkpoints import Arrays, set_weights, weights_of
 from lisae_tf.model.own_layer import OwnLayer
-from lisae_tf.model.scoring import error_outputs
+from lisae_tf.model.scoring import covered, error_outputs
 from lisae_tf.training.adversarial import build_adversarial, feature_distance, train_adversarial
 from lisae_tf.training.phase import TrainingOptions
 
@@ -18,6 +18,7 @@ class AnoGANDetector(AutoencoderDetector):
         return self.model.encoder, self.model.latent, self.model.generator
 
     def fit_data(self, data: TrainingData, options: TrainingOptions) -> None:
+        data = self._seen(data)
         result = train_adversarial(self.config, data, options)
         self.shape, self.model, self.history = data.shape, result.model, result.history
         self._make_graph()
@@ -54,7 +55,8 @@ class FeatureMatchingDetector(AnoGANDetector):
     def inference(self) -> keras.Model:
         encoder, latent, generator = self.networks()
         x = keras.Input(self.shape, name="x")
-        x_hat = generator(latent(encoder(x)))
-        found = error_outputs(x, x_hat, self.highest_share)
+        seen = covered(x, self.counted)
+        x_hat = generator(latent(encoder(seen)))
+        found = error_outputs(seen, x_hat, self.highest_share, self.counted)
         add = AddFeatureDistance(self.model.features, self.config.anogan.kappa, name="total")
-        return keras.Model(x, found | {"score": add([found["score"], x, x_hat])})
+        return keras.Model(x, found | {"score": add([found["score"], seen, x_hat])})

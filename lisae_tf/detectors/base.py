@@ -18,6 +18,7 @@ from lisae_tf.runs.files import CONFIG, SIDECAR, WEIGHTS, check
 from lisae_tf.training.phase import TrainingOptions
 
 FORMAT = 1
+IGNORED = "ignored"  # the array of what does not count
 # Pictures, and feature rows, which a caller brings to a common scale first.
 _KINDS = ((np.dtype(np.uint8), 4), (np.dtype(np.float32), 2))
 
@@ -35,6 +36,8 @@ class Detector(ABC):
         self.config = config or Config()
         self.shape: tuple[int, ...] | None = None  # H, W, C, or m; known once fitted
         self.threshold_: Threshold | None = None
+        # Which regions of all pictures do not count, bool (H, W); None where all do.
+        self.ignored: np.ndarray | None = None
         # Of the last fit: a row for each epoch, what the user should know, seeds after a collapse.
         self.history: list[dict] = []
         self.notes: list[str] = []
@@ -108,12 +111,18 @@ class Detector(ABC):
         """Takes over a threshold."""
         self.threshold_ = threshold
 
-    def fit(self, normal: np.ndarray, negative: np.ndarray | None = None) -> "Detector":
+    def fit(
+        self,
+        normal: np.ndarray,
+        negative: np.ndarray | None = None,
+        ignored: np.ndarray | None = None,
+    ) -> "Detector":
         """Holds out stopping and calibration parts, trains, and chooses α.
 
         Args:
             normal: x⁺, uint8 pictures (N, H, W, C), or standardised feature rows, float32 (N, m).
             negative: x⁻, likewise, (M, ...).
+            ignored: which regions of all pictures do not count, bool (H, W).
 
         Returns:
             self.
@@ -132,15 +141,18 @@ class Detector(ABC):
         data = TrainingData(*sides)
         if data.negative is not None and data.negative.fit.shape[1:] != data.shape:
             raise LisaeError("normal and negative pictures must have the same height and channels")
-        return self.fit_parts(data)
+        return self.fit_parts(data if ignored is None else data.ignoring(ignored))
 
     def fit_parts(self, data: TrainingData) -> "Detector":
         """Trains on sides that are divided already, and chooses α.
 
         Raises:
-            LisaeError: no negatives for a detector that needs them.
+            LisaeError: no negatives for a detector that needs them, or regions that do not count
+                for one that cannot leave any out.
         """
         self.require_negatives(data)
+        if data.ignored is not None and (reason := self.config.cannot_ignore):
+            raise LisaeError(reason)
         self.fit_data(mirrored(data) if self.config.data.mirror else data, TrainingOptions())
         scores = self.score(data.normal.calibration)
         fpr = self.config.calibration.false_positive_rate
@@ -178,11 +190,32 @@ class Detector(ABC):
         """
         return self._score(self._ready(images))
 
+    def stored_arrays(self) -> Arrays:
+        """All that `restore_stored` needs: `arrays`, and what does not count."""
+        return self.arrays() | ({} if self.ignored is None else {IGNORED: self.ignored})
+
+    def restore_stored(self, arrays: Arrays) -> None:
+        """Builds the detector again from its configuration, `shape` and `stored_arrays`.
+
+        Raises:
+            LisaeError: they do not fit.
+        """
+        self.ignored = arrays.get(IGNORED)
+        if self.ignored is not None and (
+            self.config.cannot_ignore
+            or self.ignored.dtype != bool
+            or len(self.shape) != 3
+            or self.ignored.shape != self.shape[:2]
+            or self.ignored.all()
+        ):
+            raise LisaeError("the stored arrays do not fit the configuration; train again")
+        self.restore({name: array for name, array in arrays.items() if name != IGNORED})
+
     def save(self, folder: Path) -> None:
         """Writes configuration, arrays and a sidecar with threshold and hashes; no pickle."""
         make_folder(folder)
         write_text(folder / CONFIG, self.config.to_yaml())
-        save_arrays(folder / WEIGHTS, self.arrays())
+        save_arrays(folder / WEIGHTS, self.stored_arrays())
         self.save_sidecar(folder)
 
     def save_sidecar(self, folder: Path, place: Path | None = None) -> None:
@@ -236,7 +269,7 @@ class Detector(ABC):
                 raise LisaeError(f"{path} is missing or has been altered; restore it")
         detector = (make or cls)(resolve(read_settings(folder / CONFIG), str(folder / CONFIG)))
         detector.shape = shape
-        detector.restore(load_arrays(folder / WEIGHTS)[0])
+        detector.restore_stored(load_arrays(folder / WEIGHTS)[0])
         if threshold:
             detector.set_threshold(threshold)
         return detector

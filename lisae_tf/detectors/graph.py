@@ -8,9 +8,11 @@ import numpy as np
 from lisae_tf.config.settings import Config
 from lisae_tf.core.arrays import BATCH_SIZE
 from lisae_tf.core.thresholds import Threshold
+from lisae_tf.data.parts import TrainingData
 from lisae_tf.detectors.base import Detector
 from lisae_tf.model.scoring import (
     Scorer,
+    covered,
     of_pictures,
     reconstruction_score,
     scoring_graph,
@@ -49,6 +51,11 @@ class GraphDetector(Detector):
 
     def _score(self, images: np.ndarray) -> np.ndarray:
         return self._scorer(images)
+
+    @property
+    def counted(self) -> np.ndarray | None:
+        """Which pixels of pictures count, bool (H, W); None where all do."""
+        return None if self.ignored is None else ~self.ignored
 
     @property
     def highest_share(self) -> float:
@@ -92,11 +99,17 @@ class AutoencoderDetector(GraphDetector):
         """Encoder, latent and decoder as they stand."""
 
     def inference(self) -> keras.Model:
-        return reconstruction_score(*self.networks(), self.highest_share)
+        return reconstruction_score(*self.networks(), self.highest_share, self.counted)
+
+    def _seen(self, data: TrainingData) -> TrainingData:
+        """Training pictures as the networks see them; takes over what of them does not count."""
+        self.ignored = data.ignored
+        return data.covered()
 
     def reconstruct(self, images: np.ndarray) -> np.ndarray:
         """x̂ of each picture, for figures: uint8 (N, H, W, C) -> float32 (N, H, W, C)."""
         encoder, latent, decoder = self.networks()
-        x_hat = decoder(latent(encoder.output))
-        graph = of_pictures(keras.Model(encoder.input, {"reconstruction": x_hat}))
+        x = keras.Input(encoder.input_shape[1:], name="x")
+        x_hat = decoder(latent(encoder(covered(x, self.counted))))
+        graph = of_pictures(keras.Model(x, {"reconstruction": x_hat}))
         return Scorer(graph)(images, "reconstruction")

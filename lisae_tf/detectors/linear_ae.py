@@ -26,6 +26,7 @@ class LinearDetector(AutoencoderDetector):
         return self._networks
 
     def fit_data(self, data: TrainingData, options: TrainingOptions) -> None:
+        data = self._seen(data)
         x = rows(thin(data.normal.fit, MAX_PICTURES), np.float64)
         latent = self.config.network.latent
         if latent > min(x.shape):

@@ -35,6 +35,7 @@ class LinearLatentInsensitiveDetector(AutoencoderDetector):
         size = math.prod(data.shape)
         if self.config.network.latent >= size:
             raise LisaeError(f"network.latent must be below the {size} values of a picture")
+        data = self._seen(data)
         self.shape = data.shape
         settings, sides = self.config.latent_shaping, (data.normal, data.negative)
         if settings.closed_form:
@@ -71,7 +72,7 @@ class LinearLatentInsensitiveDetector(AutoencoderDetector):
     def phase1_detector(self) -> "LinearLatentInsensitiveDetector":
         """The linear autoencoder E = U_r."""
         before = LinearLatentInsensitiveDetector(self.config)
-        before.shape = self.shape
+        before.shape, before.ignored = self.shape, self.ignored
         before._build(self._u_r, self._u_r)
         return before
 

@@ -15,7 +15,7 @@ from lisae_tf.data.parts import TrainingData
 from lisae_tf.detectors.lisae import LatentInsensitiveDetector
 from lisae_tf.model.checkpoints import Arrays, set_weights
 from lisae_tf.model.own_layer import OwnLayer
-from lisae_tf.model.scoring import Scorer, error_outputs, of_pictures
+from lisae_tf.model.scoring import Scorer, covered, error_outputs, of_pictures
 from lisae_tf.training.phase import TrainingOptions, build_autoencoder
 
 NEAR_TIE = 0.001  # of AUROC: held-out pictures do not tell such weights apart
@@ -108,8 +108,9 @@ class FusedDetector(LatentInsensitiveDetector):
         set_weights(before, self._phase1_weights)
         encoder, latent, decoder = self.networks()
         x = keras.Input(self.shape, name="x")
-        s = encoder(x)
-        found = error_outputs(x, decoder(latent(s)), self.highest_share)
+        seen = covered(x, self.counted)
+        s = encoder(seen)
+        found = error_outputs(seen, decoder(latent(s)), self.highest_share, self.counted)
         return keras.Model(x, found | {"logit": before.logit(before.preactivation(s))})
 
     def inference(self) -> keras.Model:

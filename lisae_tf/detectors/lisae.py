@@ -18,6 +18,7 @@ class LatentInsensitiveDetector(AutoencoderDetector):
         return self.model.encoder, self.model.latent, self.model.decoder
 
     def fit_data(self, data: TrainingData, options: TrainingOptions) -> None:
+        data = self._seen(data)
         result = train(self.config, data, options)
         self.shape, self.model = data.shape, result.model
         self.history, self.notes = result.history, result.notes
@@ -28,7 +29,7 @@ class LatentInsensitiveDetector(AutoencoderDetector):
     def phase1_detector(self) -> "LatentInsensitiveDetector":
         """The same encoder and decoder with the latent layer as phase 1 left it."""
         before = LatentInsensitiveDetector(self.config)
-        before.shape = self.shape
+        before.shape, before.ignored = self.shape, self.ignored
         before.model = build_autoencoder(self.config, self.shape, seed=self.config.seed)
         set_weights(before.model, self._phase1_weights)
         before._phase1_weights = self._phase1_weights

@@ -29,6 +29,7 @@ class OnePhaseDetector(AutoencoderDetector):
         return self.model.encoder, self.model.latent, self.model.decoder
 
     def fit_data(self, data: TrainingData, options: TrainingOptions) -> None:
+        data = self._seen(data)
         result = train(self.config, data, options, self.build_latent)
         self.shape, self.model = data.shape, result.model
         self.history, self.notes = result.history, result.notes

@@ -31,7 +31,7 @@ from lisae_tf.features.negatives import (
     pooled,
 )
 from lisae_tf.features.places import PICTURES, AsMap, PlaceFeatures
-from lisae_tf.model.scoring import Pool, Scorer
+from lisae_tf.model.scoring import Kept, Pool, Scorer
 from lisae_tf.training.phase import TrainingOptions
 
 CHOICES = (NONE, MADE, REAL, BOTH)
@@ -88,7 +88,8 @@ class PlacesDetector(GraphDetector):
     @property
     def meaning(self) -> str:
         share = f"{100 * self.highest_share:g} %"
-        return f"mean over the highest {share} of places: {self._inner.meaning}"
+        of = "places" if self.ignored is None else "the places that count"
+        return f"mean over the highest {share} of {of}: {self._inner.meaning}"
 
     def _make_head(self) -> keras.Model:
         """Raw features, float32 (N, h, w, m) -> {"score": (N,), "error_map": (N, h, w)}."""
@@ -96,7 +97,10 @@ class PlacesDetector(GraphDetector):
         errors = self._inner.inference()(self._places.standardise(raw))["score"]
         relative = keras.layers.Rescaling(1 / self._usual, name="relative")(errors)
         error_map = AsMap(self._places.grid, name="error_map")(relative)
-        score = Pool(self.highest_share, name="score")(error_map)
+        counted = self._places.counted
+        score = Pool(self.highest_share, counted, name="score")(error_map)
+        if counted is not None:
+            error_map = Kept(counted, name="counted")(error_map)
         return keras.Model(raw, {"score": score, "error_map": error_map}, name="head")
 
     def inference(self) -> keras.Model:
@@ -125,9 +129,10 @@ class PlacesDetector(GraphDetector):
         if len(shape) != 3:
             raise LisaeError("features are of pictures; leave the section features out for rows")
         self.shape = shape
-        self._places = PlaceFeatures(self._settings, shape)
+        self._places = PlaceFeatures(self._settings, shape, self.ignored)
 
     def fit_data(self, data: TrainingData, options: TrainingOptions) -> None:
+        self.ignored = data.ignored
         self._prepare(data.shape)
         places = self._places
         places.pretrain(self._settings)
@@ -268,8 +273,8 @@ class PlacesDetector(GraphDetector):
         """
         found = self._maps(pictures, masks, None)
         if masks is None:
-            return replace(found, marked=np.ones(found.places.shape[:3], bool))
-        seen = found.marked.any(axis=(1, 2))
+            return replace(found, marked=np.ones(found.places.shape[:-1], bool))
+        seen = found.marked.reshape(len(found.marked), -1).any(axis=1)
         if not seen.any():
             raise LisaeError(
                 "the made negatives look like the normal pictures; name another generator with "
@@ -282,6 +287,7 @@ class PlacesDetector(GraphDetector):
         marked = None
         if masks is not None:
             marked = marked_places(masks.fit[chosen], self._places.grid)
+            marked = self._places.those_counted(marked)
         return NegativeMaps(
             self._places.of(pictures[chosen]), marked, None if kinds is None else kinds.fit[chosen]
         )
@@ -301,7 +307,8 @@ class PlacesDetector(GraphDetector):
         if inner is None:
             return None
         before = PlacesDetector(self.config, self._make)
-        before.shape, before._places, before._inner = self.shape, self._places, inner
+        before.shape, before.ignored = self.shape, self.ignored
+        before._places, before._inner = self._places, inner
         before._make_graph()
         return before
 

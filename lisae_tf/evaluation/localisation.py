@@ -61,7 +61,10 @@ def per_region_overlap(
 
 
 def pixel_figures(
-    maps: np.ndarray, is_anomaly: np.ndarray, marked: np.ndarray
+    maps: np.ndarray,
+    is_anomaly: np.ndarray,
+    marked: np.ndarray,
+    ignored: np.ndarray | None = None,
 ) -> dict[str, float | int]:
     """Both figures, over normal pictures, which are free all over, and anomalies with masks.
 
@@ -70,17 +73,20 @@ def pixel_figures(
         is_anomaly: bool (N,).
         marked: bool (M, H, W), the masks of the M anomalies in their order; an anomaly whose mask
             marks nothing is left out.
+        ignored: pixels of all pictures that do not count, bool (H, W); None where all do.
 
     Returns:
         `pixel_auroc`, `per_region_overlap` and `n_masks`; {} where nothing is marked, or all is.
     """
     masks = np.zeros(maps.shape, bool)
-    masks[is_anomaly] = marked
+    there = np.ones(maps.shape[1:], bool) if ignored is None else ~ignored
+    masks[is_anomaly] = marked & there
     counted = ~is_anomaly | masks.any(axis=(1, 2))
     maps, masks = maps[counted], masks[counted]
-    if not masks.any() or masks.all():
+    free = maps[~masks & there]
+    if not masks.any() or not len(free):
         return {}
-    free = np.sort(maps[~masks])  # nearly all of the work
+    free.sort()  # nearly all of the work
     return {
         "pixel_auroc": pixel_auroc(free, maps[masks]),
         "per_region_overlap": per_region_overlap(free, maps, masks),

@@ -79,6 +79,7 @@ def load(
     *,
     skip_bad: bool = False,
     kept: Manifest | None = None,
+    ignored: np.ndarray | None = None,
 ) -> Loaded:
     """Reads and checks everything before a second of training is spent.
 
@@ -87,12 +88,13 @@ def load(
         data_dir: of TensorFlow Datasets.
         skip_bad: whether unreadable pictures of folders are left out.
         kept: pictures of an earlier run, which keep their parts.
+        ignored: what does not count in an earlier run, bool (H, W), instead of reading its mask.
 
     Raises:
         LisaeError: whatever is wrong with settings or data.
     """
     began = time.perf_counter()
-    opened = TaskData(config, data_dir, skip_bad=skip_bad, kept=kept)
+    opened = TaskData(config, data_dir, skip_bad=skip_bad, kept=kept, ignored=ignored)
     data = opened.training()
     make_detector(config).require_negatives(data)
     test = opened.test()
@@ -200,7 +202,8 @@ def localise(
 ) -> tuple[dict[str, float | int], list[str]]:
     """How well the maps of errors show where the anomalies are, with masks for them.
 
-    Masks have the pictures' resolution, and maps are resized to it.
+    Masks have the pictures' resolution, and maps are resized to it; pixels that do not count for
+    the detector are left out.
 
     Returns:
         See `localisation.pixel_figures`; and why there are none, where that is so.
@@ -213,7 +216,7 @@ def localise(
     if not masks.known.any():
         return {}, ["no pixel figures: no mask marks anything"]
     maps = resized(detector.error_maps(test.pixels), detector.shape[:2])
-    return pixel_figures(maps, test.is_anomaly, masks.marked), []
+    return pixel_figures(maps, test.is_anomaly, masks.marked, detector.ignored), []
 
 
 @remembering(FEATURES_KEPT)
@@ -275,6 +278,8 @@ def run(
             notes += [*loaded.masks.notes, *why_not]
         if before:
             metrics["continued"] = before.compare(detector, test, after.scores)
+    if detector.ignored is not None:
+        metrics["ignored_share"] = float(detector.ignored.mean())
     metrics |= detector.record
     metrics |= {
         "restart_seeds": detector.restart_seeds,

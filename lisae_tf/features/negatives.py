@@ -13,6 +13,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.regions import covered_shares
 from lisae_tf.model.linear import LinearLISAE, fit_in_closed_form, principal_subspace
 
 NONE, MADE, REAL, BOTH = "none", "made", "real", "both"
@@ -27,8 +28,8 @@ class NegativeMaps:
     """Negative pictures as standardised places.
 
     Attributes:
-        places: float32 (N, h, w, m).
-        marked: bool (N, h, w), where they are negative; None where nobody has said.
+        places: float32 (N, h, w, m), or (N, places, m) where not all count.
+        marked: bool (N, h, w) or (N, places), where they are negative; None where nobody has said.
         kinds: str (N,); None where there is no telling.
     """
 
@@ -70,13 +71,9 @@ def marked_places(masks: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     Returns:
         bool (N, h, w).
     """
-    (height, width), (h, w) = masks.shape[1:], grid
-    rows, columns = (np.arange(n) * side // n for n, side in ((h, height), (w, width)))
-    sizes = np.outer(np.diff([*rows, height]), np.diff([*columns, width]))
     found = np.empty((len(masks), *grid), bool)
     for row, mask in zip(found, masks, strict=True):
-        sums = np.add.reduceat(np.add.reduceat(mask.astype(np.float32), rows, 0), columns, 1)
-        share = sums / sizes
+        share = covered_shares(mask, grid)
         row[:] = (share > 0) & (share >= min(COVERED, share.max()))
     return found
 
@@ -116,7 +113,7 @@ def mixed(one: np.ndarray, other: np.ndarray, seed: int) -> np.ndarray:
 
 
 def errors_at(score: Callable[[np.ndarray], np.ndarray], places: np.ndarray) -> np.ndarray:
-    """The errors of pictures' places: float32 (N, h, w, m) -> float (N, h · w).
+    """The errors of pictures' places: float32 (N, ..., m) -> float (N, places).
 
     Args:
         score: rows float32 (M, m) -> scores (M,).
@@ -137,7 +134,7 @@ class Chooser:
 
     Attributes:
         normal: standardised normal places that train, float32 (M, m).
-        held_out: of normal pictures that do not, float32 (N, h, w, m).
+        held_out: of normal pictures that do not, float32 (N, ..., m).
         made, real: negatives; None where there are none.
         r: latent size of the linear case.
         unusual_share: see `rows_of`.

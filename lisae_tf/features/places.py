@@ -6,7 +6,7 @@ put together and standardised by normal pictures.
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -17,9 +17,11 @@ from keras import layers, ops
 
 from lisae_tf.config.sections import Features
 from lisae_tf.core.arrays import Arrays, batches
+from lisae_tf.core.regions import counted_places
 from lisae_tf.data.pictures import content_hashes
 from lisae_tf.features import backbones
 from lisae_tf.model.own_layer import OwnLayer
+from lisae_tf.model.scoring import covered
 
 PICTURES = 16  # in one call of a backbone
 
@@ -86,25 +88,48 @@ def remembering(memo: Memo | int) -> Iterator[None]:
         _memo.reset(token)
 
 
+_told: ContextVar[Callable[[int, int], None] | None] = ContextVar("told", default=None)
+
+
+@contextmanager
+def telling(told: Callable[[int, int], None]) -> Iterator[None]:
+    """Tells of each batch of a set of pictures how many are done, and of how many."""
+    token = _told.set(told)
+    try:
+        yield
+    finally:
+        _told.reset(token)
+
+
 class PlaceFeatures:
     """What a place looks like, in pictures of one size.
 
     Attributes:
         network: x on 0-1, float32 (N, H, W, C) -> raw features, float32 (N, h, w, m).
         mean, scale: float32 (m,), of normal places; (raw − mean) · scale is standardised.
+        counted: bool (h, w), the places that count; None where all do.
     """
 
-    def __init__(self, settings: Features, shape: tuple[int, int, int]):
+    def __init__(
+        self,
+        settings: Features,
+        shape: tuple[int, int, int],
+        ignored: np.ndarray | None = None,
+    ):
         height, width, channels = shape
         self._name = f"{settings.backbone} {settings.taps} {settings.local_mean} {shape}".encode()
+        if ignored is not None:
+            self._name += np.packbits(ignored).tobytes()
         self._backbone = backbones.build(settings.backbone, (height, width, 3), settings.taps)
         x = keras.Input(shape, name="x")
-        rgb = layers.Concatenate(name="grey_to_rgb")([x] * 3) if channels == 1 else x
+        seen = covered(x, None if ignored is None else ~ignored)
+        rgb = layers.Concatenate(name="grey_to_rgb")([seen] * 3) if channels == 1 else seen
         maps = self._backbone(layers.Rescaling(255.0, name="levels")(rgb))
         maps = maps if isinstance(maps, list) else [maps]
         if settings.local_mean > 1:
             maps = [_local_mean(settings.local_mean, f"tap_{k}")(m) for k, m in enumerate(maps)]
         self.grid: tuple[int, int] = maps[0].shape[1:3]
+        self.counted = None if ignored is None else counted_places(ignored, self.grid)
         maps = [
             m if m.shape[1:3] == self.grid else layers.Resizing(*self.grid, name=f"tap_{k}_grid")(m)
             for k, m in enumerate(maps)
@@ -133,36 +158,55 @@ class PlaceFeatures:
 
     def batches(self, images: np.ndarray) -> Iterator[np.ndarray]:
         """Raw features of uint8 (N, H, W, C), a few pictures at a time, float32 (n, h, w, m)."""
-        memo = _memo.get()
+        told, done = _told.get(), 0
         for part in batches(images, PICTURES):
-            if memo is None:
-                yield self._run(part).numpy()
-                continue
-            keys = [self._name + digest for digest in content_hashes(part)]
-            known = [memo.get(key) for key in keys]
-            new = [k for k, features in enumerate(known) if features is None]
-            if new:
-                began = time.perf_counter()
-                found = self._run(part[new]).numpy()
-                each = (time.perf_counter() - began) / len(new)
-                for k, features in zip(new, found, strict=True):
-                    memo.keep(keys[k], features, each)
-                    known[k] = features
-            yield np.stack(known)
+            found = self._of_batch(part)
+            if told:
+                told(done := done + len(part), len(images))
+            yield found
+
+    def _of_batch(self, part: np.ndarray) -> np.ndarray:
+        """Raw features of a few pictures, from memory as far as they are remembered."""
+        memo = _memo.get()
+        if memo is None:
+            return self._run(part).numpy()
+        keys = [self._name + digest for digest in content_hashes(part)]
+        known = [memo.get(key) for key in keys]
+        new = [k for k, features in enumerate(known) if features is None]
+        if new:
+            began = time.perf_counter()
+            found = self._run(part[new]).numpy()
+            each = (time.perf_counter() - began) / len(new)
+            for k, features in zip(new, found, strict=True):
+                memo.keep(keys[k], features, each)
+                known[k] = features
+        return np.stack(known)
 
     def of(self, images: np.ndarray) -> np.ndarray:
-        """Standardised features of all places: uint8 (N, H, W, C) -> float32 (N, h, w, m)."""
-        found = np.empty((len(images), *self.grid, self.size), np.float32)
+        """Standardised features of the places that count.
+
+        Args:
+            images: uint8 (N, H, W, C).
+
+        Returns:
+            float32 (N, h, w, m) where all do, else (N, places, m).
+        """
+        places = self.grid if self.counted is None else (int(self.counted.sum()),)
+        found = np.empty((len(images), *places, self.size), np.float32)
         for own, batch in zip(batches(found, PICTURES), self.batches(images), strict=True):
-            own[:] = self.standardised(batch)
+            own[:] = self.standardised(self.those_counted(batch))
         return found
+
+    def those_counted(self, maps: np.ndarray) -> np.ndarray:
+        """The places that count: (N, h, w, ...), or (N, places, ...) where not all do."""
+        return maps if self.counted is None else maps[:, self.counted]
 
     def standardised(self, raw: np.ndarray) -> np.ndarray:
         """(raw − mean) · scale, of any shape (..., m)."""
         return (raw - self.mean) * self.scale
 
     def sample(self, images: np.ndarray, rows: int, seed: int) -> np.ndarray:
-        """Raw features of at most `rows` places, equally many random ones of each picture.
+        """Raw features of at most `rows` places that count, as many random ones of each picture.
 
         Args:
             images: uint8 (N, H, W, C).
@@ -172,13 +216,13 @@ class PlaceFeatures:
         Returns:
             float32 (M, m).
         """
-        places = self.grid[0] * self.grid[1]
+        places = self.grid[0] * self.grid[1] if self.counted is None else int(self.counted.sum())
         each = max(1, min(places, rows // max(1, len(images))))
         generator = np.random.default_rng(seed)
         found = np.empty((len(images) * each, self.size), np.float32)
         filled = 0
         for batch in self.batches(images):
-            for picture in batch.reshape(len(batch), places, self.size):
+            for picture in self.those_counted(batch).reshape(len(batch), places, self.size):
                 chosen = np.sort(generator.choice(places, each, replace=False))
                 found[filled : filled + each] = picture[chosen]
                 filled += each

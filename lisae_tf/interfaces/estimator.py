@@ -105,7 +105,12 @@ class LISAEDetector(OutlierMixin, BaseEstimator):
         self.settings = settings
 
     def fit(
-        self, X: ArrayLike, y: ArrayLike | None = None, *, negative: ArrayLike | None = None
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None = None,
+        *,
+        negative: ArrayLike | None = None,
+        ignored: ArrayLike | None = None,
     ) -> Self:
         """Trains on the normal part of X and chooses the threshold on held-out normals.
 
@@ -115,6 +120,7 @@ class LISAEDetector(OutlierMixin, BaseEstimator):
                 ignored with a warning, as scikit-learn's outlier detectors ignore y.
             negative: more negatives, of X's kind. Without any, a detector that needs them gets
                 synthetic ones.
+            ignored: which regions of all pictures do not count, bool (H, W).
 
         Raises:
             ValueError: arrays or settings that cannot be used (`LisaeError`).
@@ -143,7 +149,10 @@ class LISAEDetector(OutlierMixin, BaseEstimator):
         for path in self._unread(config, detector.needs_negatives and normal.ndim == 4):
             message = f"{path} is set, but {config.variant} does not read it"
             warnings.warn(message, UserWarning, stacklevel=2)
-        detector.fit_parts(self._divided(normal, given, config, detector.needs_negatives))
+        data = self._divided(normal, given, config, detector.needs_negatives)
+        if ignored is not None:
+            data = data.ignoring(np.asarray(ignored))
+        detector.fit_parts(data)
         threshold = cast(Threshold, detector.threshold_)
         if shortfall := threshold.shortfall("sample"):
             warnings.warn(shortfall, UserWarning, stacklevel=2)
@@ -316,7 +325,7 @@ class LISAEDetector(OutlierMixin, BaseEstimator):
                 "config": detector.config.model_dump(),
                 "shape": detector.shape,
                 "threshold": cast(Threshold, detector.threshold_).to_json(),
-                "arrays": {name: np.array(a) for name, a in detector.arrays().items()},
+                "arrays": {name: np.array(a) for name, a in detector.stored_arrays().items()},
             }
         return state
 
@@ -326,6 +335,6 @@ class LISAEDetector(OutlierMixin, BaseEstimator):
         if stored:
             detector = make_detector(resolve(stored["config"]))
             detector.shape = tuple(stored["shape"])
-            detector.restore(stored["arrays"])
+            detector.restore_stored(stored["arrays"])
             detector.set_threshold(Threshold.from_json(stored["threshold"]))
             self.detector_ = detector

@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras import ops
 
 from lisae_tf.core.arrays import BATCH_SIZE, batches
+from lisae_tf.core.regions import FILL
 from lisae_tf.model.losses import squared_error
 from lisae_tf.model.networks import input_dtype, scale
 from lisae_tf.model.own_layer import OwnLayer
@@ -32,6 +33,39 @@ class MeanOverChannels(OwnLayer):
         return ops.mean(errors, axis=3)
 
 
+class Kept(OwnLayer):
+    """What counts as it is, and one value elsewhere: (N, H, W) or (N, H, W, C) -> the same shape.
+
+    Args:
+        counted: bool (H, W).
+        value: of all else.
+    """
+
+    def __init__(self, counted: np.ndarray, value: float = 0.0, **kwargs):
+        super().__init__(**kwargs)
+        self._counted, self._value = np.asarray(counted), value
+
+    def call(self, x):
+        counts = self._counted.astype(np.float32)
+        if len(x.shape) == 4:
+            counts = counts[..., None]
+        kept = x * counts
+        return kept + np.float32(self._value) * (1 - counts) if self._value else kept
+
+    def get_config(self):
+        return super().get_config() | {"counted": self._counted, "value": self._value}
+
+
+def covered(x: keras.KerasTensor, counted: np.ndarray | None) -> keras.KerasTensor:
+    """Pictures, float32 (N, H, W, C) in 0-1, at one grey level where they do not count.
+
+    Args:
+        x: the pictures.
+        counted: bool (H, W); None where all counts.
+    """
+    return x if counted is None else Kept(counted, FILL / 255, name="covered")(x)
+
+
 class Pool(OwnLayer):
     """The score of a map: the mean of the highest share of its places, at least one.
 
@@ -39,13 +73,21 @@ class Pool(OwnLayer):
 
     Args:
         highest_share: above 0 up to 1, which is the plain mean.
+        counted: bool (h, w), the places that there are for the score; None where all are.
     """
 
-    def __init__(self, highest_share: float = 1.0, **kwargs):
+    def __init__(self, highest_share: float = 1.0, counted: np.ndarray | None = None, **kwargs):
         super().__init__(**kwargs)
         self._share = highest_share
+        self._counted = None if counted is None else np.asarray(counted)
+
+    def get_config(self):
+        return super().get_config() | {"highest_share": self._share, "counted": self._counted}
 
     def call(self, error_map):
+        if self._counted is not None:
+            flat = ops.reshape(error_map, (-1, self._counted.size, *error_map.shape[3:]))
+            error_map = tf.gather(flat, np.flatnonzero(self._counted).astype(np.int32), axis=1)
         if self._share == 1:
             return ops.mean(error_map, axis=tuple(range(1, len(error_map.shape))))
         places = math.prod(error_map.shape[1:])
@@ -71,7 +113,10 @@ class ExceedsThreshold(OwnLayer):
 
 
 def error_outputs(
-    x: keras.KerasTensor, x_hat: keras.KerasTensor, highest_share: float = 1.0
+    x: keras.KerasTensor,
+    x_hat: keras.KerasTensor,
+    highest_share: float = 1.0,
+    counted: np.ndarray | None = None,
 ) -> dict[str, keras.KerasTensor]:
     """What a reconstruction says of its picture.
 
@@ -79,26 +124,36 @@ def error_outputs(
         x: float32 (N, H, W, C) in 0-1, or feature rows (N, m).
         x_hat: its reconstruction, same shape.
         highest_share: see `Pool`.
+        counted: likewise.
 
     Returns:
         {"score": L(x), float32 (N,)}, and for pictures "error_map", float32 (N, H, W): the squared
-        error of each pixel, mean over channels. With the whole as share the score is its mean.
+        error of each pixel, mean over channels; 0 where nothing counts. With the whole as share the
+        score is its mean.
     """
     errors = SquaredError(name="errors")([x, x_hat])
-    pool = Pool(highest_share, name="error")
+    pool = Pool(highest_share, counted, name="error")
     if len(errors.shape) == 2:
         return {"score": pool(errors)}
     error_map = MeanOverChannels(name="error_map")(errors)
+    if counted is not None:
+        error_map = Kept(counted, name="counted")(error_map)
     # All values in one sum, as in training: the mean of channels' means differs in the last bit.
     return {"score": pool(errors if highest_share == 1 else error_map), "error_map": error_map}
 
 
 def reconstruction_score(
-    encoder: keras.Model, latent: keras.Model, decoder: keras.Model, highest_share: float = 1.0
+    encoder: keras.Model,
+    latent: keras.Model,
+    decoder: keras.Model,
+    highest_share: float = 1.0,
+    counted: np.ndarray | None = None,
 ) -> keras.Model:
     """The model x -> `error_outputs` of x̂ (equations 1-3, section 3.4)."""
     x = keras.Input(encoder.input_shape[1:], name="x")
-    return keras.Model(x, error_outputs(x, decoder(latent(encoder(x))), highest_share))
+    seen = covered(x, counted)
+    x_hat = decoder(latent(encoder(seen)))
+    return keras.Model(x, error_outputs(seen, x_hat, highest_share, counted))
 
 
 def of_pictures(model: keras.Model, dtype: str | None = None) -> keras.Model:
