@@ -151,6 +151,9 @@ def _record(detector: GraphDetector, graph: keras.Model, metrics: dict, dtype: s
             "shape": ["batch", *graph.output["error_map"].shape[1:]],
             "highest_share": detector.highest_share,
         }
+    meaning = detector.meaning
+    if detector.ignored is not None:
+        meaning += f"; {100 * detector.ignored.mean():.1f} % of each picture does not count"
     # Left out where it says nothing, as in the settings.
     depth = {} if detector.depth is None else {"depth": detector.depth}
     return depth | {
@@ -167,7 +170,7 @@ def _record(detector: GraphDetector, graph: keras.Model, metrics: dict, dtype: s
         "config_hash": metrics["config_hash"],
         "parent": None,
         "metadata": {
-            "description": f"anomaly score: {detector.meaning}",
+            "description": f"anomaly score: {meaning}",
             "paper": PAPER,
             "lisae_tf": __version__,
             "variant": metrics["variant"],

@@ -308,6 +308,7 @@ def test_every_export_leaves_the_same_out(trained, cli, monkeypatch):
     under[:, detector.ignored] = 255
     for path in paths:
         model = open_model(path)
+        assert "33.3 % of each picture does not count" in model.record["metadata"]["description"]
         share = 0.2 if model.record["quantization"] == "int8" else 1e-4
         scores, maps = model.score(pictures), model.error_maps(pictures)
         np.testing.assert_array_equal(model.score(under), scores)

@@ -77,7 +77,7 @@ def test_a_bar_of_pictures_begins_with_each_set_and_vanishes():
     told.stop()
     assert told._bar is None
     said = console.file.getvalue()
-    assert "16/40" in said and "pictures" in said
+    assert "40/40" in said and "pictures" in said
 
 
 @pytest.mark.parametrize(
