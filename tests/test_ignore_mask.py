@@ -360,8 +360,7 @@ def test_data_check_tells_the_share_and_what_is_wrong(trained, cli, monkeypatch)
 
 
 def test_arrays_may_have_regions_that_do_not_count():
-    settings = {"data": {"calibration_fraction": 0.2}}
-    detector = LISAEDetector("linear-ae", latent=4, settings=settings)
+    detector = LISAEDetector("linear-ae", latent=4, false_positive_rate=0.25)
     pictures = tiny_data().normal.fit[:40]
     detector.fit(pictures, ignored=IGNORED)
     under, beside = flawed(pictures, IGNORED)
