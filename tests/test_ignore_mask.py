@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 
 import feature_fixtures
+import keras
 import numpy as np
 import pytest
 from conftest import QUICK, assert_one_sentence
@@ -57,6 +58,10 @@ def test_a_score_pools_over_what_counts_alone():
     np.testing.assert_array_equal(Kept(counted)(maps), maps * counted)
     kept = np.asarray(Kept(counted, 0.5)(errors.astype(np.float32)))
     assert (kept[:, ~counted] == 0.5).all()
+    for layer in (Pool(0.25, counted), Kept(counted)):
+        stored = keras.saving.serialize_keras_object(layer)
+        again = keras.saving.deserialize_keras_object(stored)
+        np.testing.assert_array_equal(again(maps), layer(maps))
 
 
 def flawed(images, ignored):
