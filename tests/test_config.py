@@ -239,11 +239,13 @@ def test_own_folders_have_a_relative_gamma_unless_one_is_set(
     assert settle({}, record, [])[0] == settled
     over = settle({}, record, ["latent_shaping.gamma=0.5"])[0].latent_shaping
     assert (over.gamma, over.gamma_times) == (0.5, None)
-    read = settled.settings_read()["latent_shaping"]
+    read = settled.settings_read()
     if features == "none":
-        assert ("gamma" in read) == (gamma_times is None)
-    else:  # section 4.1 has no γ
-        assert read == {"closed_form": True}
+        assert ("gamma" in read["latent_shaping"]) == (gamma_times is None)
+    else:  # neither `lis-knn` nor section 4.1 has γ
+        assert "latent_shaping" not in read
+        linear, _ = settle(OWN | {"variant": "linear-lis"}, None, items)
+        assert linear.settings_read()["latent_shaping"] == {"closed_form": True}
 
 
 def test_settings_that_own_folders_alone_have_are_in_no_other_record():
