@@ -31,7 +31,7 @@ def refused(cli, folders, *options):
         (("--features", "efficientnet_lite0", "--variant", "kde"), ["kde", "--features none"]),
         (("--features", "none"), ["--features none", "--set features"]),
         (("--set", "features.negatives=real"), ["features.negatives=real", "--negative-dir"]),
-        (("--set", "network.latent=100"), ["network.latent", "76"]),
+        (("--variant", "linear-lis", "--set", "network.latent=100"), ["network.latent", "76"]),
         (("--distribute", "mirrored"), ["--distribute"]),
     ],
 )
