@@ -21,7 +21,7 @@ from lisae_tf.config.settings import (
     read_settings,
     resolve,
 )
-from lisae_tf.config.variants import VARIANTS
+from lisae_tf.config.variants import ROWS, VARIANTS
 from lisae_tf.experiments.settling import settle
 
 CONFIGS = sorted(path.stem for path in config_folder().glob("*.yaml"))
@@ -93,7 +93,8 @@ def test_people_are_shown_the_sections_that_the_variant_reads():
     assert "kde" in shown["kde"]
     assert "network" not in shown["kde"]
     # No section is for nobody, and what is shown is what a run would get.
-    assert set().union(*shown.values()) == {*Config().model_dump(), *pooled}
+    recorded = [resolve(pooled | {"variant": variant}).model_dump() for variant in VARIANTS]
+    assert set().union(*shown.values()) == set().union(*recorded)
     assert resolve(shown["anogan"]) == resolve(pooled | {"variant": "anogan"})
 
 
@@ -272,6 +273,16 @@ def test_a_setting_that_came_later_is_recorded_where_it_is_set_alone():
     assert "scoring" in pooled.settings_read()
     whole = resolve({"variant": "bce", "scoring": {"highest_share": 0.05}})
     assert "scoring" not in whole.settings_read()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_record_holds_all_that_its_variant_reads(variant):
+    """Later defaults must not change what was trained."""
+    config = resolve({"variant": variant})
+    record = config.model_dump()
+    assert set(ROWS[variant].sections) - {"scoring"} <= set(record)
+    assert resolve(record) == config
+    assert variant.endswith("knn") == ("knn" in record)
 
 
 def test_a_record_with_settings_that_nothing_reads_any_more_is_read():
