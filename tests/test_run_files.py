@@ -261,6 +261,19 @@ def test_the_kernel_lets_go_of_a_run_whose_writer_was_killed(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_next_writer_removes_what_a_killed_one_left_half_written(tmp_path):
+    (tmp_path / "figures").mkdir()
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait()
+    left = [f".checkpoint.{gone.pid}.npz", f"figures/.scores.{gone.pid}.png"]
+    kept = [f".scores.{os.getpid()}.npz", "checkpoint.npz", ".notes.txt", f"run.{gone.pid}.csv"]
+    for name in (*left, *kept):
+        (tmp_path / name).write_text("half")
+    with run_files.writing(tmp_path):
+        pass
+    assert set(contents(tmp_path)) == set(kept)
+
+
 def test_sigterm_leaves_no_half_written_file(two_runs):
     """As a service that is stopped, or a job at the end of its time."""
     script = (

@@ -24,6 +24,7 @@ Stamp = dict[str, int | str]
 # What a killed process left is removed once nobody has touched it for so long: its writer may run
 # on another machine, of which nothing is known here.
 _ABANDONED = 60.0  # seconds
+_TEMPORARY = re.compile(r"\..+\.(\d+)(\.[a-z0-9]+)?")  # as `replacing` names them
 
 
 def cannot_write(path: Path, error: OSError, option: str = "--out") -> LisaeError:
@@ -95,6 +96,19 @@ def _remove_abandoned(path: Path) -> None:
             found = ours.fullmatch(name)
             if found and not _is_alive(int(found[1])):
                 _remove_untouched(path.with_name(name))
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes the temporary files of killed processes, however new.
+
+    Args:
+        folder: that no other process writes to, here or on another machine.
+    """
+    for path in folder.glob(".*"):
+        found = _TEMPORARY.fullmatch(path.name)
+        if found and not _is_alive(int(found[1])):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _is_alive(process: int) -> bool:
