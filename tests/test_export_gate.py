@@ -23,8 +23,8 @@ def failures(quantization, moved: dict[int, float]) -> list[str]:
     model = SimpleNamespace(run=lambda _: {"score": found, "is_anomaly": found > 1}, threshold=1.0)
     detector = SimpleNamespace(score=lambda pictures: scores)
     gathered = []
-    artefact = SimpleNamespace(detector=detector, alpha=1.0)
-    _on_real(model, artefact, samples, BOUNDS[quantization], gathered)
+    exportable = SimpleNamespace(detector=detector, alpha=1.0)
+    _on_real(model, exportable, samples, BOUNDS[quantization], gathered)
     return gathered
 
 

@@ -31,7 +31,7 @@ def normal(tmp_path, samples):
 def test_calibrate_makes_a_new_version_that_differs_in_the_threshold_alone(
     which, models, opened, tmp_path, normal, samples, cli
 ):
-    from lisae_tf.exported.artefacts import digest
+    from lisae_tf.exported.model_record import digest
     from lisae_tf.exported.runtimes import open_model
 
     copy = tmp_path / "models"

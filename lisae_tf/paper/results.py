@@ -14,7 +14,7 @@ from lisae_tf.core.files import read_json
 from lisae_tf.grids import stored
 from lisae_tf.grids.cells import Cell, version_of
 from lisae_tf.grids.trainings import Figure, latent_file
-from lisae_tf.paper import tables, tuned
+from lisae_tf.paper import tables, tuning_table
 
 DIGITS = 6  # kept in the summary
 
@@ -135,14 +135,14 @@ class Results:
         """Folder defaults and tuned settings by (row, column); empty where nothing is tuned."""
         found: dict[tuple[str, str], Summed] = {}
         for name, column in tables.COLUMNS.items():
-            for row, cells in tuned.cells_of(self.root, name).items():
+            for row, cells in tuning_table.cells_of(self.root, name).items():
                 summed = Summed(tuple(", ".join(task) for task in column.tasks))
                 for task, cell in zip(summed.tasks, cells, strict=True):
                     if record := self.record(cell):
-                        summed.by_seed.setdefault(tuned.SEED, {})[task] = record["auroc"]
+                        summed.by_seed.setdefault(tuning_table.SEED, {})[task] = record["auroc"]
                         summed.latents.add(record["latent"])
                 found[row, name] = summed
-        return found if any(row == tuned.TUNED for row, _ in found) else {}
+        return found if any(row == tuning_table.TUNED for row, _ in found) else {}
 
     @cached_property
     def appendix(self) -> dict[str, dict[str, dict[str, dict[str, float]]]]:

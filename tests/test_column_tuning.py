@@ -11,7 +11,7 @@ from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import make_folder, read_json, write_json, write_text
 from lisae_tf.experiments import selection, tuning
 from lisae_tf.grids import grid
-from lisae_tf.paper import choosing, report, tables, tuned
+from lisae_tf.paper import column_tuning, report, tables, tuning_table
 
 COLUMN = "fashion_mnist"
 
@@ -42,7 +42,7 @@ def attempts(monkeypatch):
 
 
 def test_the_defaults_are_those_of_a_folder():
-    config = tuned.folder_defaults("mnist", ["3"])
+    config = tuning_table.folder_defaults("mnist", ["3"])
     plain = Config()
     for section in ("network", "feature_extraction", "latent_shaping", "data"):
         assert getattr(config, section) == getattr(plain, section)
@@ -53,26 +53,26 @@ def test_the_defaults_are_those_of_a_folder():
 
 def test_a_setting_is_tried_on_both_tasks_and_the_best_is_for_all(attempts, tmp_path):
     said = []
-    choosing.choose(COLUMN, tmp_path, 10, None, 1, said.append)
+    column_tuning.choose(COLUMN, tmp_path, 10, None, 1, said.append)
     by_setting = {}
     for config in attempts:
         key = (config.network.latent, *config.latent_shaping.model_dump().values())
         by_setting.setdefault(key, set()).add(tuple(config.normal_class))
     assert set(map(len, by_setting.values())) == {2}
-    given = tuned.folder_defaults(COLUMN, ["Dress"])
+    given = tuning_table.folder_defaults(COLUMN, ["Dress"])
     assert attempts[0] == given
-    chosen = resolve(read_settings(tuned.settings_file(tmp_path, COLUMN)))
+    chosen = resolve(read_settings(tuning_table.settings_file(tmp_path, COLUMN)))
     fine = [c.latent_shaping for c in attempts if c.latent_shaping.beta <= 5]
     assert chosen.latent_shaping.gamma == min(
         (each.gamma for each in fine), key=lambda gamma: abs(np.log(gamma / 0.3))
     )
     assert any("failed: it diverged" in line for line in said) == (len(fine) < len(attempts))
-    study = tuning.open_study(tmp_path / tuned.FOLDER / COLUMN)
+    study = tuning.open_study(tmp_path / tuning_table.FOLDER / COLUMN)
     done = tuning.done(study)
     assert 4 * len(done) == len(fine)  # two tasks, two kinds left out of each
     assert all(t.user_attrs[tuning.AUROC] == pytest.approx(1 - t.value) for t in done)
     # Nothing but what is tuned differs from the defaults, on any task.
-    cells = tuned.cells_of(tmp_path, COLUMN)
+    cells = tuning_table.cells_of(tmp_path, COLUMN)
     assert [len(found) for found in cells.values()] == [10, 10]
     for before, after in zip(*cells.values(), strict=True):
         same = {"latent_shaping": after.config.latent_shaping, "network": after.config.network}
@@ -80,22 +80,22 @@ def test_a_setting_is_tried_on_both_tasks_and_the_best_is_for_all(attempts, tmp_
         assert after.path != before.path
     # What is there is not tried again.
     count = len(attempts)
-    choosing.choose(COLUMN, tmp_path, 10, None, 1, said.append)
+    column_tuning.choose(COLUMN, tmp_path, 10, None, 1, said.append)
     assert len(attempts) == count
     values = [trial.value for trial in tuning.done(study)]
-    choice = tuned.choice(tmp_path, COLUMN)
+    choice = tuning_table.choice(tmp_path, COLUMN)
     assert (choice["trials"], choice["left_out"]) == (10, ["a kind"] * 4)
-    assert (choice[tuned.DEFAULTS], choice[tuned.TUNED]) == (values[0], max(values))
+    assert (choice[tuning_table.DEFAULTS], choice[tuning_table.TUNED]) == (values[0], max(values))
 
 
 def test_where_the_defaults_are_kept_nothing_is_trained_twice(tmp_path):
-    path = tuned.settings_file(tmp_path, COLUMN)
+    path = tuning_table.settings_file(tmp_path, COLUMN)
     make_folder(path.parent)
-    kept = tuned.folder_defaults(COLUMN, ["Dress"])
+    kept = tuning_table.folder_defaults(COLUMN, ["Dress"])
     for config, same in ((kept, True), (tuning.apply(kept, {tuning.LATENT: 8}), False)):
         write_text(path, config.to_yaml())
-        cells = tuned.cells_of(tmp_path, COLUMN)
-        assert (cells[tuned.DEFAULTS] == cells[tuned.TUNED]) is same
+        cells = tuning_table.cells_of(tmp_path, COLUMN)
+        assert (cells[tuning_table.DEFAULTS] == cells[tuning_table.TUNED]) is same
 
 
 def test_trials_of_one_latent_size_share_phase_1(attempts, tmp_path, monkeypatch):
@@ -107,10 +107,10 @@ def test_trials_of_one_latent_size_share_phase_1(attempts, tmp_path, monkeypatch
         return fit(left, shared)
 
     monkeypatch.setattr(selection, "fit", remembering)
-    sizes, trials = len(tuning.LATENT_SIZES), choosing.TOGETHER
-    choosing.choose(COLUMN, tmp_path, sizes + trials, None, 1, lambda line: None)
+    sizes, trials = len(tuning.LATENT_SIZES), column_tuning.TOGETHER
+    column_tuning.choose(COLUMN, tmp_path, sizes + trials, None, 1, lambda line: None)
     phases = {place: len(set(map(id, found))) for place, found in kept.items()}
-    sized = resolve(read_settings(tuned.settings_file(tmp_path, COLUMN))).network.latent
+    sized = resolve(read_settings(tuning_table.settings_file(tmp_path, COLUMN))).network.latent
     # Each size once for both kinds; those after it once more for all trials and both kinds.
     assert sum(map(len, kept.values())) == 2 * 2 * (sizes + trials)
     assert all(count == 1 + (latent == sized) for (_, latent), count in phases.items())
@@ -126,8 +126,8 @@ def test_a_trial_is_kept_as_soon_as_its_tasks_are_there(attempts, tmp_path, monk
 
     monkeypatch.setattr(selection, "fit", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        choosing.choose(COLUMN, tmp_path, 3, None, 1, lambda line: None)
-    study = tuning.open_study(tmp_path / tuned.FOLDER / COLUMN)
+        column_tuning.choose(COLUMN, tmp_path, 3, None, 1, lambda line: None)
+    study = tuning.open_study(tmp_path / tuning_table.FOLDER / COLUMN)
     assert [len(trial.user_attrs[tuning.HARDEST]) for trial in tuning.done(study)] == [4, 4]
 
 
@@ -137,21 +137,26 @@ def test_where_nothing_can_be_trained_it_says_so(attempts, tmp_path, monkeypatch
 
     monkeypatch.setattr(selection, "fit", fit)
     with pytest.raises(LisaeError, match="no setting could be trained on fashion_mnist"):
-        choosing.choose(COLUMN, tmp_path, 3, None, 1, lambda line: None)
-    assert not tuned.settings_file(tmp_path, COLUMN).exists()
+        column_tuning.choose(COLUMN, tmp_path, 3, None, 1, lambda line: None)
+    assert not tuning_table.settings_file(tmp_path, COLUMN).exists()
 
 
 def test_the_report_compares_columns_whose_tasks_are_all_there(tmp_path):
     for column in (COLUMN, "mnist", "svhn", "cifar10"):
-        path = tuned.settings_file(tmp_path, column)
+        path = tuning_table.settings_file(tmp_path, column)
         make_folder(path.parent)
-        config = tuned.folder_defaults(column, tables.COLUMNS[column].tasks[0])
+        config = tuning_table.folder_defaults(column, tables.COLUMNS[column].tasks[0])
         changed = {"network.latent": 64, "latent_shaping.gamma": 0.3}
         settings = {} if column == "cifar10" else changed  # there the defaults are kept
         write_text(path, tuning.apply(config, settings).to_yaml())
-        choice = {"trials": 12, "left_out": ["Coat", "Bag"], tuned.DEFAULTS: 0.5, tuned.TUNED: 0.6}
-        write_json(path.with_name(tuned.CHOICE), choice)
-        found = tuned.cells_of(tmp_path, column)
+        choice = {
+            "trials": 12,
+            "left_out": ["Coat", "Bag"],
+            tuning_table.DEFAULTS: 0.5,
+            tuning_table.TUNED: 0.6,
+        }
+        write_json(path.with_name(tuning_table.CHOICE), choice)
+        found = tuning_table.cells_of(tmp_path, column)
         # On SVHN one task gains and one loses: no clear gain.
         special = {"svhn": [0.9, 0.75] + 8 * [0.8], "cifar10": 10 * [0.8]}
         after = special.get(column, 10 * [0.9])
@@ -162,12 +167,12 @@ def test_the_report_compares_columns_whose_tasks_are_all_there(tmp_path):
                 write_json(cell.path, invented(cell, auroc))
     report.write(tmp_path, tmp_path / "RESULTS.md", {})
     assert read_json(tmp_path / "summary.json")["tuning"] == {
-        tuned.DEFAULTS: {
+        tuning_table.DEFAULTS: {
             COLUMN: {"mean": 0.8, "std": None, "seeds": 1},
             "svhn": {"mean": 0.8, "std": None, "seeds": 1},
             "cifar10": {"mean": 0.8, "std": None, "seeds": 1},
         },
-        tuned.TUNED: {
+        tuning_table.TUNED: {
             COLUMN: {"mean": 0.9, "std": None, "seeds": 1},
             "svhn": {"mean": 0.805, "std": None, "seeds": 1},
             "cifar10": {"mean": 0.8, "std": None, "seeds": 1},

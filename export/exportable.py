@@ -18,7 +18,7 @@ from lisae_tf.data import manifest
 from lisae_tf.detectors.base import Detector
 from lisae_tf.detectors.graph import GraphDetector
 from lisae_tf.exported import baseline, seen
-from lisae_tf.exported.artefacts import Record, metadata_of
+from lisae_tf.exported.model_record import Record, metadata_of
 from lisae_tf.model.scoring import scoring_graph, set_threshold
 from lisae_tf.runs import folders as runs
 
@@ -27,7 +27,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True)
-class Artefact:
+class Exportable:
     """The scoring graph of a run, on its way out.
 
     Attributes:
@@ -82,7 +82,7 @@ class Artefact:
         """`body` as a signature; none has Python control flow to translate."""
         return tf.function(body, inputs, autograph=False)
 
-    def labelled(self, kind: str, name: str, version: int, quantize: str | None) -> "Artefact":
+    def labelled(self, kind: str, name: str, version: int, quantize: str | None) -> "Exportable":
         """The same graph as one version of one format."""
         details = {"kind": kind, "name": name, "version": version, "quantization": quantize}
         metadata = self.record["metadata"] | {"name": name, "quantization": quantize or "none"}
@@ -90,9 +90,9 @@ class Artefact:
         return replace(self, name=name, record=record)
 
 
-def make_artefact(
+def make_exportable(
     detector: Detector, run: Path, *, name: str | None = None, dtype: str = "uint8"
-) -> Artefact:
+) -> Exportable:
     """The scoring graph of a trained detector.
 
     Args:
@@ -125,7 +125,7 @@ def make_artefact(
     record["calibration_scores"] = baseline.pack(runs.read_scores(run)["calibration"])
     if kept := manifest.read(run):
         record["trained_on"] = seen.pack(kept.digests(manifest.FITTED))
-    return Artefact(detector, graph, name, dtype, record)
+    return Exportable(detector, graph, name, dtype, record)
 
 
 def _record(detector: GraphDetector, graph: keras.Model, metrics: dict, dtype: str) -> Record:

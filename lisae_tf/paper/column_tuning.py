@@ -1,8 +1,8 @@
 """Settings for a whole column of tables 1 and 2, tuned from the folder defaults.
 
 What `tune` does for one training, here for a whole column: a setting's value is the mean over two
-fixed tasks and the kinds left out of each. No test picture is read here; `tuned` says what is
-tested afterwards.
+fixed tasks and the kinds left out of each. No test picture is read here; `tuning_table` says what
+is tested afterwards.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,14 @@ from lisae_tf.experiments import selection, tuning
 from lisae_tf.grids import cells, grid
 from lisae_tf.paper import tables
 from lisae_tf.paper.latents import fixed_tasks
-from lisae_tf.paper.tuned import CHOICE, DEFAULTS, SEED, TUNED, folder_defaults, settings_file
+from lisae_tf.paper.tuning_table import (
+    CHOICE,
+    DEFAULTS,
+    SEED,
+    TUNED,
+    folder_defaults,
+    settings_file,
+)
 from lisae_tf.training.sharing import SharedPhase1
 
 TOGETHER = 6  # trials asked for before their values are known; they share phase 1

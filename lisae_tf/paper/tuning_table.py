@@ -1,6 +1,6 @@
 """The trainings of `benchmark tuning`: each task with the folder defaults and with tuned settings.
 
-Pure descriptions; how the settings were chosen is in `choosing`.
+Pure descriptions; how the settings were chosen is in `column_tuning`.
 """
 
 from collections.abc import Sequence
