@@ -6,9 +6,9 @@ from benchmark_fixtures import invented
 from click.testing import CliRunner
 
 from lisae_tf.cli import main
-from lisae_tf.config.settings import Config, read_settings, resolve
+from lisae_tf.config.settings import Config, resolve
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.core.files import make_folder, read_json, write_json, write_text
+from lisae_tf.core.files import make_folder, read_json, update_json, write_json
 from lisae_tf.experiments import selection, tuning
 from lisae_tf.grids import grid
 from lisae_tf.paper import column_tuning, report, tables, tuning_table
@@ -61,13 +61,13 @@ def test_a_setting_is_tried_on_both_tasks_and_the_best_is_for_all(attempts, tmp_
     assert set(map(len, by_setting.values())) == {2}
     given = tuning_table.folder_defaults(COLUMN, ["Dress"])
     assert attempts[0] == given
-    chosen = resolve(read_settings(tuning_table.settings_file(tmp_path, COLUMN)))
+    chosen = resolve(tuning_table.choice(tmp_path, COLUMN)["settings"])
     fine = [c.latent_shaping for c in attempts if c.latent_shaping.beta <= 5]
     assert chosen.latent_shaping.gamma == min(
         (each.gamma for each in fine), key=lambda gamma: abs(np.log(gamma / 0.3))
     )
     assert any("failed: it diverged" in line for line in said) == (len(fine) < len(attempts))
-    study = tuning.open_study(tmp_path / tuning_table.FOLDER / COLUMN)
+    study = tuning.open_study(tmp_path / tuning_table.FOLDER, COLUMN)
     done = tuning.done(study)
     assert 4 * len(done) == len(fine)  # two tasks, two kinds left out of each
     assert all(t.user_attrs[tuning.AUROC] == pytest.approx(1 - t.value) for t in done)
@@ -89,11 +89,10 @@ def test_a_setting_is_tried_on_both_tasks_and_the_best_is_for_all(attempts, tmp_
 
 
 def test_where_the_defaults_are_kept_nothing_is_trained_twice(tmp_path):
-    path = tuning_table.settings_file(tmp_path, COLUMN)
-    make_folder(path.parent)
+    path = tuning_table.choices_file(tmp_path)
     kept = tuning_table.folder_defaults(COLUMN, ["Dress"])
     for config, same in ((kept, True), (tuning.apply(kept, {tuning.LATENT: 8}), False)):
-        write_text(path, config.to_yaml())
+        update_json(path, COLUMN, {"settings": config.model_dump()})
         cells = tuning_table.cells_of(tmp_path, COLUMN)
         assert (cells[tuning_table.DEFAULTS] == cells[tuning_table.TUNED]) is same
 
@@ -110,7 +109,7 @@ def test_trials_of_one_latent_size_share_phase_1(attempts, tmp_path, monkeypatch
     sizes, trials = len(tuning.LATENT_SIZES), column_tuning.TOGETHER
     column_tuning.choose(COLUMN, tmp_path, sizes + trials, None, 1, lambda line: None)
     phases = {place: len(set(map(id, found))) for place, found in kept.items()}
-    sized = resolve(read_settings(tuning_table.settings_file(tmp_path, COLUMN))).network.latent
+    sized = resolve(tuning_table.choice(tmp_path, COLUMN)["settings"]).network.latent
     # Each size once for both kinds; those after it once more for all trials and both kinds.
     assert sum(map(len, kept.values())) == 2 * 2 * (sizes + trials)
     assert all(count == 1 + (latent == sized) for (_, latent), count in phases.items())
@@ -127,7 +126,7 @@ def test_a_trial_is_kept_as_soon_as_its_tasks_are_there(attempts, tmp_path, monk
     monkeypatch.setattr(selection, "fit", interrupted)
     with pytest.raises(KeyboardInterrupt):
         column_tuning.choose(COLUMN, tmp_path, 3, None, 1, lambda line: None)
-    study = tuning.open_study(tmp_path / tuning_table.FOLDER / COLUMN)
+    study = tuning.open_study(tmp_path / tuning_table.FOLDER, COLUMN)
     assert [len(trial.user_attrs[tuning.HARDEST]) for trial in tuning.done(study)] == [4, 4]
 
 
@@ -138,24 +137,22 @@ def test_where_nothing_can_be_trained_it_says_so(attempts, tmp_path, monkeypatch
     monkeypatch.setattr(selection, "fit", fit)
     with pytest.raises(LisaeError, match="no setting could be trained on fashion_mnist"):
         column_tuning.choose(COLUMN, tmp_path, 3, None, 1, lambda line: None)
-    assert not tuning_table.settings_file(tmp_path, COLUMN).exists()
+    assert not tuning_table.choices_file(tmp_path).exists()
 
 
 def test_the_report_compares_columns_whose_tasks_are_all_there(tmp_path):
     for column in (COLUMN, "mnist", "svhn", "cifar10"):
-        path = tuning_table.settings_file(tmp_path, column)
-        make_folder(path.parent)
         config = tuning_table.folder_defaults(column, tables.COLUMNS[column].tasks[0])
         changed = {"network.latent": 64, "latent_shaping.gamma": 0.3}
         settings = {} if column == "cifar10" else changed  # there the defaults are kept
-        write_text(path, tuning.apply(config, settings).to_yaml())
         choice = {
             "trials": 12,
             "left_out": ["Coat", "Bag"],
             tuning_table.DEFAULTS: 0.5,
             tuning_table.TUNED: 0.6,
+            "settings": tuning.apply(config, settings).model_dump(),
         }
-        write_json(path.with_name(tuning_table.CHOICE), choice)
+        update_json(tuning_table.choices_file(tmp_path), column, choice)
         found = tuning_table.cells_of(tmp_path, column)
         # On SVHN one task gains and one loses: no clear gain.
         special = {"svhn": [0.9, 0.75] + 8 * [0.8], "cifar10": 10 * [0.8]}

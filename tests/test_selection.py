@@ -8,14 +8,14 @@ import pytest
 from training_fixtures import tiny_config
 
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.core.files import read_json
+from lisae_tf.core.files import update_json
 from lisae_tf.data import datasets, tasks
 from lisae_tf.data.decoded import DecodedPictures
 from lisae_tf.data.pictures import content_hashes
 from lisae_tf.data.surfaces import PHOTOGRAPHS, patches
 from lisae_tf.experiments import selection
 from lisae_tf.grids import grid
-from lisae_tf.grids.trainings import Column, Row, chosen_latent
+from lisae_tf.grids.trainings import LATENTS, Column, Row, chosen_latent, latent_choice, latent_key
 from lisae_tf.paper import latents, tables
 
 GRAVEL = {"dataset": "surfaces", "normal_class": ["gravel"], "negatives": "other-half"}
@@ -155,15 +155,14 @@ def test_sizes_are_tried_once_and_the_test_decides_nothing(column, tmp_path, mon
     assert record["tasks"] == ["moon", "hubble_deep_field"]
     assert set(record["trained"]) == {"4"}
     assert 0 <= record["sizes"]["4"]["auroc_left_out"] <= 1
-    path = tmp_path / "latent" / "surfaces" / "lis.json"
-    assert read_json(path) == record
+    assert latent_choice(tmp_path, "surfaces", "lis") == record
     record["trained"]["6"] = {}
     # The choice, with the figures turned round: it follows the held-out figure alone.
     for high, low, test in (("4", "6", 0.0), ("6", "4", 0.0)):
         for task in record["tasks"]:
             record["trained"][high][task] = {"auroc_left_out": 0.9, "auroc_test": test}
             record["trained"][low][task] = {"auroc_left_out": 0.1, "auroc_test": 1 - test}
-        latents.write_json(path, record)
+        update_json(tmp_path / LATENTS, latent_key("surfaces", "lis"), record)
         monkeypatch.setattr(latents.Trial, "train", None)  # would fail if called
         record = chosen(column, tmp_path, rows={"LIS-AE": Row("lis")})["LIS-AE"]
         assert record["latent"] == int(high) == chosen_latent(tmp_path, "surfaces", "lis")

@@ -1,6 +1,6 @@
 """A large mixed folder with damaged files in it; minutes rather than seconds ('make slow').
 
-What the last run measured lies in results/slow with its date and version.
+What the last run measured lies in results/slow.json with its date and version.
 """
 
 import json

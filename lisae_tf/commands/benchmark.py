@@ -111,7 +111,7 @@ def _tuning(columns, trials, jobs, out, data_dir):
         column_tuning.choose(column, root, trials, data_dir, jobs, click.echo)
         found = tuning_table.cells_of(root, column).values()
         cells |= {cell.path: cell for both in found for cell in both}
-    trained.run(list(cells.values()), {}, root / tuning_table.FOLDER, data_dir, jobs)
+    trained.run(list(cells.values()), {}, root, data_dir, jobs)
     click.echo(f"next: python cli.py benchmark report{trained.told(out, False)}")
 
 

@@ -15,19 +15,12 @@ import optuna
 from lisae_tf import __version__
 from lisae_tf.config.settings import Config
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.core.files import make_folder, write_json, write_text
+from lisae_tf.core.files import make_folder, update_json
 from lisae_tf.experiments import selection, tuning
 from lisae_tf.grids import cells, grid
 from lisae_tf.paper import tables
 from lisae_tf.paper.latents import fixed_tasks
-from lisae_tf.paper.tuning_table import (
-    CHOICE,
-    DEFAULTS,
-    SEED,
-    TUNED,
-    folder_defaults,
-    settings_file,
-)
+from lisae_tf.paper.tuning_table import DEFAULTS, FOLDER, SEED, TUNED, choices_file, folder_defaults
 from lisae_tf.training.sharing import SharedPhase1
 
 TOGETHER = 6  # trials asked for before their values are known; they share phase 1
@@ -51,18 +44,16 @@ class Attempt:
 def choose(
     column: str, root: Path, trials: int, data_dir: Path | None, jobs: int,
     say: Callable[[str], None],
-) -> Path:  # fmt: skip
+) -> None:  # fmt: skip
     """Runs the column's study up to `trials`, the first being the folder defaults.
 
-    Returns:
-        The file of the settings chosen; `choice.json` beside it says what they were chosen by.
+    The settings chosen go into the file of all columns, with what they were chosen by.
 
     Raises:
         LisaeError: no trial succeeded.
     """
-    path = settings_file(root, column)
     configs = [folder_defaults(column, task) for task in fixed_tasks(tables.COLUMNS[column])]
-    study, search = tuning.open_study(make_folder(path.parent)), tuning.Search(configs[0])
+    study, search = tuning.open_study(make_folder(root / FOLDER), column), tuning.Search(configs[0])
     # A trial that was cut off does not count, a failed one does: it would fail again.
     while (ahead := trials - len(_ended(study))) > 0:
         together = search.enqueue(study) or TOGETHER
@@ -95,10 +86,9 @@ def choose(
         "date": datetime.now(UTC).date().isoformat(), "trials": len(_ended(study)),
         "left_out": best.user_attrs[KINDS],
         DEFAULTS: search.given_value(study), TUNED: best.value,
+        "settings": tuning.apply(configs[0], search.settings(best)).model_dump(),
     }  # fmt: skip
-    write_json(path.with_name(CHOICE), record)
-    write_text(path, tuning.apply(configs[0], search.settings(best)).to_yaml())
-    return path
+    update_json(choices_file(root), column, record)
 
 
 def _tell(study: optuna.Study, trial: optuna.Trial, records: list[dict | None]) -> str | None:

@@ -31,12 +31,12 @@ def render(figures: Mapping[tuple[str, str], "Summed"], root: Path) -> str:
             clearly += statistics.fmean(gains) > error
             if not any(gains):
                 compared = "defaults kept"
-        settings = tuning_table.chosen(root, column)
+        choice = tuning_table.choice(root, column)
+        settings = choice and choice["settings"]
         said = settings and "latent {}, γ {:g}, β {:g}".format(
             settings["network"]["latent"],
             *(settings["latent_shaping"][name] for name in ("gamma", "beta")),
         )
-        choice = tuning_table.choice(root, column)
         held_out = choice and "{} → {:.4f} ({} trials; without {})".format(
             "failed" if choice[DEFAULTS] is None else f"{choice[DEFAULTS]:.4f}",
             choice[TUNED], choice["trials"], "; ".join(dict.fromkeys(choice["left_out"])),

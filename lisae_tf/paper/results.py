@@ -10,10 +10,9 @@ from typing import Any
 
 from lisae_tf.config.variants import VARIANTS
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.core.files import read_json
 from lisae_tf.grids import stored
 from lisae_tf.grids.cells import Cell, version_of
-from lisae_tf.grids.trainings import Figure, latent_file
+from lisae_tf.grids.trainings import Figure, latent_choice
 from lisae_tf.paper import tables, tuning_table
 
 DIGITS = 6  # kept in the summary
@@ -170,10 +169,9 @@ class Results:
         """Column, row and record of each choice of a latent size."""
         for name, column in tables.COLUMNS.items():
             for row, system in tables.ROWS.items():
-                path = latent_file(self.root, column.config, system.variant)
                 # A choice is one of the row with the usual negatives.
                 own = not system.phase1 and system.negatives in (None, "none")
-                record = read_json(path) if own and path.is_file() else None
+                record = own and latent_choice(self.root, column.config, system.variant)
                 if record and record["latent"] is not None:  # else the choice is under way
                     yield name, row, record
 

@@ -6,14 +6,13 @@ Pure descriptions; how the settings were chosen is in `column_tuning`.
 from collections.abc import Sequence
 from pathlib import Path
 
-from lisae_tf.config.settings import Config, dataset_settings, read_settings, resolve
+from lisae_tf.config.settings import Config, dataset_settings, resolve
 from lisae_tf.core.files import read_json
 from lisae_tf.grids.cells import Cell, cell_of
 from lisae_tf.paper.tables import COLUMNS
-from lisae_tf.runs.files import BEST
 
 SEED = 0
-FOLDER, CHOICE = "tuning", "choice.json"
+FOLDER, CHOICES = "tuning", "choices.json"  # below the folder of the results, and in it
 DEFAULTS, TUNED = "folder defaults", "tuned"
 
 
@@ -24,30 +23,27 @@ def folder_defaults(column: str, task: Sequence[str]) -> Config:
     return resolve(kept | {"variant": "lis", "seed": SEED, "normal_class": list(task)})
 
 
-def settings_file(root: Path, column: str) -> Path:
-    """Where the settings chosen for a column lie."""
-    return root / FOLDER / column / BEST
-
-
-def chosen(root: Path, column: str) -> dict | None:
-    """The settings chosen for a column, once they are."""
-    path = settings_file(root, column)
-    return read_settings(path) if path.is_file() else None
+def choices_file(root: Path) -> Path:
+    """Where the choices of all columns lie."""
+    return root / FOLDER / CHOICES
 
 
 def choice(root: Path, column: str) -> dict | None:
-    """What a column's settings were chosen by: number of trials and held-out figures."""
-    path = settings_file(root, column).with_name(CHOICE)
-    return read_json(path) if path.is_file() else None
+    """The settings chosen for a column, once they are, and what they were chosen by.
+
+    That is the number of trials and held-out figures.
+    """
+    path = choices_file(root)
+    return read_json(path).get(column) if path.is_file() else None
 
 
 def cells_of(root: Path, column: str) -> dict[str, list[Cell]]:
     """The trainings of both settings, task by task; the tuned ones once settings are chosen."""
-    tasks, folder = COLUMNS[column].tasks, settings_file(root, column).parent
+    tasks, folder = COLUMNS[column].tasks, root / FOLDER / column
     defaults = [folder_defaults(column, task) for task in tasks]
     found = {DEFAULTS: [cell_of(config, folder / "folder-defaults") for config in defaults]}
-    if settings := chosen(root, column):
-        configs = [resolve(settings | {"normal_class": list(task)}) for task in tasks]
+    if made := choice(root, column):
+        configs = [resolve(made["settings"] | {"normal_class": list(task)}) for task in tasks]
         # Where the defaults were kept, theirs are the trainings of both.
         kept = configs == defaults
         tuned_ = [cell_of(config, folder / TUNED) for config in configs]
