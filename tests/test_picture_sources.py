@@ -1,17 +1,22 @@
-"""Arrays as pictures, and streams of batches from files and arrays."""
+"""Pictures to score and train on: arrays, streams of batches, and lists that name files."""
 
+import csv
+import io
+import json
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import KINDS
+from conftest import KINDS, QUICK, assert_one_sentence, load_folder_test, load_folder_training
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.data import pictures
+from lisae_tf.data import lists, manifest, picture_files, pictures
 from lisae_tf.data.picture_files import find
 from lisae_tf.data.pictures import BadPicture, array_to_uint8, decode, decode_all, load_array
+from lisae_tf.experiments.settling import settle
 
 
 def save(path, array):
@@ -157,3 +162,94 @@ def test_digests_tell_pictures_apart_by_content(sources):
     digests = pictures.content_hashes(np.concatenate([pixels, pixels[:2]]))
     assert len(set(digests)) == len(pixels)
     assert digests[-2:] == digests[:2]
+
+
+@pytest.fixture
+def place(tmp_path, picture_folder):
+    picture_folder(tmp_path / "lot", 4)
+    return tmp_path
+
+
+def test_lines_and_a_column_of_a_csv_are_paths_from_the_lists_folder_on(place):
+    wanted = sorted((place / "lot").iterdir())
+    (place / "all.txt").write_text("\n".join(f"lot/{each.name}" for each in wanted) + "\n\n")
+    assert lists.read(place / "all.txt") == wanted
+    rows = [f"{k},lot/{each.name}" for k, each in enumerate(wanted)]
+    (place / "all.csv").write_text("\ufeffnumber, Path\n" + "\n".join(rows), encoding="utf-8")
+    assert lists.read(place / "all.csv") == wanted
+    (place / "one.csv").write_text(f"path\n{wanted[0]}\n")
+    assert lists.read(place / "one.csv") == wanted[:1]
+
+
+def test_a_list_is_scored(workplace, cli):
+    Path("lot").mkdir()
+    Path("lot/these.csv").write_text("path,station\n../normal/000.png,1\n../anomaly/002.png,2\n")
+    result = cli("score", "--list", "lot/these.csv")
+    assert result.exit_code == 0, result.stderr
+    listed = [row["path"] for row in csv.DictReader(io.StringIO(result.stdout))]
+    assert listed == ["lot/../normal/000.png", "lot/../anomaly/002.png"]
+    # What `score` writes is such a list.
+    Path("scores.csv").write_text(result.stdout)
+    assert cli("score", "--list", "scores.csv").stdout == result.stdout
+
+
+def test_nothing_to_score_is_said(workplace, cli):
+    assert "name files or folders, or --list FILE" in cli("score").stderr
+
+
+@pytest.fixture
+def listed(tmp_path, picture_folder, monkeypatch):
+    """`good.txt` and `bad.csv` name the pictures of folders elsewhere, and each one twice."""
+    monkeypatch.chdir(tmp_path)
+    good = picture_folder(tmp_path / "store" / "good", 40, level=60)
+    bad = [
+        path
+        for kind, level in (("dent", 180), ("hole", 220))
+        for path in picture_files.find(picture_folder(tmp_path / "store" / kind, 4, level=level))
+    ]
+    names = [str(path) for path in picture_files.find(good)]
+    Path("good.txt").write_text("\n".join(names[::-1] + names))
+    rows = [f"x,{path.relative_to(tmp_path)}" for path in bad]
+    Path("bad.csv").write_text("\n".join(["id,path", *rows]))
+    return tmp_path
+
+
+def config_of(**options):
+    sizes = ["data.size=[12, 12]", "data.channels=1", "features=null", "variant=ae"]
+    return settle(options, None, sizes)[0]
+
+
+def test_a_list_gives_the_parts_of_its_folder(listed):
+    one = load_folder_training(config_of(normal_dir=("good.txt",)))
+    other = load_folder_training(config_of(normal_dir=("store/good",)))
+    assert len(one.normal.fit) > 20
+    for part in ("fit", "stopping", "calibration"):
+        assert np.array_equal(getattr(one.normal, part), getattr(other.normal, part))
+
+
+def test_folders_in_a_list_are_kinds(listed):
+    options = {"normal_dir": ("good.txt",), "anomaly_dir": "bad.csv"}
+    assert sorted(set(load_folder_test(config_of(**options)).kinds)) == ["", "store"]
+    Path("store/bad.csv").write_text("path\ndent/000.png\nhole/000.png\n")
+    options["anomaly_dir"] = "store/bad.csv"
+    assert sorted(set(load_folder_test(config_of(**options)).kinds)) == ["", "dent", "hole"]
+
+
+def test_a_run_on_lists_is_evaluated_on_what_was_its_test(listed, cli):
+    sides = ("--normal-dir", "good.txt", "--anomaly-dir", "bad.csv", "--variant", "ae")
+    assert "training would start" in cli("data", "check", *sides[:4]).output
+    result = cli("train", *sides, *QUICK, "--out", "run")
+    assert result.exit_code == 0, result.output
+    parts = {entry.path for entry in manifest.read(Path("run")).entries}
+    assert {"store/good/000.png", "store/hole/000.png"} <= parts
+    before = json.loads(Path("run/metrics.json").read_text())
+    Path("good.txt").write_text("\n".join(Path("good.txt").read_text().splitlines()[::-1]))
+    result = cli("evaluate", "--run", "run")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["auroc"] == before["auroc"]
+
+
+def test_what_is_no_list_and_no_folder_is_said(listed, cli):
+    Path("good.txt").write_text("nothing.png\n")
+    result = cli("data", "check", "--normal-dir", "good.txt")
+    assert_one_sentence(result, "1 of the 1 files in good.txt does not exist: nothing.png")
