@@ -200,15 +200,6 @@ def test_settings_that_cannot_be(options, words, cli, folders):
     assert_one_sentence(refused(cli, folders, *options), *words)
 
 
-@pytest.mark.parametrize("variant", ["knn", "mahalanobis"])
-def test_what_needs_features_is_not_trained_on_pixels(variant, cli, folders):
-    run = folders / "pixels"
-    result = cli("train", "--normal-dir", folders / "good", "--variant", variant,
-                 "--features", "none", "--out", run)  # fmt: skip
-    assert_one_sentence(result, variant, "works on features, not on pixels")
-    assert not run.exists()
-
-
 def test_a_backbone_that_is_not_installed(cli, folders, monkeypatch):
     find = importlib.util.find_spec
 

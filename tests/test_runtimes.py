@@ -310,23 +310,6 @@ def test_a_foreign_model_with_a_record_that_fits_is_refused(which, models, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("nothing.onnx", "does not exist"),
-        ("model.h5", "is no exported model"),
-        ("model.pkl", "is no exported model"),
-        ("empty", "holds no SavedModel"),
-    ],
-)
-def test_what_is_no_model_is_refused(name, reason, tmp_path):
-    (tmp_path / "empty").mkdir()
-    for file in ("model.h5", "model.pkl"):
-        (tmp_path / file).write_bytes(b"\x80\x04.")
-    with pytest.raises(LisaeError, match=reason):
-        open_model(tmp_path / name)
-
-
-@pytest.mark.parametrize(
     "name", ["variables/more", "saved_model.cpb", "debug/saved_model_debug_info.pb"]
 )
 def test_a_file_added_to_a_savedmodel_is_refused(name, models, tmp_path):
