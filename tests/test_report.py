@@ -261,7 +261,9 @@ def test_pictures_are_made_once_for_the_same_settings(tmp_path, monkeypatch):
     assert len(said) == 1
     assert said[0].startswith("failing: failed: there is no class")
     assert reconstructions.stored(tmp_path) == {"Linear": made[0], "Both": made[1]}
-    assert {"auroc", "seed", "version", "config_hash"} <= set(read_json(tmp_path / "both.json"))
+    assert {"auroc", "seed", "version", "config_hash"} <= set(
+        reconstructions.records(tmp_path)["both"]
+    )
     del exhibits["failing"]
     assert not list(reconstructions.make_all(tmp_path, None, QUICK, said.append))
     other = merge(QUICK, {"latent_shaping": {"gamma": 0.5}})
