@@ -117,7 +117,7 @@ def test_tuning_tries_what_the_variant_reads(workplace, cli):
                "--set", "features.made=100", "--set", "network.latent=8")  # fmt: skip
     feature_fixtures.write_parts(workplace / "many", 70, seed=9)
     result = ran(cli, "tune", "--normal-dir", "many", *options, "--trials", "2", "--out", "tuned")
-    assert "gamma" not in result.stdout and "latent 8" in result.stdout
+    assert "gamma" not in result.stdout and "directions 80" in result.stdout
     ran(cli, "train", "--config", "tuned/best.yaml", "--out", "best", "--quiet")
 
 
@@ -197,7 +197,7 @@ def refused(cli, folders, *options):
         (("--features", "efficientnet_lite0", "--variant", "kde"), ["kde", "--features none"]),
         (("--features", "none"), ["--features none", "--set features"]),
         (("--set", "features.negatives=real"), ["features.negatives=real", "--negative-dir"]),
-        (("--set", "network.latent=100"), ["network.latent", "76"]),
+        (("--variant", "linear-lis", "--set", "network.latent=100"), ["network.latent", "76"]),
         (("--distribute", "mirrored"), ["--distribute"]),
     ],
 )

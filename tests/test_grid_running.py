@@ -110,12 +110,13 @@ def test_no_more_than_a_few_tasks_wait(cluster, tmp_path):
     assert len(list(results)) == 39
 
 
-# Every group is trained twice, by two processes that each import TensorFlow; one group tells all
-# that more of them can.
-@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_cells_trained_on_ray_are_those_of_one_process(count, tmp_path, cluster):
+# Every group is trained twice, by two processes that each import TensorFlow: the group of networks
+# takes a minute, the linear case a moment.
+@pytest.mark.parametrize("cells", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_cells_trained_on_ray_are_those_of_one_process(cells, tmp_path, cluster):
     def groups(name):
-        return grid.groups(small(tmp_path / name))[:count]
+        found = grid.groups(small(tmp_path / name))
+        return found if cells == 3 else [group for group in found if len(group) == 1]
 
     # One thread a worker on both sides: with more, sums may be taken in another order.
     here = list(workers.run(groups("here"), None, os.cpu_count()))
@@ -125,7 +126,7 @@ def test_cells_trained_on_ray_are_those_of_one_process(count, tmp_path, cluster)
     def prints(finished, out):
         return {done.cell.path.relative_to(out): done.record["scores_sha256"] for done in finished}
 
-    assert len(here) == count + 1
+    assert len(here) == cells
     assert prints(there, tmp_path / "there") == prints(here, tmp_path / "here")
 
 
