@@ -18,7 +18,7 @@ from conftest import QUICK, assert_one_sentence, contents
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import read_json, write_json
 from lisae_tf.core.thresholds import set_by_hand
-from lisae_tf.exported.artefacts import metadata_of
+from lisae_tf.exported.model_record import metadata_of
 from lisae_tf.runs import files as run_files
 from lisae_tf.runs import folders as runs
 from lisae_tf.training.convergence import ResumePoint
