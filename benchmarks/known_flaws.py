@@ -58,7 +58,8 @@ def candidate_scores(of: InspectionSet, seed: int) -> tuple[Scores, Candidate, n
                     data = replace(data, negative=None, negative_masks=None)
                 detector.fit_data(data, TrainingOptions())
                 maps[each.trained] = [
-                    detector.error_maps(pixels) for pixels in (held_out, loaded.test.pixels)
+                    detector.error_maps(pixels).reshape(len(pixels), -1)
+                    for pixels in (held_out, loaded.test.pixels)
                 ]
             scores[each] = tuple(pooled(one, each.highest_share) for one in maps[each.trained])
     return scores, default, loaded.test.is_anomaly, list(loaded.test.kinds)

@@ -1,4 +1,4 @@
-"""The other side: the same network in plain Keras and in PyTorch (channels-last), and its training.
+"""The other side: the same network in PyTorch (channels-last), and its training.
 
 Written as their users write it. Weights are taken over from ours, so that a test can compare.
 """
@@ -128,18 +128,3 @@ def torch_phase_2(
                 optimizer.step()
 
     return train
-
-
-def plain_keras(encoder: keras.Model, latent: keras.Model, decoder: keras.Model) -> keras.Model:
-    """uint8 (N, H, W, C) -> x̂, (N, H, W, C): what a user of Keras alone would `fit`."""
-    image = keras.Input(encoder.input_shape[1:], dtype="uint8")
-    x = keras.layers.Rescaling(1 / 255)(image)
-    return keras.Model(image, decoder(latent(encoder(x))))
-
-
-def plain_scorer(encoder: keras.Model, latent: keras.Model, decoder: keras.Model) -> keras.Model:
-    """uint8 (N, H, W, C) -> the error of each picture, for `predict`."""
-    image = keras.Input(encoder.input_shape[1:], dtype="uint8")
-    x = keras.layers.Rescaling(1 / 255)(image)
-    difference = decoder(latent(encoder(x))) - x
-    return keras.Model(image, keras.ops.mean(keras.ops.square(difference), axis=(1, 2, 3)))

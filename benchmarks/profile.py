@@ -10,11 +10,11 @@ import tensorflow as tf
 
 from benchmarks.subjects import FLOPS, TRAINING, multiplications, peak_flops, subject
 from benchmarks.training import built
-from lisae_tf.core.files import write_text
+from lisae_tf.core.files import update_json
 from lisae_tf.core.markdown import markdown
 from lisae_tf.data.pipelines import steps_at_once, steps_per_epoch, training_batches
 
-FOLDER = Path(__file__).with_name("profiles")
+PROFILES = Path(__file__).with_name("profiles.json")
 
 
 def _milliseconds(work: Callable[[], object], repeats: int) -> float:
@@ -81,24 +81,30 @@ def phase_1(
 
 
 def write(
-    dataset: str, data_dir: Path | None, quick: bool, folder: Path = FOLDER, *, before: bool = False
+    dataset: str, data_dir: Path | None, quick: bool, path: Path = PROFILES, *, before: bool = False
 ) -> str:
-    """Measures, writes a table, and gives it.
+    """Measures, stores the milliseconds of each part, and gives them as a table.
 
     Args:
         dataset: whose network and pictures.
         data_dir: folder of TensorFlow Datasets.
         quick: tiny and once.
-        folder: where the table goes.
+        path: file of all profiles.
         before: as it was before anything was changed: TensorFlow was started without oneDNN's
             kernels, and each step is a call of its own.
     """
-    rows = [[name, f"{value:.2f}"] for name, value in phase_1(dataset, data_dir, quick, before)]
-    text = markdown(["part", "ms a step"], rows)
-    folder.mkdir(exist_ok=True)
     state = ", without oneDNN and with one step in a call" if before else ""
-    write_text(
-        folder / f"phase1-{dataset}{'-before' if before else ''}.md",
-        f"Phase 1, {dataset}, batch as in `configs/`{state}.\n\n{text}",
-    )
-    return text
+    profile = {
+        "of": f"Phase 1, {dataset}, batch as in `configs/`{state}.",
+        "milliseconds": [
+            [part, round(value, 2)] for part, value in phase_1(dataset, data_dir, quick, before)
+        ],
+    }
+    update_json(path, f"phase1-{dataset}{'-before' if before else ''}", profile)
+    return table(profile)
+
+
+def table(profile: dict) -> str:
+    """A stored profile as Markdown."""
+    rows = [[part, f"{value:.2f}"] for part, value in profile["milliseconds"]]
+    return markdown(["part", "ms a step"], rows)

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from benchmarks import profile
 from benchmarks.growth import FIGURE
 from benchmarks.measure import RESULTS, stored
-from benchmarks.profile import FOLDER
-from lisae_tf.core.files import write_text
+from lisae_tf.core.files import read_json, write_text
 from lisae_tf.core.markdown import markdown
 
 README = Path(__file__).with_name("README.md")
@@ -53,7 +53,7 @@ def write(path: Path = README, results: Path = RESULTS) -> Path:
     parts = [HEAD, markdown(heads, rows)]
     if FIGURE.exists():
         parts.append("\n## As work grows\n\n![time and memory](growth.png)")
-    for profile in sorted(FOLDER.glob("*.md")):
-        parts.append(f"\n## Profile: {profile.stem}\n\n{profile.read_text(encoding='utf-8')}")
+    for name, found in sorted(read_json(profile.PROFILES).items()):
+        parts.append(f"\n## Profile: {name}\n\n{found['of']}\n\n{profile.table(found)}")
     write_text(path, "\n".join(parts).rstrip() + "\n")
     return path

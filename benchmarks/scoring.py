@@ -40,7 +40,8 @@ def arrays(item: Subject, detector: Detector, images: np.ndarray, repeats: int) 
     """Pictures that are decoded already."""
     from pyod.models.auto_encoder import AutoEncoder
 
-    from benchmarks.peers import TorchAutoencoder, plain_scorer, torch_scores
+    from benchmarks.peers import TorchAutoencoder, torch_scores
+    from benchmarks.training import plain_scorer
 
     networks = detector.networks()
     plain, peer = plain_scorer(*networks), TorchAutoencoder(*networks)
@@ -72,7 +73,7 @@ def folder_of_files(
     item: Subject, detector: Detector, model: Path, images: np.ndarray, repeats: int
 ) -> list[Row]:
     """PNG files, decoded and scored."""
-    from benchmarks.peers import plain_scorer
+    from benchmarks.training import plain_scorer
 
     plain = plain_scorer(*detector.networks())
     exported = open_model(model)
@@ -97,7 +98,8 @@ def folder_of_files(
 
 def one_picture(item: Subject, detector: Detector, model: Path, repeats: int) -> list[Row]:
     """A single decoded picture, everything warm: several calls in each turn."""
-    from benchmarks.peers import TorchAutoencoder, plain_scorer, torch_scores
+    from benchmarks.peers import TorchAutoencoder, torch_scores
+    from benchmarks.training import plain_scorer
 
     networks, image = detector.networks(), item.normal[:1]
     plain, peer, exported = plain_scorer(*networks), TorchAutoencoder(*networks), open_model(model)

@@ -27,7 +27,8 @@ def cells(folder: Path) -> None:
 
     Monocrystalline cells of defect probability 0 are normal, a random fifth of them for the test;
     those of probability 1 are the anomalies. Polycrystalline cells of probability 1 are negatives
-    of another kind.
+    of another kind. In `new` are the monocrystalline cells between 0 and 1, on which experts were
+    not agreed or not sure.
     """
     from elpv_dataset.utils import load_dataset
 
@@ -39,6 +40,7 @@ def cells(folder: Path) -> None:
         "train/good": normal[tests:],
         "test/good": normal[:tests],
         "test/defect": np.flatnonzero((kinds == "mono") & (probabilities == 1)),
+        "new": np.flatnonzero((kinds == "mono") & (probabilities > 0) & (probabilities < 1)),
         "negative/poly": np.flatnonzero((kinds == "poly") & (probabilities == 1)),
     }
     for part, indices in parts.items():

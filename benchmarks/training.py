@@ -24,6 +24,21 @@ def built(item: Subject, precision: str = "float32") -> LatentInsensitiveAutoenc
     return build_autoencoder(config, item.shape, seed=0, training=True)
 
 
+def plain_keras(encoder: keras.Model, latent: keras.Model, decoder: keras.Model) -> keras.Model:
+    """uint8 (N, H, W, C) -> x̂, (N, H, W, C): what a user of Keras alone would `fit`."""
+    image = keras.Input(encoder.input_shape[1:], dtype="uint8")
+    x = keras.layers.Rescaling(1 / 255)(image)
+    return keras.Model(image, decoder(latent(encoder(x))))
+
+
+def plain_scorer(encoder: keras.Model, latent: keras.Model, decoder: keras.Model) -> keras.Model:
+    """uint8 (N, H, W, C) -> the error of each picture, for `predict`."""
+    image = keras.Input(encoder.input_shape[1:], dtype="uint8")
+    x = keras.layers.Rescaling(1 / 255)(image)
+    difference = decoder(latent(encoder(x))) - x
+    return keras.Model(image, keras.ops.mean(keras.ops.square(difference), axis=(1, 2, 3)))
+
+
 def _fit(model: keras.Model, normal: dict, negative: dict | None, size: int, epochs: int) -> None:
     """As `fit_phase` does, without held-out pictures, which the other side does not look at."""
     steps = steps_per_epoch(normal, size)
@@ -145,8 +160,6 @@ def _plain_augmentation() -> keras.Model:
 
 def _plain_task(config, loaded: experiment.Loaded) -> float:
     """The same data, network, batches and epochs in plain Keras; gives the AUROC."""
-    from benchmarks.peers import plain_keras, plain_scorer
-
     keras.utils.set_random_seed(config.seed)
     first, second = config.feature_extraction, config.latent_shaping
     normal, negative = loaded.data.normal.fit, loaded.data.negative.fit

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lisae_tf.core.errors import LisaeError, install
 from lisae_tf.core.files import make_folder, staging
-from lisae_tf.exported.artefacts import numbered, write_record
+from lisae_tf.exported.model_record import numbered, write_record
 
 # What `--format` takes, and the module whose `write` makes it.
 FORMATS = {
@@ -63,7 +63,7 @@ def export_run(
     Raises:
         LisaeError: a detector without a graph, missing data or packages, or a gate that failed.
     """
-    from export.artefact import make_artefact
+    from export.exportable import make_exportable
     from export.samples import load_samples
     from export.serving_files import stable_versions, write_serving_files
     from lisae_tf.detectors import load_detector
@@ -76,7 +76,7 @@ def export_run(
     if quantize and "tflite" not in formats:
         raise LisaeError("--quantize concerns TFLite alone; add --format tflite or all")
     detector = load_detector(run)
-    artefact = make_artefact(detector, run, name=name, dtype=dtype)
+    exportable = make_exportable(detector, run, name=name, dtype=dtype)
     samples = load_samples(detector, run, data_dir, data_roots)
     stored = runs.read_scores(run)["calibration"] if quantize else None
     make_folder(out)
@@ -84,9 +84,9 @@ def export_run(
         staged = []
         for kind in formats:
             chosen = quantize if kind == "tflite" else None
-            place = out / kind / (artefact.name + (f"-{chosen}" if chosen else ""))
+            place = out / kind / (exportable.name + (f"-{chosen}" if chosen else ""))
             with remembering(FEATURES_KEPT):  # the gate asks for the same scores again and again
-                of = (artefact, samples, stored, kind, chosen)
+                of = (exportable, samples, stored, kind, chosen)
                 staged.append(_stage(*of, place, apart / kind, say))
         exported = [_publish(*each) for each in staged]
     if "savedmodel" in formats:
@@ -95,7 +95,7 @@ def export_run(
 
 
 def _stage(
-    artefact, samples, stored, kind, quantize, place, apart, say
+    exportable, samples, stored, kind, quantize, place, apart, say
 ) -> tuple[Path, Path, str, dict]:
     """Writes one format below `apart` and puts it through the gate."""
     from export.model_card import write_model_card
@@ -104,7 +104,7 @@ def _stage(
     version = max(numbered(place), default=0) + 1
     folder = apart / place.name / str(version)
     folder.mkdir(parents=True)
-    labelled = artefact.labelled(kind, place.name, version, quantize)
+    labelled = exportable.labelled(kind, place.name, version, quantize)
     try:
         writer = importlib.import_module(FORMATS[kind])
         model = writer.write(labelled, folder, samples)

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 from lisae_tf.core.files import write_text
-from lisae_tf.exported import artefacts
-from lisae_tf.exported.artefacts import Record
+from lisae_tf.exported import model_record
+from lisae_tf.exported.model_record import Record
 
 _TITLES = {
     "auroc": "AUROC",
@@ -78,7 +78,7 @@ def write_model_card(folder: Path, record: Record, parity: dict | None) -> None:
         record: of the artefact.
         parity: what the gate found; None for a model that was calibrated anew.
     """
-    write_text(folder / artefacts.CARD, model_card(record, parity))
+    write_text(folder / model_record.CARD, model_card(record, parity))
 
 
 def model_card(record: Record, parity: dict | None) -> str:
@@ -147,7 +147,7 @@ people.
 
 def _threshold(record: Record) -> str:
     """What the threshold rests on, and what it promises."""
-    threshold = artefacts.threshold_of(record)
+    threshold = model_record.threshold_of(record)
     alpha = f"{threshold.alpha:.6g}"
     if threshold.by_hand and record.get("quantization") and record["parent"] is None:
         return (

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from export.artefact import PAPER, Artefact
+from export.exportable import PAPER, Exportable
 from export.samples import Samples
 from lisae_tf import __version__
 from lisae_tf.exported import onnx_file
@@ -12,23 +12,23 @@ from lisae_tf.exported import onnx_file
 OPSET = 18
 
 
-def write(artefact: Artefact, folder: Path, samples: Samples) -> Path:
+def write(exportable: Exportable, folder: Path, samples: Samples) -> Path:
     """Writes `model.onnx` into `folder` and returns its path."""
     del samples  # nothing here is fitted to pictures
     import onnx
     import tf2onnx
 
-    inputs = [artefact.image(), tf.TensorSpec((), tf.float32, "threshold")]
+    inputs = [exportable.image(), tf.TensorSpec((), tf.float32, "threshold")]
 
     def whole(image, threshold):
-        also = artefact.error_map(image) if artefact.has_maps else {}
-        return artefact.answer(image, threshold) | also
+        also = exportable.error_map(image) if exportable.has_maps else {}
+        return exportable.answer(image, threshold) | also
 
-    function = artefact.function(whole, *inputs)
+    function = exportable.function(whole, *inputs)
     model, _ = tf2onnx.convert.from_function(function, input_signature=inputs, opset=OPSET)
     graph = model.graph
     # An initializer of an input's name is its default.
-    alpha = tf.constant(artefact.alpha, tf.float32).numpy()
+    alpha = tf.constant(exportable.alpha, tf.float32).numpy()
     graph.initializer.append(onnx.numpy_helper.from_array(alpha, "threshold"))
     for value in (*graph.input, *graph.output, *graph.value_info):
         for dimension in value.type.tensor_type.shape.dim:
@@ -42,7 +42,7 @@ def write(artefact: Artefact, folder: Path, samples: Samples) -> Path:
         model, check_type=True, strict_mode=True, data_prop=True
     )
     data = model.SerializeToString(deterministic=True)
-    artefact.record["metadata"]["opset"] = str(OPSET)
+    exportable.record["metadata"]["opset"] = str(OPSET)
     path = folder / "model.onnx"
-    path.write_bytes(onnx_file.replace(data, artefact.alpha, artefact.metadata))
+    path.write_bytes(onnx_file.replace(data, exportable.alpha, exportable.metadata))
     return path

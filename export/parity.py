@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from export.artefact import Artefact
 from export.bounds import ABSOLUTE, BOUNDS, Bounds, usual_score
+from export.exportable import Exportable
 from export.samples import Samples
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import write_json
 from lisae_tf.evaluation.metrics import Scored, auroc, evaluate
-from lisae_tf.exported import artefacts
+from lisae_tf.exported import model_record
 from lisae_tf.exported.runtimes import Model, open_model
 from lisae_tf.runs.folders import MEASURED
 
@@ -25,13 +25,13 @@ PACKAGES = {"onnx": "onnxruntime", "tflite": "ai-edge-litert", "savedmodel": "te
 
 
 def check_parity(
-    path: Path, artefact: Artefact, samples: Samples, say: Callable[[str], None]
+    path: Path, exportable: Exportable, samples: Samples, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Compares and writes `parity.json` beside the model.
 
     Args:
         path: the exported file or version folder.
-        artefact: what was exported, with the Keras detector.
+        exportable: what was exported, with the Keras detector.
         samples: the pictures.
         say: takes the lines of a short table.
 
@@ -42,7 +42,7 @@ def check_parity(
         LisaeError: the export does not score as Keras does.
     """
     model = open_model(path)
-    kind, quantization = artefact.record["kind"], artefact.record["quantization"]
+    kind, quantization = exportable.record["kind"], exportable.record["quantization"]
     bounds = BOUNDS[quantization]
     record: dict[str, Any] = {
         "format": kind + (f" {quantization}" if quantization else ""),
@@ -50,24 +50,24 @@ def check_parity(
         "reference": f"keras {importlib.metadata.version('keras')}",
         "batches": _sizes(model),
         "bounds": asdict(bounds) | {"absolute": ABSOLUTE},
-        "threshold": artefact.alpha,
+        "threshold": exportable.alpha,
         "exported_threshold": model.threshold,
         "scores": {},
     }
     failures: list[str] = []
-    usual = usual_score(artefact.detector.score(samples.real))
+    usual = usual_score(exportable.detector.score(samples.real))
     for name, pictures in samples.kinds.items():
-        reference = artefact.detector.score(pictures)
-        compared = _compare(model, pictures, reference, artefact.alpha, bounds, usual)
+        reference = exportable.detector.score(pictures)
+        compared = _compare(model, pictures, reference, exportable.alpha, bounds, usual)
         record["scores"][name] = compared | {"pictures": len(pictures)}
         failures += _faults(name, compared, bounds)
     if not failures:
-        record |= _on_real(model, artefact, samples, bounds, failures)
-        record |= _on_request(model, artefact, samples, bounds, failures)
+        record |= _on_real(model, exportable, samples, bounds, failures)
+        record |= _on_request(model, exportable, samples, bounds, failures)
     if not failures and kind == "savedmodel":
         from export.parity_bytes import check_encoded
 
-        record["encoded"] = check_encoded(model, artefact, samples, failures)
+        record["encoded"] = check_encoded(model, exportable, samples, failures)
     for line in _table(record):
         say(line)
     if failures:
@@ -76,7 +76,7 @@ def check_parity(
             f"{'; '.join(failures)}. Nothing was written; choose another --format or --quantize"
         )
     record["passed"] = True
-    write_json((path if path.is_dir() else path.parent) / artefacts.PARITY, record)
+    write_json((path if path.is_dir() else path.parent) / model_record.PARITY, record)
     return record
 
 
@@ -142,10 +142,10 @@ def _faults(name: str, compared: dict[str, Any], bounds: Bounds) -> list[str]:
 
 
 def _on_real(
-    model: Model, artefact: Artefact, samples: Samples, bounds: Bounds, failures: list[str]
+    model: Model, exportable: Exportable, samples: Samples, bounds: Bounds, failures: list[str]
 ) -> dict[str, Any]:
     """What is judged on all real pictures at once: AUROC, distinct scores, decisions."""
-    reference, alpha = artefact.detector.score(samples.real), artefact.alpha
+    reference, alpha = exportable.detector.score(samples.real), exportable.alpha
     found = model.run(samples.real)
     pair = [
         auroc(s[~samples.is_anomaly], s[samples.is_anomaly]) for s in (reference, found["score"])
@@ -181,17 +181,17 @@ def _on_real(
 
 
 def _on_request(
-    model: Model, artefact: Artefact, samples: Samples, bounds: Bounds, failures: list[str]
+    model: Model, exportable: Exportable, samples: Samples, bounds: Bounds, failures: list[str]
 ) -> dict[str, Any]:
     """Another threshold at call time, and the map of errors where there is one."""
     pictures = samples.real[:: max(1, len(samples.real) // 64)]
-    other = float(np.median(artefact.detector.score(pictures)))
+    other = float(np.median(exportable.detector.score(pictures)))
     found = model.run(pictures, threshold=other)
     if not np.array_equal(found["is_anomaly"], found["score"] > np.float32(other)):
         failures.append("a threshold given at call time is not the one that decides")
-    if not artefact.has_maps:
+    if not exportable.has_maps:
         return {}
-    maps, reference = model.error_maps(pictures), artefact.detector.error_maps(pictures)
+    maps, reference = model.error_maps(pictures), exportable.detector.error_maps(pictures)
     # Of the highest place: errors of pixels and of anything else are on scales of their own.
     gap = np.abs(maps - reference) / max(float(np.max(reference)), ABSOLUTE)
     worst = float(np.max(gap)) if np.isfinite(gap).all() else None

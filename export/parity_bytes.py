@@ -11,9 +11,9 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from export.artefact import Artefact
 from export.bounds import ABSOLUTE, BOUNDS, usual_score
 from export.encoded import decode_pictures
+from export.exportable import Exportable
 from export.samples import Samples
 from export.savedmodel import LABELS, METHODS
 from lisae_tf.data import pictures
@@ -28,7 +28,7 @@ LEVELS = 2  # one for a tie in each of two passes
 
 
 def check_encoded(
-    model: SavedModel, artefact: Artefact, samples: Samples, failures: list[str]
+    model: SavedModel, exportable: Exportable, samples: Samples, failures: list[str]
 ) -> dict[str, Any]:
     """Compares every signature that takes encoded pictures; adds to `failures`."""
     if "score_bytes" not in model.loaded.signatures:
@@ -51,7 +51,7 @@ def check_encoded(
             failures.append(f"{name} bytes do not score as their own pixels: {own:.1e} apart")
     if _measure(model, _encode(chosen, (1, 1), "PNG", {}))["levels"]:
         failures.append("a PNG of the model's own size is not decoded to its pixels")
-    _check_examples(model, artefact, _encode(chosen, (2, 2), "PNG", {}), failures)
+    _check_examples(model, exportable, _encode(chosen, (2, 2), "PNG", {}), failures)
     sizes = [[round(h * model.shape[0]), round(w * model.shape[1])] for h, w in SIZES]
     bounds = {"levels": LEVELS}
     return {"formats": formats, "sizes": sizes, "bounds": bounds}
@@ -100,7 +100,7 @@ def _apart(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def _check_examples(
-    model: SavedModel, artefact: Artefact, encoded: np.ndarray, failures: list[str]
+    model: SavedModel, exportable: Exportable, encoded: np.ndarray, failures: list[str]
 ) -> None:
     """Classify and Regress must say what `score_bytes` says, and be marked as what they are."""
     examples = np.empty(len(encoded), object)
@@ -122,8 +122,8 @@ def _check_examples(
     if given != METHODS:
         failures.append(f"methods are marked as {given}")
     image = pictures.decode_all(list(encoded), model.shape[:2], model.shape[2]).pixels
-    batch = image if artefact.dtype == "uint8" else image * np.float32(1 / 255)
-    each = np.full(len(image), artefact.alpha, np.float32)
+    batch = image if exportable.dtype == "uint8" else image * np.float32(1 / 255)
+    each = np.full(len(image), exportable.alpha, np.float32)
     many = model.loaded.run("with_threshold", {"image": batch, "threshold": each})
     if not np.array_equal(model.run(image)["is_anomaly"], many["is_anomaly"]):
         failures.append("a threshold for each picture decides otherwise than the default")

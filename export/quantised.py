@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from export.artefact import Artefact
 from export.bounds import usual_score
+from export.exportable import Exportable
 from lisae_tf.core.arrays import in_batches
 from lisae_tf.core.thresholds import Threshold, choose_threshold
 from lisae_tf.detectors.base import Detector
 from lisae_tf.exported import baseline, tflite_file
-from lisae_tf.exported.artefacts import write_record
+from lisae_tf.exported.model_record import write_record
 from lisae_tf.exported.runtimes import open_model
 
 SAME = 1e-3  # relative: scores of one picture on other devices
@@ -24,23 +24,23 @@ SAME = 1e-3  # relative: scores of one picture on other devices
 
 def with_own_threshold(
     path: Path,
-    artefact: Artefact,
+    exportable: Exportable,
     pictures: np.ndarray,
     stored: np.ndarray,
     say: Callable[[str], None],
-) -> Artefact:
-    """The artefact with the threshold of its quantised file, which the file gets as well.
+) -> Exportable:
+    """The exportable with the threshold of its quantised file, which the file gets as well.
 
     Args:
         path: a TFLite file with the threshold of the float scores.
-        artefact: what it was written from.
+        exportable: what it was written from.
         pictures: the run's calibration pictures, as far as they are there, uint8 (N, H, W, C).
         stored: the scores that the run keeps with its threshold, (M,).
         say: takes a line on what has become of the threshold.
     """
-    given, own_scores = artefact.detector.threshold_, None
-    if rests_on_these(artefact.detector, pictures, stored):
-        write_record(path, artefact.record)
+    given, own_scores = exportable.detector.threshold_, None
+    if rests_on_these(exportable.detector, pictures, stored):
+        write_record(path, exportable.record)
         model = open_model(path)
         scores = in_batches(model.score, pictures, model.batch_size)
         threshold = choose_threshold(scores, given.requested_fpr, nearest=True)
@@ -58,7 +58,7 @@ def with_own_threshold(
             "rate; set it with calibrate --model FILE --normal-dir DIR --fpr RATE"
         )
     changed = {"threshold": threshold.to_json(), "calibration_scores": own_scores}
-    own = replace(artefact, record=artefact.record | changed)
+    own = replace(exportable, record=exportable.record | changed)
     path.write_bytes(tflite_file.replace(path.read_bytes(), threshold.alpha, own.metadata))
     return own
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from export.artefact import Artefact
 from export.encoded import decode_pictures
+from export.exportable import Exportable
 from export.samples import Samples
 from export.warmup import write_warmup
-from lisae_tf.exported.artefacts import GRAPH
+from lisae_tf.exported.model_record import GRAPH
 from lisae_tf.model.networks import scale
 
 LABELS = ("normal", "anomaly")
@@ -17,20 +17,20 @@ LABELS = ("normal", "anomaly")
 METHODS = {name: f"tensorflow/serving/{name}" for name in ("classify", "regress")}
 
 
-def write(artefact: Artefact, folder: Path, samples: Samples) -> Path:
+def write(exportable: Exportable, folder: Path, samples: Samples) -> Path:
     """Writes the version folder and returns it."""
     del samples  # nothing here is fitted to pictures
     module = tf.Module()
-    graph = artefact.graph
+    graph = exportable.graph
     # One variable of that name is all that another threshold changes.
     module.threshold = graph.get_layer("is_anomaly").alpha.value
     # Keras' own variables in the module would cost the weights on the way to TFLite.
     module.weights = [v.value for v in graph.variables if v.value is not module.threshold]
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-    tf.saved_model.save(module, str(folder), signatures(artefact), options)
+    tf.saved_model.save(module, str(folder), signatures(exportable), options)
     _forget_gradients(folder)
     _name_methods(folder)
-    write_warmup(folder, artefact)
+    write_warmup(folder, exportable)
     return folder
 
 
@@ -57,7 +57,7 @@ def _name_methods(folder: Path) -> None:
     updater.save()
 
 
-def signatures(artefact: Artefact) -> dict[str, tf.types.experimental.GenericFunction]:
+def signatures(exportable: Exportable) -> dict[str, tf.types.experimental.GenericFunction]:
     """All signatures; every output keeps the batch dimension.
 
     - `serving_default`: image -> score, is_anomaly;
@@ -66,25 +66,25 @@ def signatures(artefact: Artefact) -> dict[str, tf.types.experimental.GenericFun
     - `score_bytes`: image_bytes, PNG or JPEG of any size -> score, is_anomaly;
     - `classify`, `regress`: tf.train.Examples with the feature image_bytes.
     """
-    shape = artefact.detector.shape
-    image, threshold = artefact.image(), tf.TensorSpec(None, tf.float32, "threshold")
+    shape = exportable.detector.shape
+    image, threshold = exportable.image(), tf.TensorSpec(None, tf.float32, "threshold")
     strings = tf.TensorSpec((None,), tf.string)
 
     def with_threshold(image, threshold):
-        return artefact.answer(image, tf.broadcast_to(threshold, tf.shape(image)[:1]))
+        return exportable.answer(image, tf.broadcast_to(threshold, tf.shape(image)[:1]))
 
     found = {
-        "serving_default": artefact.function(artefact.answer, image),
-        "with_threshold": artefact.function(with_threshold, image, threshold),
+        "serving_default": exportable.function(exportable.answer, image),
+        "with_threshold": exportable.function(with_threshold, image, threshold),
     }
-    if artefact.has_maps:
-        found["error_map"] = artefact.function(artefact.error_map, image)
+    if exportable.has_maps:
+        found["error_map"] = exportable.function(exportable.error_map, image)
     if shape[2] not in (1, 3):
         return found  # no such pictures are ever encoded
 
     def score_bytes(image_bytes):
-        image = decode_pictures(image_bytes, shape, artefact.detector.depth)
-        return artefact.answer(scale(shape)(image) if artefact.dtype == "float32" else image)
+        image = decode_pictures(image_bytes, shape, exportable.detector.depth)
+        return exportable.answer(scale(shape)(image) if exportable.dtype == "float32" else image)
 
     def of_examples(inputs):
         features = {"image_bytes": tf.io.FixedLenFeature((), tf.string)}
@@ -99,7 +99,7 @@ def signatures(artefact: Artefact) -> dict[str, tf.types.experimental.GenericFun
         return {"outputs": of_examples(inputs)["score"]}
 
     return found | {
-        "score_bytes": artefact.function(score_bytes, strings),
-        "classify": artefact.function(classify, strings),
-        "regress": artefact.function(regress, strings),
+        "score_bytes": exportable.function(score_bytes, strings),
+        "classify": exportable.function(classify, strings),
+        "regress": exportable.function(regress, strings),
     }

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import write_text
-from lisae_tf.exported import artefacts
-from lisae_tf.exported.artefacts import GRAPH, numbered
+from lisae_tf.exported import model_record
+from lisae_tf.exported.model_record import GRAPH, numbered
 from lisae_tf.exported.runtimes import PIXELS
 from lisae_tf.serving import model_config
 
@@ -115,7 +115,7 @@ def _write(path: Path, text: str, replaceable: Container[str] = ()) -> None:
 def _most_pictures(version: Path) -> int:
     """In a batch of an exported model; the usual number where its record does not tell."""
     try:
-        height, width, _ = artefacts.read_record(version, artefacts.SAVED_MODEL)["shape"]
+        height, width, _ = model_record.read_record(version, model_record.SAVED_MODEL)["shape"]
     except LisaeError:  # it is served or refused elsewhere
         return BATCH_SIZES[-1]
     return batch_sizes(height, width)[-1]

@@ -16,11 +16,11 @@ import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
-from export.artefact import Artefact
+from export.exportable import Exportable
 from export.samples import Samples
 from lisae_tf.core.quiet import no_stderr
 from lisae_tf.exported import tflite_file
-from lisae_tf.exported.artefacts import SIGNATURES
+from lisae_tf.exported.model_record import SIGNATURES
 
 # From the last layer's output to the decision and the map.
 FLOAT_OPERATIONS = [
@@ -35,53 +35,55 @@ _CONVOLUTIONS = [
 ]
 
 
-def write(artefact: Artefact, folder: Path, samples: Samples) -> Path:
+def write(exportable: Exportable, folder: Path, samples: Samples) -> Path:
     """Writes `model.tflite` into `folder` and returns its path."""
-    quantization = artefact.record["quantization"]
+    quantization = exportable.record["quantization"]
     with tempfile.TemporaryDirectory(dir=folder) as scratch, no_stderr():
-        converter = _converter(artefact, scratch)
+        converter = _converter(exportable, scratch)
         if quantization == "int8":
-            data = _repacked(_to_int8(converter, artefact, samples.representative))
+            data = _repacked(_to_int8(converter, exportable, samples.representative))
         elif quantization == "fp16":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
             converter.target_spec.supported_types = [tf.float16]
-            data = _repacked(converter.convert(), [artefact.alpha, 1 / 255])
+            data = _repacked(converter.convert(), [exportable.alpha, 1 / 255])
         else:
             data = converter.convert()
     path = folder / "model.tflite"
-    path.write_bytes(tflite_file.replace(data, artefact.alpha, artefact.metadata))
+    path.write_bytes(tflite_file.replace(data, exportable.alpha, exportable.metadata))
     return path
 
 
-def _converter(artefact: Artefact, scratch: str) -> tf.lite.TFLiteConverter:
+def _converter(exportable: Exportable, scratch: str) -> tf.lite.TFLiteConverter:
     """A converter of the graph with its signatures, which share the weights."""
     module = tf.Module()
     # Keras' own variables in the module make a TFLite file without weights that scores NaN.
-    module.weights = [variable.value for variable in artefact.graph.variables]
-    image, threshold = artefact.image(), tf.TensorSpec((), tf.float32, "threshold")
+    module.weights = [variable.value for variable in exportable.graph.variables]
+    image, threshold = exportable.image(), tf.TensorSpec((), tf.float32, "threshold")
     signatures = {
-        "serving_default": artefact.function(artefact.answer, image),
-        "with_threshold": artefact.function(artefact.answer, image, threshold),
+        "serving_default": exportable.function(exportable.answer, image),
+        "with_threshold": exportable.function(exportable.answer, image, threshold),
     }
-    if artefact.has_maps:
-        signatures["error_map"] = artefact.function(artefact.error_map, image)
+    if exportable.has_maps:
+        signatures["error_map"] = exportable.function(exportable.error_map, image)
     tf.saved_model.save(module, scratch, signatures)
     return tf.lite.TFLiteConverter.from_saved_model(scratch, signature_keys=list(signatures))
 
 
-def _to_int8(converter: tf.lite.TFLiteConverter, artefact: Artefact, pictures: np.ndarray) -> bytes:
+def _to_int8(
+    converter: tf.lite.TFLiteConverter, exportable: Exportable, pictures: np.ndarray
+) -> bytes:
     """Ranges from normal and negative pictures: normals alone would clip what stands out."""
-    keys = SIGNATURES if artefact.has_maps else SIGNATURES[:2]
+    keys = SIGNATURES if exportable.has_maps else SIGNATURES[:2]
 
     def representative():
         for key in keys:
             for picture in pictures:
                 image = picture[None]
-                if artefact.dtype == "float32":
+                if exportable.dtype == "float32":
                     image = image * np.float32(1 / 255)
                 given = {"image": image}
                 if key == "with_threshold":
-                    given["threshold"] = np.float32(artefact.alpha)
+                    given["threshold"] = np.float32(exportable.alpha)
                 yield key, given
 
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -94,7 +96,7 @@ def _to_int8(converter: tf.lite.TFLiteConverter, artefact: Artefact, pictures: n
         debugger = lite.QuantizationDebugger(
             converter=converter, debug_dataset=lambda: iter(()), debug_options=options
         )
-    if artefact.detector.config.features:
+    if exportable.detector.config.features:
         options.denylisted_nodes = _kept_in_float(debugger.calibrated_model)
     return bytes(debugger.get_nondebug_quantized_model())
 

@@ -13,40 +13,40 @@ import tensorflow as tf
 from PIL import Image
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-from export.artefact import Artefact
+from export.exportable import Exportable
 from export.serving_files import batch_sizes
 from lisae_tf.serving.warmup import FILE
 
 GREY = 128
 
 
-def write_warmup(folder: Path, artefact: Artefact) -> None:
+def write_warmup(folder: Path, exportable: Exportable) -> None:
     """Writes the records into a version folder."""
     path = folder / FILE
     path.parent.mkdir()
     with tf.io.TFRecordWriter(str(path)) as writer:
-        height, width, _ = artefact.detector.shape
+        height, width, _ = exportable.detector.shape
         for batch in batch_sizes(height, width):
-            for record in _records(artefact, batch):
+            for record in _records(exportable, batch):
                 writer.write(record.SerializeToString(deterministic=True))
 
 
-def _records(artefact: Artefact, batch: int) -> Iterator[PredictionLog]:
-    shape = artefact.detector.shape
-    grey = GREY if artefact.dtype == "uint8" else GREY / 255
-    image = tf.make_tensor_proto(grey, artefact.dtype, (batch, *shape))
-    threshold = tf.make_tensor_proto(artefact.alpha, tf.float32, (batch,))
-    yield _predict(artefact.name, "serving_default", image=image)
-    yield _predict(artefact.name, "with_threshold", image=image, threshold=threshold)
-    if artefact.has_maps:
-        yield _predict(artefact.name, "error_map", image=image)
+def _records(exportable: Exportable, batch: int) -> Iterator[PredictionLog]:
+    shape = exportable.detector.shape
+    grey = GREY if exportable.dtype == "uint8" else GREY / 255
+    image = tf.make_tensor_proto(grey, exportable.dtype, (batch, *shape))
+    threshold = tf.make_tensor_proto(exportable.alpha, tf.float32, (batch,))
+    yield _predict(exportable.name, "serving_default", image=image)
+    yield _predict(exportable.name, "with_threshold", image=image, threshold=threshold)
+    if exportable.has_maps:
+        yield _predict(exportable.name, "error_map", image=image)
     if shape[2] in (1, 3):
         encoded = [_png(shape)] * batch
-        yield _predict(artefact.name, "score_bytes", image_bytes=tf.make_tensor_proto(encoded))
+        yield _predict(exportable.name, "score_bytes", image_bytes=tf.make_tensor_proto(encoded))
         for kind in ("classify", "regress"):
             log = PredictionLog()
             request = getattr(log, f"{kind}_log").request
-            request.model_spec.name, request.model_spec.signature_name = artefact.name, kind
+            request.model_spec.name, request.model_spec.signature_name = exportable.name, kind
             for data in encoded:
                 features = request.input.example_list.examples.add().features
                 features.feature["image_bytes"].bytes_list.value.append(data)

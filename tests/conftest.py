@@ -17,7 +17,7 @@ from PIL import Image
 from lisae_tf import __version__
 from lisae_tf.cli import main
 from lisae_tf.config.settings import read_settings, resolve
-from lisae_tf.core.files import make_folder, read_json, write_json
+from lisae_tf.core.files import read_json, update_json, write_json
 from lisae_tf.core.quiet import start_tensorflow
 from lisae_tf.data import picture_files
 from lisae_tf.runs import files as run_files
@@ -31,7 +31,7 @@ settings.register_profile("no-clock", deadline=None)
 settings.load_profile("no-clock")
 
 CHECKOUT = Path(__file__).parents[1]
-SLOW_RESULTS = CHECKOUT / "results" / "slow"
+SLOW_RESULTS = CHECKOUT / "results" / "slow.json"
 # Height, width, mode and suffix of the pictures that a folder holds in turn.
 KINDS = (
     (12, 14, "L", ".png"),
@@ -194,7 +194,7 @@ def tfds_dir():
 
 @pytest.fixture
 def measured(request):
-    """`measured(requests=10_000, …)` writes what a full-size test found to results/slow."""
+    """`measured(requests=10_000, …)` writes what a full-size test found to results/slow.json."""
     began = time.monotonic()
 
     def write(**found) -> None:
@@ -204,7 +204,7 @@ def measured(request):
             "version": __version__,
         }
         name = request.node.name.removeprefix("test_").replace("[", "-").rstrip("]")
-        write_json(make_folder(SLOW_RESULTS) / f"{name}.json", own | found)
+        update_json(SLOW_RESULTS, name, own | found)
 
     return write
 

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lisae_tf.exported import artefacts
+from lisae_tf.exported import model_record
 
 NAME = "toy"
 SHAPE = (6, 5, 3)
@@ -139,7 +139,7 @@ def write_record(folder: Path, version: int) -> None:
     threshold = {"alpha": ALPHA, "guaranteed_fpr": 0.1, "requested_fpr": 0.1, "n_calibration": 9}
     record = {"kind": "savedmodel", "name": NAME, "version": version, "shape": SHAPE}
     record |= {"input": {"dtype": "uint8"}, "threshold": threshold, "metadata": {}}
-    artefacts.write_record(folder, record)
+    model_record.write_record(folder, record)
 
 
 def write_warm_up(folder: Path) -> None:

@@ -1,10 +1,15 @@
-"""Frozen backbones: EfficientNet-Lite0 beside its reference implementation, and its weights."""
+"""Frozen backbones beside their reference, and checkpoints read without PyTorch."""
 
 import hashlib
 import importlib.util
+import io
+import pickle
 import shutil
+import sys
+import zipfile
+from collections import OrderedDict
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import keras
 import numpy as np
@@ -13,7 +18,8 @@ import pytest
 from benchmarks import backbone_reference
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import read_json
-from lisae_tf.features import backbones, efficientnet_lite
+from lisae_tf.features import backbones, efficientnet_lite, torch_file
+from lisae_tf.features.torch_file import read_tensors
 
 NAME = "efficientnet_lite0"
 BLOCKS = [block.name for block in efficientnet_lite.blocks()]
@@ -140,3 +146,231 @@ def test_caffes_colours_are_blue_first_less_the_mean_of_imagenet():
     rgb = np.arange(12, dtype=np.float32).reshape(1, 2, 2, 3)
     found = np.asarray(backbones.CaffeColours()(rgb))
     np.testing.assert_allclose(found, rgb[..., ::-1] - [103.939, 116.779, 123.68], rtol=1e-5)
+
+
+MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+SYSTEM = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"int": 4}}
+KINDS = {"<f4": "FloatStorage", "<i8": "LongStorage"}
+
+
+class Storage:
+    """What PyTorch writes as a persistent id: the numbers' kind, key and count."""
+
+    def __init__(self, kind, key, count):
+        self.record = ("storage", kind, key, "cpu", count, None)
+
+
+class Tensor:
+    """What PyTorch writes as a call of `_rebuild_tensor_v2`."""
+
+    def __init__(self, rebuild, *arguments):
+        self._made = (rebuild, arguments)
+
+    def __reduce__(self):
+        return self._made
+
+
+class Pickler(pickle.Pickler):
+    def persistent_id(self, found):
+        return found.record if isinstance(found, Storage) else None
+
+
+class Checkpoint:
+    """Writes the format; every part of it may be changed before `content` is asked for."""
+
+    def __init__(self):
+        self.torch, self.utils = ModuleType("torch"), ModuleType("torch._utils")
+        for name in KINDS.values():
+            setattr(self.torch, name, type(name, (), {"__module__": "torch"}))
+
+        def rebuild():
+            pass
+
+        rebuild.__module__, rebuild.__qualname__ = "torch._utils", "_rebuild_tensor_v2"
+        self.utils._rebuild_tensor_v2 = rebuild
+        self.magic, self.protocol, self.system = MAGIC, PROTOCOL, dict(SYSTEM)
+        self.records, self.keys, self.numbers = OrderedDict(), [], []
+
+    def add(self, name, numbers, shape, strides, *, offset=0, count=None, key=None, said=None):
+        """A tensor; count, key and said differ from what is right in broken files alone."""
+        own = str(len(self.keys))
+        kind = getattr(self.torch, KINDS[numbers.dtype.str])
+        storage = Storage(kind, key or own, len(numbers) if count is None else count)
+        self.records[name] = Tensor(
+            self.utils._rebuild_tensor_v2, storage, offset, shape, strides, False, OrderedDict()
+        )
+        if key is None:
+            self.keys.append(own)
+            size = len(numbers) if said is None else said
+            self.numbers.append(size.to_bytes(8, "little") + numbers.tobytes())
+        return self
+
+    def content(self) -> bytes:
+        out = io.BytesIO()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sys.modules, "torch", self.torch)
+            patch.setitem(sys.modules, "torch._utils", self.utils)
+            for part in (self.magic, self.protocol, self.system, self.records, self.keys):
+                Pickler(out, 2).dump(part)
+        return out.getvalue() + b"".join(self.numbers)
+
+
+def floats(count: int) -> np.ndarray:
+    return np.arange(count, dtype=np.float32) / 8
+
+
+@pytest.fixture
+def whole():
+    return (
+        Checkpoint()
+        .add("kernel", floats(24), (2, 3, 4), (12, 4, 1))
+        .add("turned", floats(6), (2, 3), (1, 2))
+        .add("count", np.array([2**40]), (), ())
+        .add("long", np.arange(300), (300,), (1,))
+    )
+
+
+@pytest.fixture
+def read(tmp_path, monkeypatch):
+    """Reads bytes as a file, where neither PyTorch nor pickle can be used."""
+    path = tmp_path / "weights.pth"
+
+    def forbidden(*_, **__):
+        raise AssertionError("pickle runs what a file says")
+
+    def reading(content: bytes):
+        path.write_bytes(content)
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, "torch", None)  # importing it would fail
+            for name in ("load", "loads", "Unpickler", "_Unpickler"):
+                patch.setattr(pickle, name, forbidden)
+            return read_tensors(path)
+
+    return reading
+
+
+def test_tensors_come_back_in_their_shape_type_and_order(whole, read):
+    found = read(whole.content())
+    assert list(found) == ["kernel", "turned", "count", "long"]
+    np.testing.assert_array_equal(found["kernel"], floats(24).reshape(2, 3, 4))
+    np.testing.assert_array_equal(found["turned"], floats(6).reshape(3, 2).T)
+    assert found["count"].shape == () and found["count"] == 2**40
+    np.testing.assert_array_equal(found["long"], np.arange(300))
+    dtypes = [array.dtype for array in found.values()]
+    assert dtypes == [np.float32, np.float32, np.int64, np.int64]
+
+
+def test_two_tensors_may_share_their_numbers(read):
+    file = Checkpoint().add("one", floats(6), (2, 3), (3, 1))
+    found = read(file.add("other", floats(6), (3, 2), (1, 3), key="0").content())
+    np.testing.assert_array_equal(found["other"], found["one"].T)
+
+
+def test_the_module_has_no_means_to_run_a_file():
+    source = Path(torch_file.__file__).read_text()
+    imports = [line for line in source.splitlines() if line.startswith(("import ", "from "))]
+    assert not [line for line in imports if "torch" in line or line.split()[1] == "pickle"]
+    assert not [word for word in ("pickle.load", "Unpickler", "eval(", "exec(") if word in source]
+
+
+def changed(**over):
+    """A file with one of its parts changed."""
+
+    def make(file):
+        for name, value in over.items():
+            setattr(file, name, value)
+        return file.content()
+
+    return make
+
+
+def with_tensor(*arguments, **options):
+    return lambda file: file.add("odd", *arguments, **options).content()
+
+
+def zipped(file):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("archive/data.pkl", file.content())
+    return out.getvalue()
+
+
+HOSTILE = {
+    "empty": lambda file: b"",
+    "text": lambda file: b"no weights at all\n" * 20,
+    "zip": zipped,
+    "magic": changed(magic=MAGIC + 1),
+    "protocol": changed(protocol=1000),
+    "big-endian": changed(system=SYSTEM | {"little_endian": False}),
+    "system": changed(system=[1, 2]),
+    "records": changed(records=[1, 2]),
+    "no tensor": changed(records=OrderedDict(one=1)),
+    "floats": changed(records=OrderedDict(one=1.5)),
+    "keys": changed(keys=["0", "1", "2", "9"]),
+    "too few keys": changed(keys=["0", "1", "2"]),
+    "offset": with_tensor(floats(7), (6,), (1,), offset=1),
+    "beyond the numbers": with_tensor(floats(6), (7,), (1,)),
+    "not all of the numbers": with_tensor(floats(6), (5,), (1,)),
+    "backwards": with_tensor(floats(6), (6,), (-1,)),
+    "on the spot": with_tensor(floats(1), (6,), (0,)),
+    "strides": with_tensor(floats(6), (2, 3), (1,)),
+    "negative side": with_tensor(floats(6), (-1, 8), (1, 1)),
+    "count said": with_tensor(floats(6), (6,), (1,), said=5),
+    "count in the record": with_tensor(floats(6), (7,), (1,), count=7),
+    "huge": with_tensor(floats(6), (2**62,), (1,), count=2**62, said=2**62),
+    "shared with more": with_tensor(floats(9000), (9000,), (1,), key="0"),
+    "shared with fewer": with_tensor(floats(1), (1,), (1,), key="0"),
+    "shared as another type": with_tensor(np.arange(24), (24,), (1,), key="0"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_any_other_file_is_refused_in_one_sentence(kind, whole, read):
+    with pytest.raises(LisaeError, match="is not the file of weights that is expected") as refused:
+        read(HOSTILE[kind](whole))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("place", ["magic", "records"])
+@pytest.mark.parametrize("function", ["os system", "builtins exec", "torch load"])
+def test_nothing_that_a_file_names_is_run(function, place, whole, read, tmp_path):
+    """What pickle would do with it: import the module, call the function."""
+    mark = tmp_path / "ran"
+    said = f"open({str(mark)!r}, 'w')" if "exec" in function else f"touch {mark}"
+    module, name = function.split()
+    call = b"\x80\x02c" + f"{module}\n{name}\n".encode()
+    call += b"X" + len(said).to_bytes(4, "little") + said.encode() + b"\x85R."
+    content = whole.content()
+    start = 0 if place == "magic" else content.index(b"ccollections\nOrderedDict") - 2
+    with pytest.raises(LisaeError, match="does not belong into a file of tensors"):
+        read(content[:start] + call + content[start:])
+    assert not mark.exists()
+
+
+def test_a_file_cut_anywhere_is_refused(whole, read):
+    content = whole.content()
+    for length in [*range(0, len(content), 37), len(content) - 1]:
+        with pytest.raises(LisaeError, match="is not the file of weights"):
+            read(content[:length])
+
+
+def test_altered_bytes_give_arrays_of_the_same_file_or_a_sentence(whole, read):
+    content, random = whole.content(), np.random.default_rng(0)
+    end, refused = content.index(floats(24).tobytes()) - 8, 0  # where the numbers begin
+    for _ in range(300):
+        altered = bytearray(content)
+        altered[random.integers(end)] = random.integers(256)
+        try:
+            found = read(bytes(altered))
+        except LisaeError:
+            refused += 1
+            continue
+        for array in found.values():
+            assert array.size <= len(content)
+            float(array.sum())  # all of it is there
+    assert 0 < refused < 300
+
+
+def test_a_missing_file_is_one_sentence(tmp_path):
+    with pytest.raises(LisaeError, match=r"nothing\.pth is not the file of weights"):
+        read_tensors(tmp_path / "nothing.pth")

@@ -17,6 +17,7 @@ from lisae_tf.core.errors import LisaeError
 from lisae_tf.training.phase import build_autoencoder
 
 ROOT = Path(__file__).parents[1]
+WITHOUT_TORCH = "PyTorch is not installed (extra `bench`)"
 
 
 def row(ours, theirs, unit):
@@ -47,11 +48,10 @@ def test_a_row_replaces_the_one_of_its_name_only(tmp_path):
     assert kept["a"]["ratio"] == 3 and kept["b"]["target"] == 2
 
 
-@pytest.mark.parametrize(("shape", "filters"), [((28, 28, 1), [4, 8]), ((32, 32, 3), [8, 4])])
-def test_the_other_sides_have_the_same_network(shape, filters):
-    pytest.importorskip("torch", reason="comparisons need PyTorch")
-    from benchmarks.peers import TorchAutoencoder, plain_scorer, torch_scores
-
+@pytest.fixture(params=[((28, 28, 1), [4, 8]), ((32, 32, 3), [8, 4])], ids=["grey", "colour"])
+def sides(request):
+    """Our networks, pictures and our errors of them."""
+    shape, filters = request.param
     config = resolve({"network": {"latent": 5, "filters": filters, "decoder_filters": [6, 10]}})
     model = build_autoencoder(config, shape, seed=3)
     generator = np.random.default_rng(0)
@@ -61,9 +61,22 @@ def test_the_other_sides_have_the_same_network(shape, filters):
     images = generator.integers(0, 256, (7, *shape), np.uint8)
     ours = model.errors_of(images).numpy()
     assert np.ptp(ours) > 0
-    networks = (model.encoder, model.latent, model.decoder)
-    np.testing.assert_allclose(torch_scores(TorchAutoencoder(*networks), images, 3), ours, 1e-4)
+    return (model.encoder, model.latent, model.decoder), images, ours
+
+
+def test_plain_keras_has_the_same_network(sides):
+    from benchmarks.training import plain_scorer
+
+    networks, images, ours = sides
     np.testing.assert_allclose(plain_scorer(*networks).predict(images, verbose=0), ours, 1e-4)
+
+
+def test_torch_has_the_same_network(sides):
+    pytest.importorskip("torch", reason=WITHOUT_TORCH)
+    from benchmarks.peers import TorchAutoencoder, torch_scores
+
+    networks, images, ours = sides
+    np.testing.assert_allclose(torch_scores(TorchAutoencoder(*networks), images, 3), ours, 1e-4)
 
 
 def test_multiplications_of_a_known_network():
@@ -117,7 +130,7 @@ def test_the_grid_row_adds_up_the_seconds_of_its_cells_and_wants_all_of_them(mon
 
 @pytest.mark.slow
 def test_training_and_its_rivals_run_and_store_nothing(tfds_dir, monkeypatch):
-    pytest.importorskip("torch", reason="comparisons need PyTorch")
+    pytest.importorskip("torch", reason=WITHOUT_TORCH)
     monkeypatch.setattr(measure, "store", lambda rows: pytest.fail("quick figures were stored"))
     result = CliRunner().invoke(
         main, ["training", "--quick", "--data-dir", str(tfds_dir("mnist", "cifar10"))]

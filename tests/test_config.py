@@ -21,7 +21,7 @@ from lisae_tf.config.settings import (
     read_settings,
     resolve,
 )
-from lisae_tf.config.variants import VARIANTS
+from lisae_tf.config.variants import ROWS, VARIANTS
 from lisae_tf.experiments.settling import settle
 
 CONFIGS = sorted(path.stem for path in config_folder().glob("*.yaml"))
@@ -93,7 +93,8 @@ def test_people_are_shown_the_sections_that_the_variant_reads():
     assert "kde" in shown["kde"]
     assert "network" not in shown["kde"]
     # No section is for nobody, and what is shown is what a run would get.
-    assert set().union(*shown.values()) == {*Config().model_dump(), *pooled}
+    recorded = [resolve(pooled | {"variant": variant}).model_dump() for variant in VARIANTS]
+    assert set().union(*shown.values()) == set().union(*recorded)
     assert resolve(shown["anogan"]) == resolve(pooled | {"variant": "anogan"})
 
 
@@ -239,11 +240,13 @@ def test_own_folders_have_a_relative_gamma_unless_one_is_set(
     assert settle({}, record, [])[0] == settled
     over = settle({}, record, ["latent_shaping.gamma=0.5"])[0].latent_shaping
     assert (over.gamma, over.gamma_times) == (0.5, None)
-    read = settled.settings_read()["latent_shaping"]
+    read = settled.settings_read()
     if features == "none":
-        assert ("gamma" in read) == (gamma_times is None)
-    else:  # section 4.1 has no γ
-        assert read == {"closed_form": True}
+        assert ("gamma" in read["latent_shaping"]) == (gamma_times is None)
+    else:  # neither `lis-knn` nor section 4.1 has γ
+        assert "latent_shaping" not in read
+        linear, _ = settle(OWN | {"variant": "linear-lis"}, None, items)
+        assert linear.settings_read()["latent_shaping"] == {"closed_form": True}
 
 
 def test_settings_that_own_folders_alone_have_are_in_no_other_record():
@@ -270,6 +273,16 @@ def test_a_setting_that_came_later_is_recorded_where_it_is_set_alone():
     assert "scoring" in pooled.settings_read()
     whole = resolve({"variant": "bce", "scoring": {"highest_share": 0.05}})
     assert "scoring" not in whole.settings_read()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_record_holds_all_that_its_variant_reads(variant):
+    """Later defaults must not change what was trained."""
+    config = resolve({"variant": variant})
+    record = config.model_dump()
+    assert set(ROWS[variant].sections) - {"scoring"} <= set(record)
+    assert resolve(record) == config
+    assert variant.endswith("knn") == ("knn" in record)
 
 
 def test_a_record_with_settings_that_nothing_reads_any_more_is_read():

@@ -256,15 +256,15 @@ def test_a_second_export_is_the_next_version(run, models, opened, samples, tmp_p
 
 @pytest.mark.parametrize("form", ["savedmodel", "onnx", "tflite", "all"])
 def test_a_failed_gate_leaves_nothing(form, run, tmp_path, cli, monkeypatch):
-    from export.artefact import Artefact
+    from export.exportable import Exportable
 
-    answer = Artefact.answer
+    answer = Exportable.answer
 
     def spoilt(self, image, threshold=None):
         found = answer(self, image, threshold)
         return found | {"score": found["score"] * np.float32(np.nan)}
 
-    monkeypatch.setattr(Artefact, "answer", spoilt)
+    monkeypatch.setattr(Exportable, "answer", spoilt)
     result = cli("export", "--run", run, "--out", tmp_path, "--format", form)
     assert result.exit_code != 0
     assert "NaN" in result.stderr
@@ -272,15 +272,15 @@ def test_a_failed_gate_leaves_nothing(form, run, tmp_path, cli, monkeypatch):
 
 
 def test_scores_that_differ_a_little_do_not_pass(run, tmp_path, cli, monkeypatch):
-    from export.artefact import Artefact
+    from export.exportable import Exportable
 
-    answer = Artefact.answer
+    answer = Exportable.answer
 
     def off(self, image, threshold=None):
         found = answer(self, image, threshold)
         return found | {"score": found["score"] * 1.001}
 
-    monkeypatch.setattr(Artefact, "answer", off)
+    monkeypatch.setattr(Exportable, "answer", off)
     result = cli("export", "--run", run, "--out", tmp_path)
     assert result.exit_code != 0
     assert "does not score as the trained one" in result.stderr
@@ -298,14 +298,14 @@ def test_what_cannot_be_exported_is_refused_in_one_sentence(run, tmp_path, cli):
 
 
 def test_a_detector_without_a_graph_is_refused(run):
-    from export.artefact import make_artefact
+    from export.exportable import make_exportable
     from lisae_tf.detectors.base import Detector
 
     class Classical(Detector):
         fit_data = _score = arrays = restore = None
 
     with pytest.raises(LisaeError, match="Classical has no Keras graph"):
-        make_artefact(Classical(), run)
+        make_exportable(Classical(), run)
 
 
 def test_float_pictures_make_an_artefact_of_their_own(run, tmp_path, cli, samples, detector):

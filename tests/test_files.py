@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from lisae_tf.core.files import (
     replacing,
     sha256,
     staging,
+    update_json,
     write_json,
     write_text,
 )
@@ -46,6 +48,15 @@ def test_a_finished_block_replaces_the_file_whole(old):
         assert old.read_text() == "old"
     assert old.read_text() == "new"
     assert alone(old)
+
+
+def test_entries_set_side_by_side_lose_nothing(tmp_path):
+    path = tmp_path / "new" / "a.json"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: update_json(path, f"{n % 20}", n), range(40)))
+    assert read_json(path).keys() == {str(n) for n in range(20)}
+    update_json(path, "7", "newest")
+    assert read_json(path)["7"] == "newest" and alone(path)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

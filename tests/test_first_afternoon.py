@@ -1,14 +1,17 @@
-"""A new user's afternoon: folders of photographs, README's commands, a report and an ONNX file."""
+"""Ways that take minutes: folders to a report, ten thousand pictures, the pages built."""
 
 import csv
 import json
+import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import CHECKOUT
 from PIL import Image, ImageDraw
 from skimage import data
 
@@ -90,3 +93,136 @@ def test_from_folders_to_a_report_and_an_onnx_file(folders, measured):
         step_seconds=seconds, total=sum(seconds.values()), auroc=metrics["auroc"],
         auroc_phase1=metrics["auroc_phase1"],
     )  # fmt: skip
+
+
+COUNT, EVERY = 10_000, 100  # pictures, and of how many one is damaged
+# Prints the command's exit code and its peak memory in KiB on standard error's last line.
+MEASURED = """
+import resource, subprocess, sys
+done = subprocess.run(sys.argv[1:])
+peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+print(done.returncode, peak, file=sys.stderr)
+"""
+KINDS = (("L", ".png"), ("L", ".jpg"), ("RGB", ".png"), ("RGB", ".jpeg"), ("RGBA", ".png"),
+         ("RGB", ".bmp"), ("P", ".png"), ("I;16", ".png"))  # fmt: skip
+
+
+def command(folder, *arguments):
+    """Runs the command line in a folder; exit code, output, errors and peak memory in MiB."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, sys.executable, CLI, *map(str, arguments)],
+        cwd=folder, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    *errors, last = done.stderr.splitlines()
+    code, peak = map(int, last.split())
+    return code, done.stdout, "\n".join(errors), peak / 1024
+
+
+def picture(generator, kind):
+    height, width = generator.integers(48, 200, 2)
+    texture = generator.normal(128, 40, (height // 8 + 1, width // 8 + 1))
+    grey = Image.fromarray(np.clip(texture, 0, 255).astype(np.uint8)).resize((width, height))
+    if kind == "I;16":
+        return Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    return grey.convert(kind)
+
+
+def damage(path, generator):
+    """Cuts the file short, or overwrites its beginning."""
+    content = path.read_bytes()
+    if generator.random() < 0.5:
+        path.write_bytes(content[: len(content) // 3])
+    else:
+        path.write_bytes(b"\0" * 64 + content[64:])
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    base = tmp_path_factory.mktemp("many")
+    generator = np.random.default_rng(0)
+    for name, count in (("normal", COUNT), ("negative", 500)):
+        (base / name).mkdir()
+        for index in range(count):
+            kind, suffix = KINDS[index % len(KINDS)]
+            picture(generator, kind).save(base / name / f"{index:05d}{suffix}")
+    damaged = sorted((base / "normal").iterdir())[::EVERY]
+    for path in damaged:
+        damage(path, generator)
+    return base, damaged
+
+
+def test_ten_thousand_mixed_pictures(many, measured):
+    base, damaged = many
+    run = partial(command, base)
+    sides = ("--normal-dir", base / "normal", "--negative-dir", base / "negative")
+    code, _, errors, check_peak = run("data", "check", *sides, "--json", base / "found.json")
+    assert code == 1
+    assert f"{len(damaged)} normal files of {COUNT} cannot be read" in errors
+    found = json.loads((base / "found.json").read_text())["sets"]["normal"]
+    assert sorted(found["unreadable"]) == sorted(map(str, damaged))
+    assert found["usable"] == COUNT - len(damaged)
+
+    small = ("network.filters=[4,4]", "network.latent=8", "feature_extraction.epochs=1",
+             "feature_extraction.collapse_fraction=0", "latent_shaping.epochs=1")  # fmt: skip
+    sets = [part for setting in small for part in ("--set", setting)]
+    train = ("train", *sides, "--features", "none", *sets, "--quiet")
+    code, _, errors, _ = run(*train, "--out", base / "refused")
+    assert code == 1
+    assert str(damaged[0]) in errors
+    assert not (base / "refused").exists()
+    code, said, errors, train_peak = run(*train, "--skip-bad", "--out", base / "run")
+    assert code == 0, errors
+    assert all(str(path) in said for path in damaged)
+
+    # Pictures are decoded at the model's size, one batch at a time.
+    code, scores, errors, score_peak = run(
+        "score", "--run", base / "run", base / "normal", "--skip-bad"
+    )
+    assert code == 0
+    assert scores.count("\n") == COUNT - len(damaged) + 1
+    assert errors.count("left out: ") == len(damaged)
+    decoded = COUNT * 64 * 64 * 3 / 2**20
+    measured(
+        pictures=COUNT, damaged=len(damaged), decoded_mib=round(decoded),
+        check_peak_mib=round(check_peak), train_peak_mib=round(train_peak),
+        score_peak_mib=round(score_peak),
+    )  # fmt: skip
+    # TensorFlow by itself takes about 600 MiB.
+    assert check_peak < 3 * decoded + 300
+    assert train_peak < 5 * decoded + 1000
+    assert score_peak < 1200
+
+
+def test_ten_thousand_pictures_on_features(tmp_path, measured):
+    generator = np.random.default_rng(1)
+    (tmp_path / "good").mkdir()
+    ring = np.hypot(*(np.indices((300, 300)) - 150)) % 40 * 6
+    for index in range(COUNT):
+        top, left = generator.integers(0, 45, 2)
+        noise = generator.normal(0, 6, (256, 256, 3))
+        part = ring[top : top + 256, left : left + 256, None] + noise
+        saved = Image.fromarray(part.clip(0, 255).astype(np.uint8))
+        saved.save(tmp_path / "good" / f"{index:05d}.jpg", quality=90)
+    code, said, errors, peak = command(
+        tmp_path, "train", "--normal-dir", "good", "--quiet", "--out", "run"
+    )
+    assert code == 0, errors
+    assert "no anomalies to test on" in said
+    record = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    shown = {name: round(seconds) for name, seconds in record["seconds"].items()}
+    measured(pictures=COUNT, size=[256, 256], train_peak_mib=round(peak), seconds=shown)
+    assert peak < 2048
+
+
+def test_the_documentation_is_built(tmp_path):
+    pytest.importorskip("mkdocs")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", tmp_path / "site"],
+        cwd=CHECKOUT, capture_output=True, text=True, check=False,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(CHECKOUT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "site" / "reference" / "commands" / "index.html").read_text()
+    assert "--negative-mask-dir" in page
+    page = (tmp_path / "site" / "reference" / "python" / "index.html").read_text()
+    assert "false_positive_rate" in page and "An exported model, ready to score" in page

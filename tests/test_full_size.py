@@ -1,6 +1,6 @@
 """The paper's claims at full size, on real datasets; hours rather than minutes ('make slow').
 
-What the last run measured lies in results/slow with its date and version.
+What the last run measured lies in results/slow.json with its date and version.
 """
 
 import os

@@ -7,11 +7,11 @@ from benchmark_fixtures import NAMES, invented
 
 from lisae_tf.config.settings import merge, resolve
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.core.files import make_folder, read_json, write_json
+from lisae_tf.core.files import make_folder, read_json, update_json, write_json
 from lisae_tf.data.datasets import open_dataset
 from lisae_tf.data.protocols import make_negatives, make_task
 from lisae_tf.grids import cells, grid, workers
-from lisae_tf.grids.trainings import Column, Figure, Row
+from lisae_tf.grids.trainings import LATENTS, Column, Figure, Row, latent_key
 from lisae_tf.paper import published, tables
 from lisae_tf.training.sharing import phase1_key
 
@@ -116,8 +116,7 @@ def test_the_own_half_is_averaged_from_the_outlier_classes(tmp_path):
 
 def test_a_chosen_latent_size_is_taken_and_quick_wins(tmp_path):
     figure = tables.table1("lis")["LIS-AE", "mnist"]
-    (tmp_path / "latent" / "mnist").mkdir(parents=True)
-    write_json(tmp_path / "latent" / "mnist" / "lis.json", {"latent": 5})
+    update_json(tmp_path / LATENTS, latent_key("mnist", "lis"), {"latent": 5})
 
     def latents(figure, over):
         return {e.cell.config.network.latent for e in figure.entries(tmp_path, 0, over)}

@@ -3,7 +3,7 @@
 `INSPECTION_DATA_DIR` names a folder with `train/good`, as of MVTec's sets. Splits of one set of
 pictures are drawn independently, so the mean share of normal test pictures above the threshold may
 exceed the rate asked for by no more than a few of its standard errors over the splits.
-What the last run measured lies in results/slow with its date and version.
+What the last run measured lies in results/slow.json with its date and version.
 """
 
 import contextlib

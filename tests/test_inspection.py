@@ -205,9 +205,8 @@ def invented(tmp_path):
         "predict_pictures_per_second": 3.0, "seed": 0, "shared": False,
         "machine": {"cores": 2}, "load_before": [0.4, 0.4, 0.4],
     }  # fmt: skip
-    write_json(make_folder(tmp_path / "peers") / "a-padim.json", peer)
     failed = {"set": "a", "model": "efficientad", "status": "not run"}
-    write_json(tmp_path / "peers" / "a-efficientad.json", failed)
+    write_json(tmp_path / "peers.json", {"a-efficientad": failed, "a-padim": peer})
     return tmp_path
 
 

@@ -153,12 +153,12 @@ def keras_stores_and_loads_the_graph(kind, place):
 
 def an_export_scores_and_decides_alike(kind, place):
     from export import onnx_format
-    from export.artefact import Artefact
+    from export.exportable import Exportable
 
     detector = fitted(kind)
     graph = scoring_graph(detector.inference(), error_map=detector.has_maps)
     record = {"metadata": {}, "version": 1, "threshold": detector.threshold_.to_json()}
-    path = onnx_format.write(Artefact(detector, graph, "m", "uint8", record), place, None)
+    path = onnx_format.write(Exportable(detector, graph, "m", "uint8", record), place, None)
     session = onnxruntime.InferenceSession(path)
     names = [each.name for each in session.get_outputs()]
     found = dict(zip(names, session.run(names, {"image": pictures(kind)}), strict=True))

@@ -3,7 +3,9 @@
 A command that refuses leaves every file as it was.
 """
 
+import io
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from conftest import assert_one_sentence, contents, copied
 from test_protocols import TEN, roles
 
+from lisae_tf.config.sections import LatentShaping
 from lisae_tf.config.settings import assignments, parse_yaml, read_settings, resolve
 from lisae_tf.config.tiling import Tiling
 from lisae_tf.config.variants import PICTURES_ONLY
@@ -19,7 +22,10 @@ from lisae_tf.core.thresholds import choose_threshold
 from lisae_tf.data import picture_files, pictures
 from lisae_tf.data.protocols import class_numbers
 from lisae_tf.experiments.settling import settle
+from lisae_tf.exported.runtimes import open_model
 from lisae_tf.runs import folders as runs
+from lisae_tf.serving.rest_client import RestClient
+from lisae_tf.training.latent_shaping import resolve_gamma
 
 # Commands, in a working folder with a run and the places that `spoil_places` makes.
 
@@ -36,7 +42,11 @@ COMMANDS = [
     (f"{NORMAL} --negative-dir normal", "holds the same picture as"),
     (f"{NORMAL} --negative-dir copies", "copies/copy.png (negative) holds the same"),
     (f"{BOTH} --anomaly-dir negative", "the same picture as"),
-    (f"{NORMAL} --negatives other-half", "take --negative-dir or --negatives strokes"),
+    (f"{NORMAL} --negatives other-half",
+     "take --negative-dir or --negatives strokes|synth:GENERATOR|none, not"),
+    ("train --normal-dir same --negative-dir negative", "30 pictures (1 different"),
+    *((f"{NORMAL} --features none --variant {name}", name, "works on features, not on pixels")
+      for name in ("knn", "mahalanobis")),
     (f"{NORMAL} --negatives none", "use --variant ae"),
     (f"{BOTH} --dataset mnist", "exclude each other"),
     ("train --dataset mnits", "there is no dataset called 'mnits'"),
@@ -131,6 +141,9 @@ def spoilt(trained, tmp_path_factory, picture_folder, spoil_places):
         np.save(base / f"{name}.npy", array)
     for name in ("train/good", "test/hole"):
         picture_folder(base / "part" / name, 1)
+    (base / "same").mkdir()
+    for index in range(30):
+        shutil.copy(base / "single" / "000.png", base / "same" / f"{index}.png")
     for name, text in {
         "list.txt": "no.png\n",
         "gone.txt": "single/gone.png\nsingle/000.png\nelse.png\n",
@@ -200,6 +213,42 @@ def of_class(wrong):
 def nested(path):
     *section, key = path.split(".")
     return (f"{section[0]}:\n  {key}: 1\n" if section else f"{key}: 1\n").encode()
+
+
+def stored_array(content):
+    """An array, or the bytes of its file, for a model of pictures of 4x4."""
+
+    def read(place):
+        if isinstance(content, bytes):
+            (place / "a.npy").write_bytes(content)
+        else:
+            np.save(place / "a.npy", content)
+        return pictures.load_array(place / "a.npy", (4, 4, 1))
+
+    return read
+
+
+def archive():
+    stream = io.BytesIO()
+    np.savez(stream, a=np.zeros((2, 4, 4, 1)))
+    return stream.getvalue()
+
+
+def levels(value, dtype):
+    """Pictures of which one pixel has this value."""
+    array = np.zeros((3, 4, 4, 1), dtype)
+    array[2, 1, 1, 0] = value
+    return pictures.array_to_uint8(array, "mine")
+
+
+def model(name):
+    def load(place):
+        (place / "empty").mkdir()
+        for file in ("model.h5", "model.pkl"):
+            (place / file).write_bytes(b"\x80\x04.")
+        return open_model(place / name)
+
+    return load
 
 
 UNKNOWN = {
@@ -272,9 +321,30 @@ CALLS = [
     (lambda place: pictures.decode(place / "no.png"), "place", "no.png does not exist; check the"),
     (lambda place: picture_files.find(place / "no"), "place", "no does not exist"),
     (picture_files.find, "place", "holds no PNG"),
+    *((stored_array(np.zeros(shape)), "place", words, "but the model takes (N, 4, 4, 1)")
+      for shape, words in (((2, 5, 4, 1), "(2, 5, 4, 1)"), ((2, 4, 4, 3), "(2, 4, 4, 3)"),
+                           ((4, 4), "(4, 4)"))),
+    (stored_array(np.zeros((0, 4, 4, 1))), "place", "without any picture"),
+    (stored_array(np.zeros((2, 4, 4, 1), bool)), "place", "holds bool"),
+    (stored_array(np.zeros((2, 4, 4, 1), complex)), "place", "holds complex128"),
+    *((stored_array(content), "place", "a.npy is not a plain NumPy array file")
+      for content in (np.array([{"a": 1}]), archive(), b"", b"PK\x03\x04", b"\x80\x04.",
+                      b"\x93NUMPY\x01\x00\x04\x00{[( ")),
+    (pictures.load_array, (Path("b.npy"), (4, 4, 1)), "b.npy does not exist"),
+    *((levels, given, "mine holds ", words) for given, words in (
+        ((np.nan, float), "NaN"), ((np.inf, float), "NaN or infinite"),
+        ((1.01, float), "outside 0-1"), ((-0.01, float), "outside 0-1"),
+        ((256, int), "outside 0-255"), ((-1, int), "outside 0-255"))),
     (Tiling, ((64, 64, 1), 32, 33), "leaves gaps"),
     (Tiling, ((64, 60, 1), 32, 16), "do not fill a width of 60; give 48 or 64"),
     (Tiling, ((16, 64, 1), 32, 16), "do not fill a height of 16; give 32 or 48"),
+    # Models, γ and clients
+    (model("nothing.onnx"), "place", "does not exist"),
+    (model("model.h5"), "place", "is no exported model"),
+    (model("model.pkl"), "place", "is no exported model"),
+    (model("empty"), "place", "holds no SavedModel"),
+    (resolve_gamma, (LatentShaping(gamma_times=10.0), 0.0), "set latent_shaping.gamma instead"),
+    (lambda: RestClient("toy", version=1, label="stable"), (), "exclude"),
     # Thresholds
     *((lambda rate=rate: choose_threshold(np.arange(100), rate, nearest=True), (),
        "must lie between 0 and 1") for rate in (0, 1, -0.1, 2, np.nan)),

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 from training_fixtures import tiny_config
 
-from export.artefact import Artefact
+from export.exportable import Exportable
 from export.savedmodel import signatures
 from lisae_tf.config.variants import GRAPHLESS, PICTURES_ONLY
 from lisae_tf.core.errors import LisaeError
@@ -248,7 +248,7 @@ def test_every_operation_of_every_export_is_on_the_list(variant, kind):
     detector.fit(normal, negative if detector.needs_negatives else None)
     for dtype in ("uint8", "float32"):
         graph = scoring_graph(detector.inference(), error_map=detector.has_maps, dtype=dtype)
-        made = signatures(Artefact(detector, graph, "m", dtype, {})).values()
+        made = signatures(Exportable(detector, graph, "m", dtype, {})).values()
         found = operations_of(*(each.get_concrete_function() for each in made))
         assert len(found) > 5
         assert found <= operations.OPERATIONS, found - operations.OPERATIONS

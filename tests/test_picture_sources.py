@@ -1,17 +1,22 @@
-"""Arrays as pictures, and streams of batches from files and arrays."""
+"""Pictures to score and train on: arrays, streams of batches, and lists that name files."""
 
+import csv
+import io
+import json
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import KINDS
+from conftest import KINDS, QUICK, load_folder_test, load_folder_training
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.data import pictures
+from lisae_tf.data import lists, manifest, picture_files, pictures
 from lisae_tf.data.picture_files import find
 from lisae_tf.data.pictures import BadPicture, array_to_uint8, decode, decode_all, load_array
+from lisae_tf.experiments.settling import settle
 
 
 def save(path, array):
@@ -33,54 +38,6 @@ def test_grey_arrays_need_no_channel_axis(tmp_path):
     assert load_array(path, (4, 3, 1)).shape == (5, 4, 3, 1)
     with pytest.raises(LisaeError, match="arrays are not resized"):
         load_array(path, (4, 3, 3))
-
-
-@pytest.mark.parametrize(
-    "array, reason",
-    [
-        (np.zeros((2, 5, 4, 1)), r"\(2, 5, 4, 1\), but the model takes \(N, 4, 4, 1\)"),
-        (np.zeros((2, 4, 4, 3)), r"\(2, 4, 4, 3\), but the model takes"),
-        (np.zeros((4, 4)), r"\(4, 4\), but the model takes"),
-        (np.zeros((0, 4, 4, 1)), "without any picture"),
-        (np.zeros((2, 4, 4, 1), bool), "holds bool"),
-        (np.zeros((2, 4, 4, 1), complex), "holds complex128"),
-        (np.array([{"a": 1}]), "not a plain NumPy array"),
-    ],
-    ids=["height", "channels", "rank", "empty", "bool", "complex", "objects"],
-)
-def test_other_arrays_are_refused(array, reason, tmp_path):
-    with pytest.raises(LisaeError, match=reason):
-        load_array(save(tmp_path / "a.npy", array), (4, 4, 1))
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"PK\x03\x04", b"\x80\x04.", b"\x93NUMPY\x01\x00\x04\x00{[( "]
-)
-def test_what_is_no_array_file_is_refused(content, tmp_path):
-    (tmp_path / "a.npy").write_bytes(content)
-    with pytest.raises(LisaeError, match=r"a\.npy is not a plain NumPy array file"):
-        load_array(tmp_path / "a.npy", (4, 4, 1))
-
-
-def test_an_archive_of_arrays_and_a_missing_file_are_refused(tmp_path):
-    with open(tmp_path / "a.npy", "wb") as stream:
-        np.savez(stream, a=np.zeros((2, 4, 4, 1)))
-    with pytest.raises(LisaeError, match="not a plain NumPy array file"):
-        load_array(tmp_path / "a.npy", (4, 4, 1))
-    with pytest.raises(LisaeError, match=r"b\.npy does not exist"):
-        load_array(tmp_path / "b.npy", (4, 4, 1))
-
-
-@pytest.mark.parametrize(
-    "value, dtype, reason",
-    [(np.nan, float, "NaN"), (np.inf, float, "NaN or infinite"), (1.01, float, "outside 0-1"),
-     (-0.01, float, "outside 0-1"), (256, int, "outside 0-255"), (-1, int, "outside 0-255")],
-)  # fmt: skip
-def test_one_wrong_value_in_an_array_is_refused(value, dtype, reason):
-    array = np.zeros((3, 4, 4, 1), dtype)
-    array[2, 1, 1, 0] = value
-    with pytest.raises(LisaeError, match=f"^mine holds .*{reason}"):
-        array_to_uint8(array, "mine")
 
 
 @pytest.fixture(scope="module")
@@ -157,3 +114,88 @@ def test_digests_tell_pictures_apart_by_content(sources):
     digests = pictures.content_hashes(np.concatenate([pixels, pixels[:2]]))
     assert len(set(digests)) == len(pixels)
     assert digests[-2:] == digests[:2]
+
+
+@pytest.fixture
+def place(tmp_path, picture_folder):
+    picture_folder(tmp_path / "lot", 4)
+    return tmp_path
+
+
+def test_lines_and_a_column_of_a_csv_are_paths_from_the_lists_folder_on(place):
+    wanted = sorted((place / "lot").iterdir())
+    (place / "all.txt").write_text("\n".join(f"lot/{each.name}" for each in wanted) + "\n\n")
+    assert lists.read(place / "all.txt") == wanted
+    rows = [f"{k},lot/{each.name}" for k, each in enumerate(wanted)]
+    (place / "all.csv").write_text("\ufeffnumber, Path\n" + "\n".join(rows), encoding="utf-8")
+    assert lists.read(place / "all.csv") == wanted
+    (place / "one.csv").write_text(f"path\n{wanted[0]}\n")
+    assert lists.read(place / "one.csv") == wanted[:1]
+
+
+def test_a_list_is_scored(workplace, cli):
+    Path("lot").mkdir()
+    Path("lot/these.csv").write_text("path,station\n../normal/000.png,1\n../anomaly/002.png,2\n")
+    result = cli("score", "--list", "lot/these.csv")
+    assert result.exit_code == 0, result.stderr
+    listed = [row["path"] for row in csv.DictReader(io.StringIO(result.stdout))]
+    assert listed == ["lot/../normal/000.png", "lot/../anomaly/002.png"]
+    # What `score` writes is such a list.
+    Path("scores.csv").write_text(result.stdout)
+    assert cli("score", "--list", "scores.csv").stdout == result.stdout
+
+
+def test_nothing_to_score_is_said(workplace, cli):
+    assert "name files or folders, or --list FILE" in cli("score").stderr
+
+
+@pytest.fixture
+def listed(tmp_path, picture_folder, monkeypatch):
+    """`good.txt` and `bad.csv` name the pictures of folders elsewhere, and each one twice."""
+    monkeypatch.chdir(tmp_path)
+    good = picture_folder(tmp_path / "store" / "good", 40, level=60)
+    bad = [
+        path
+        for kind, level in (("dent", 180), ("hole", 220))
+        for path in picture_files.find(picture_folder(tmp_path / "store" / kind, 4, level=level))
+    ]
+    names = [str(path) for path in picture_files.find(good)]
+    Path("good.txt").write_text("\n".join(names[::-1] + names))
+    rows = [f"x,{path.relative_to(tmp_path)}" for path in bad]
+    Path("bad.csv").write_text("\n".join(["id,path", *rows]))
+    return tmp_path
+
+
+def config_of(**options):
+    sizes = ["data.size=[12, 12]", "data.channels=1", "features=null", "variant=ae"]
+    return settle(options, None, sizes)[0]
+
+
+def test_a_list_gives_the_parts_of_its_folder(listed):
+    one = load_folder_training(config_of(normal_dir=("good.txt",)))
+    other = load_folder_training(config_of(normal_dir=("store/good",)))
+    assert len(one.normal.fit) > 20
+    for part in ("fit", "stopping", "calibration"):
+        assert np.array_equal(getattr(one.normal, part), getattr(other.normal, part))
+
+
+def test_folders_in_a_list_are_kinds(listed):
+    options = {"normal_dir": ("good.txt",), "anomaly_dir": "bad.csv"}
+    assert sorted(set(load_folder_test(config_of(**options)).kinds)) == ["", "store"]
+    Path("store/bad.csv").write_text("path\ndent/000.png\nhole/000.png\n")
+    options["anomaly_dir"] = "store/bad.csv"
+    assert sorted(set(load_folder_test(config_of(**options)).kinds)) == ["", "dent", "hole"]
+
+
+def test_a_run_on_lists_is_evaluated_on_what_was_its_test(listed, cli):
+    sides = ("--normal-dir", "good.txt", "--anomaly-dir", "bad.csv", "--variant", "ae")
+    assert "training would start" in cli("data", "check", *sides[:4]).output
+    result = cli("train", *sides, *QUICK, "--out", "run")
+    assert result.exit_code == 0, result.output
+    parts = {entry.path for entry in manifest.read(Path("run")).entries}
+    assert {"store/good/000.png", "store/hole/000.png"} <= parts
+    before = json.loads(Path("run/metrics.json").read_text())
+    Path("good.txt").write_text("\n".join(Path("good.txt").read_text().splitlines()[::-1]))
+    result = cli("evaluate", "--run", "run")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["auroc"] == before["auroc"]

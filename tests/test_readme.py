@@ -18,8 +18,11 @@ from export.bounds import BOUNDS
 from lisae_tf.cli import main
 from lisae_tf.config import sections
 from lisae_tf.config.variants import GRAPHLESS
+from lisae_tf.core.files import read_json
 from lisae_tf.data import checks, pictures
 from lisae_tf.exported import monitoring
+from lisae_tf.grids import stored
+from lisae_tf.paper import one_dataset, published
 from lisae_tf.serving import limits
 
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
@@ -87,6 +90,106 @@ def test_what_is_said_of_made_negatives_is_in_the_results():
     assert (
         "Five of the generators, and `cutpaste+shuffle`, beat the plain autoencoder on all" in page
     )
+
+
+def on_surfaces(folder: str, *parts: str) -> list[dict]:
+    """Records of LIS-AE on the embedded surfaces, below a folder of the results."""
+    found = stored.paths(CHECKOUT / "results" / folder)
+    return [stored.read(path) for path in found if {"lis", *parts} <= {*path.parts}]
+
+
+def measured():
+    """Pages, and rows of theirs that repeat committed figures."""
+    elastic, rotate = (on_surfaces("synthetic", name) for name in ("elastic", "rotate"))
+    for name, records, key in (
+        ("none (phase 1 of these runs)", elastic, "auroc_phase1"),
+        ("`synth:elastic`", elastic, "auroc"),
+        ("`synth:rotate`", rotate, "auroc"),
+        ("real negatives (the other half)", on_surfaces("surfaces"), "auroc"),
+    ):
+        found = {record["normal"][0]: record[key] for record in records}
+        mean, one = np.mean([*found.values()]), found["immunohistochemistry"]
+        assert len(found) == 10
+        yield "how-to/negatives.md", f"| {name} | {mean:.3f} | {one:.3f} |"
+    over_sets = (CHECKOUT / "docs/results/inspection.md").read_text(encoding="utf-8")
+    over_sets = over_sets.partition("\n| mean over sets")[2]
+    for name in ("lis-knn", "linear-lis", "lis"):
+        row = rf"^\| {name} made \|(?:[^|]*\|){{3}} (\S+) \|"
+        overlap = re.search(row, over_sets, re.MULTILINE)[1]
+        yield "how-to/features.md", f"| `{name}` | {overlap} |"
+    tuning = read_json(CHECKOUT / "results/summary.json")["tuning"]
+    for name, column in {"SVHN": "svhn", "MNIST two-class": "mnist_2class"}.items():
+        before, after = (tuning[row][column]["mean"] for row in ("folder defaults", "tuned"))
+        yield "how-to/runs.md", f"| {name} | {before:.3f} | {after:.3f} |"
+    gains = (CHECKOUT / "docs/results/tuning.md").read_text(encoding="utf-8")
+    for column in ("fashion_mnist", "cifar10"):
+        gain, error = re.search(rf"\| {column} \|.* ▲ \+(\S+) ± (\S+) \|", gains).groups()
+        assert float(gain) < float(error)
+        yield "how-to/runs.md", "| Fashion-MNIST, CIFAR-10 | | better within the noise |"
+    yield from of_the_paper()
+    yield from speeds()
+
+
+def of_the_paper():
+    """What the page on the paper repeats: the embedded photographs, tables 1 and 2, and more."""
+    page = "paper.md"
+    cells = one_dataset.cells("surfaces", ["lis", "linsep"], range(1), CHECKOUT / "results")
+    yield page, one_dataset.table(one_dataset.stored([*cells]))
+    summary = read_json(CHECKOUT / "results/summary.json")
+    table = {column: name for name in ("table1", "table2") for column in summary[name]["AE"]}
+
+    def figure(row: str, column: str, *, printed: bool = False) -> str:
+        ours = summary[table[column]].get(row, {}).get(column)
+        paper = published.printed(table[column], row, column) if ours and printed else None
+        return (f"{ours['mean']:.3f}" if ours else "") + (f" ({paper:.3f})" if paper else "")
+
+    columns = "mnist", "fashion_mnist", "mnist_2class", "svhn", "cifar10"
+    rows = ("AE", "LIS-AE", "LinSep-LIS-AE", "LinSep-fused", "Binary classifier", "Sup. LIS-AE",
+            "Sup. LinSep-LIS-AE")  # fmt: skip
+    for name, column in zip(
+        ("MNIST, Omniglot negatives", "Fashion-MNIST, next class and elastic",
+         "MNIST two-class, Omniglot", "SVHN, other half", "CIFAR-10, other half"), columns,
+        strict=True,
+    ):  # fmt: skip
+        yield page, " | ".join([name, *(figure(row, column, printed=True) for row in rows)])
+    for name, row in (
+        ("AE at a size chosen for itself", "AE (own latent)"),
+        ("Deep SAD, same negatives", "Deep SAD"),
+        ("hypersphere classifier, same negatives", "Hypersphere classifier"),
+    ):
+        yield page, " | ".join([name, *(figure(row, column) for column in columns)])
+    for name, row, column in (
+        ("MNIST, Fashion-MNIST", "Fashion", "mnist"),
+        ("Fashion-MNIST, MNIST", "MNIST", "fashion_mnist"),
+        ("CIFAR-10, SVHN", "SVHN", "cifar10"),
+    ):
+        yield page, f"| {name} | {summary['table3_linsep-fused'][row][column]['mean']:.3f} |"
+
+
+def speeds():
+    """What the page on scale repeats of `benchmarks/results.json`."""
+    rows = {row["name"]: row for row in read_json(CHECKOUT / "benchmarks/results.json")["rows"]}
+    page, kind = "scale.md", ", 32×32×3: "
+    files = rows[f"parts from PNG files{kind}Ray, the local engine"]["ours"]
+    alone = rows[f"scoring arrays{kind}PyTorch"]["ours"]
+    table = rows[f"parts from a Parquet table{kind}from PNG files"]
+    yield page, f"both cores | {files:,.0f} pictures/s: {files / 2:,.0f} a core |"
+    yield page, f"both cores | {alone:,.0f} pictures/s: {alone / 2:,.0f} a core |"
+    yield page, f"takes {files / 2:,.0f} / {alone / 2:,.0f}, about a third"
+    yield page, f"one local process | {table['ours']:,.0f} pictures/s |"
+    row_bytes, picture_bytes = re.findall(r"(\d+) bytes", table["note"])
+    yield page, f"| encoded picture in a Parquet table | {int(picture_bytes):,} bytes |"
+    yield page, f"| row of scores | {row_bytes} bytes |"
+    yield page, f"TFLite, {rows[f'int8 TFLite{kind}speed of float32 TFLite']['ratio']:.1f} times"
+    gains = [row["ratio"] for name, row in rows.items() if "in bfloat16" in name]
+    yield page, f"| training of the autoencoders | up to {max(gains):.1f} times |"
+
+
+def test_figures_of_the_pages_are_those_of_the_results():
+    for page, words in measured():
+        text = (CHECKOUT / "docs" / page).read_text(encoding="utf-8")
+        plain, wanted = (re.sub(" +", " ", each.replace("**", "")) for each in (text, words))
+        assert wanted.rstrip() in plain, f"{page}: {words}"
 
 
 def stated():

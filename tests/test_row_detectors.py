@@ -61,8 +61,11 @@ def test_the_choice_is_the_seeds_and_takes_no_row_twice():
     assert sorted(greedy_coreset(rows(7), 20, 3, seed=0)) == list(range(7))
 
 
-@pytest.mark.parametrize("neighbours", [1, 4])
-def test_a_score_is_the_mean_distance_from_the_nearest_of_the_bank(neighbours):
+@pytest.mark.parametrize(("neighbours", "at_once"), [(1, 512), (4, 512), (1, 7), (4, 7), (9, 7)])
+def test_a_score_is_the_mean_distance_from_the_nearest_of_the_bank(
+    neighbours, at_once, monkeypatch
+):
+    monkeypatch.setattr(knn, "_AT_ONCE", at_once)
     x, new = rows(400), rows(50, seed=2) * 2
     detector = fitted("knn", x, knn={"bank": 60, "neighbours": neighbours})
     bank = detector.arrays()["bank"]

@@ -18,7 +18,7 @@ from conftest import QUICK, assert_one_sentence, contents
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import read_json, write_json
 from lisae_tf.core.thresholds import set_by_hand
-from lisae_tf.exported.artefacts import metadata_of
+from lisae_tf.exported.model_record import metadata_of
 from lisae_tf.runs import files as run_files
 from lisae_tf.runs import folders as runs
 from lisae_tf.training.convergence import ResumePoint
@@ -259,6 +259,19 @@ def test_the_kernel_lets_go_of_a_run_whose_writer_was_killed(tmp_path):
         os.kill(process.pid, signal.SIGKILL)
     run_files.refuse_busy(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_next_writer_removes_what_a_killed_one_left_half_written(tmp_path):
+    (tmp_path / "figures").mkdir()
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait()
+    left = [f".checkpoint.{gone.pid}.npz", f"figures/.scores.{gone.pid}.png"]
+    kept = [f".scores.{os.getpid()}.npz", "checkpoint.npz", ".notes.txt", f"run.{gone.pid}.csv"]
+    for name in (*left, *kept):
+        (tmp_path / name).write_text("half")
+    with run_files.writing(tmp_path):
+        pass
+    assert set(contents(tmp_path)) == set(kept)
 
 
 def test_sigterm_leaves_no_half_written_file(two_runs):

@@ -20,7 +20,7 @@ from PIL import Image
 
 from lisae_tf.core import messages
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.exported import artefacts, onnx_file, tflite_file
+from lisae_tf.exported import model_record, onnx_file, tflite_file
 from lisae_tf.exported.runtimes import open_model
 
 run, models, opened = export_fixtures.run, export_fixtures.models, export_fixtures.opened
@@ -187,31 +187,33 @@ def test_an_altered_file_is_refused_before_it_is_parsed(which, models, tmp_path)
 @pytest.mark.parametrize("which", ["savedmodel", "onnx"])
 def test_a_broken_record_is_refused(which, text, models, tmp_path):
     path = copy_of(models, which, tmp_path)
-    artefacts.record_path(path).write_text(text)
+    model_record.record_path(path).write_text(text)
     with pytest.raises(LisaeError, match="is no record of an exported model"):
         open_model(path)
 
 
 def no_record(path):
-    artefacts.record_path(path).unlink()
+    model_record.record_path(path).unlink()
 
 
 def set_in_record(**values):
-    return lambda path: edit_json(artefacts.record_path(path), lambda record: record.update(values))
+    return lambda path: edit_json(
+        model_record.record_path(path), lambda record: record.update(values)
+    )
 
 
 def other_threshold(path):
     def change(record):
         record["threshold"]["alpha"] *= 2
 
-    edit_json(artefacts.record_path(path), change)
+    edit_json(model_record.record_path(path), change)
 
 
 def nan_threshold(path):
     def change(record):
         record["threshold"]["alpha"] = float("nan")
 
-    edit_json(artefacts.record_path(path), change)
+    edit_json(model_record.record_path(path), change)
 
 
 def outside(path):
@@ -219,7 +221,7 @@ def outside(path):
         each = next(iter(record["files"].values()))
         record["files"] = {"../elsewhere": each, **record["files"]}
 
-    edit_json(artefacts.record_path(path), change)
+    edit_json(model_record.record_path(path), change)
 
 
 @pytest.mark.parametrize("which", ["savedmodel", "onnx", "tflite"])
@@ -250,7 +252,7 @@ def of_an_earlier_version(path):
         del record["error_map"]
         record["reconstruction"] = True
 
-    edit_json(artefacts.record_path(path), change)
+    edit_json(model_record.record_path(path), change)
 
 
 @pytest.mark.parametrize("which", ["savedmodel", "onnx", "tflite"])
@@ -289,8 +291,8 @@ def test_a_file_whose_own_default_disagrees_is_refused(which, models, tmp_path):
     alpha, metadata = files.read(path.read_bytes())
     for changed in ((2 * alpha, metadata), (alpha, metadata | {"threshold": repr(2 * alpha)})):
         path.write_bytes(files.replace(path.read_bytes(), *changed))
-        record = json.loads(artefacts.record_path(path).read_text())
-        artefacts.write_record(path, record)
+        record = json.loads(model_record.record_path(path).read_text())
+        model_record.write_record(path, record)
         with pytest.raises(LisaeError, match="disagree on the threshold"):
             open_model(path)
 
@@ -301,27 +303,10 @@ def test_a_foreign_model_with_a_record_that_fits_is_refused(which, models, tmp_p
     start = {"onnx": b"\x08\x08", "tflite": b"\x1c\0\0\0TFL3"}[which]
     for data in (start, start + bytes(range(256)), b"\x80\x04.", b"PK" + bytes(60)):
         path.write_bytes(data)
-        record = json.loads(artefacts.record_path(path).read_text())
-        artefacts.write_record(path, record)
+        record = json.loads(model_record.record_path(path).read_text())
+        model_record.write_record(path, record)
         with pytest.raises(LisaeError, match=r"cannot be loaded|is no (onnx|tflite) model"):
             open_model(path)
-
-
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("nothing.onnx", "does not exist"),
-        ("model.h5", "is no exported model"),
-        ("model.pkl", "is no exported model"),
-        ("empty", "holds no SavedModel"),
-    ],
-)
-def test_what_is_no_model_is_refused(name, reason, tmp_path):
-    (tmp_path / "empty").mkdir()
-    for file in ("model.h5", "model.pkl"):
-        (tmp_path / file).write_bytes(b"\x80\x04.")
-    with pytest.raises(LisaeError, match=reason):
-        open_model(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -337,9 +322,9 @@ def test_a_file_added_to_a_savedmodel_is_refused(name, models, tmp_path):
 
 def test_every_file_of_a_savedmodel_is_hashed(models, tmp_path):
     path = copy_of(models, "savedmodel", tmp_path)
-    named = json.loads(artefacts.record_path(path).read_text())["files"]
+    named = json.loads(model_record.record_path(path).read_text())["files"]
     there = {each.relative_to(path).as_posix() for each in path.rglob("*") if each.is_file()}
-    assert there - {*named} == {"lisae.json", artefacts.CARD, artefacts.PARITY}
+    assert there - {*named} == {"lisae.json", model_record.CARD, model_record.PARITY}
     for name in named:
         good = (path / name).read_bytes()
         (path / name).write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
@@ -347,7 +332,7 @@ def test_every_file_of_a_savedmodel_is_hashed(models, tmp_path):
             open_model(path)
         (path / name).write_bytes(good)
     (path / ".DS_Store").write_bytes(b"1")  # no loader looks at it
-    artefacts.read_record(path, "savedmodel")
+    model_record.read_record(path, "savedmodel")
 
 
 def test_the_newest_version_of_a_folder_is_taken(models, tmp_path):
@@ -360,7 +345,7 @@ def test_the_newest_version_of_a_folder_is_taken(models, tmp_path):
 def test_model_and_record_can_be_renamed_together(which, models, tmp_path):
     path = path_of(models, which)
     shutil.copy(path, tmp_path / f"mine{path.suffix}")
-    shutil.copy(artefacts.record_path(path), tmp_path / f"mine{path.suffix}.json")
+    shutil.copy(model_record.record_path(path), tmp_path / f"mine{path.suffix}.json")
     assert open_model(tmp_path / f"mine{path.suffix}").threshold == open_model(path).threshold
 
 

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import serving_fixtures as toy
 
-from lisae_tf.core.errors import LisaeError
 from lisae_tf.exported.codes import Refused
 from lisae_tf.serving.rest_client import RestClient
 
@@ -150,8 +149,3 @@ def test_refusals(connect):
     assert refusal(connect().predict, {"image": images}, "missing") in INVALID
     assert refusal(connect().predict, {"picture": images}) in INVALID
     assert refusal(connect().classify, [{"image_bytes": b"x"}], "serving_default") in INVALID
-
-
-def test_a_version_and_a_label_exclude_each_other():
-    with pytest.raises(LisaeError, match="exclude"):
-        RestClient(toy.NAME, version=1, label="stable")

@@ -17,8 +17,8 @@ import pytest
 import requests
 import serving_fixtures as toy
 from PIL import Image
+from test_serving_clients import Traffic, ended_well
 from test_serving_limits import CLASSIFY, IMAGE, PREDICT
-from test_serving_traffic import Traffic, ended_well
 
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.pictures import array_to_uint8, load_array

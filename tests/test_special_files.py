@@ -13,7 +13,7 @@ from lisae_tf.core.arrays import load_arrays
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import read_json, sha256
 from lisae_tf.data import pictures
-from lisae_tf.exported import artefacts
+from lisae_tf.exported import model_record
 from lisae_tf.exported.runtimes import open_model
 from lisae_tf.exported.score_files import read as read_scores
 
@@ -67,7 +67,7 @@ def test_a_pipe_in_place_of_a_record_is_refused(kind, tmp_path):
     pipe(tmp_path, "lisae.json" if kind == "savedmodel" else "model.onnx.json")
     path = tmp_path if kind == "savedmodel" else tmp_path / "model.onnx"
     with pytest.raises(LisaeError, match=REASON):
-        artefacts.read_record(path, kind)
+        model_record.read_record(path, kind)
 
 
 @pytest.mark.parametrize(
@@ -111,14 +111,14 @@ def test_a_model_that_nobody_may_read_is_refused_in_one_sentence(name):
         threshold = {"alpha": 0.1, "guaranteed_fpr": 0.1, "requested_fpr": 0.1, "n_calibration": 9}
         record = {"kind": "savedmodel", "name": "m", "version": 1, "shape": [4, 4, 1]}
         record |= {"input": {"dtype": "uint8"}, "threshold": threshold, "metadata": {}}
-        artefacts.write_record(folder, record)
+        model_record.write_record(folder, record)
         for path in folder.iterdir():
             path.chmod(0o644)
         with nobody():
-            artefacts.read_record(folder, "savedmodel")
+            model_record.read_record(folder, "savedmodel")
         (folder / name).chmod(0)
         with nobody(), pytest.raises(LisaeError, match=rf"{name} cannot be read \(Permission"):
-            artefacts.read_record(folder, "savedmodel")
+            model_record.read_record(folder, "savedmodel")
 
 
 def test_files_and_folders_pass(tmp_path):

@@ -174,29 +174,6 @@ def test_a_picture_in_two_folders_is_refused_by_content(one, other, three_folder
         load_training(config), load_test(config)
 
 
-def test_the_normal_folder_is_no_negative_folder(three_folders):
-    config = folder_config(three_folders, negative_dir=str(three_folders / "normal"))
-    with pytest.raises(LisaeError, match=r"\(negative\) holds the same picture as"):
-        load_training(config)
-
-
-def test_a_folder_of_copies_of_one_picture_is_refused(three_folders):
-    paths = picture_files.find(three_folders / "normal")
-    for path in paths:
-        path.unlink()
-    picture = picture_files.find(three_folders / "anomaly")[0]
-    for index in range(30):
-        (three_folders / "normal" / f"{index}.png").write_bytes(picture.read_bytes())
-    with pytest.raises(LisaeError, match=r"^30 pictures \(1 different"):
-        load_training(folder_config(three_folders))
-
-
-def test_folders_take_no_classes_as_negatives(tmp_path, picture_folder):
-    picture_folder(tmp_path / "normal", 25)
-    with pytest.raises(LisaeError, match=r"--negatives strokes\|synth:GENERATOR\|none, not"):
-        load_training(folder_config(tmp_path))
-
-
 def test_drawn_negatives_fit_the_folder(tmp_path, picture_folder, monkeypatch):
     monkeypatch.setattr(drawings, "GENERATED_COUNT", 1000)
     picture_folder(tmp_path / "normal", 25, level=200)

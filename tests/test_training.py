@@ -13,7 +13,6 @@ from training_fixtures import (
     without_times,
 )
 
-from lisae_tf.config.sections import LatentShaping
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.parts import Parts
 from lisae_tf.detectors import make_detector
@@ -301,11 +300,6 @@ def test_a_relative_gamma_that_does_little_is_a_note_in_its_own_terms():
     proposed = float(note.split("gamma_times=")[-1].split()[0])
     acting = tiny_config(latent_shaping={"gamma_times": proposed})
     assert len(train(acting, tiny_data(), TrainingOptions()).notes) == 1
-
-
-def test_a_multiple_of_no_error_is_refused():
-    with pytest.raises(LisaeError, match=r"set latent_shaping\.gamma instead"):
-        latent_shaping.resolve_gamma(LatentShaping(gamma_times=10.0), 0.0)
 
 
 def test_a_hinge_that_acts_without_moving_weights_is_an_error(monkeypatch):

@@ -103,15 +103,15 @@ def _tuning(columns, trials, jobs, out, data_dir):
     for column in wanted:
         _known_column(column)
     start_tensorflow()
-    from lisae_tf.paper import choosing, tuned
+    from lisae_tf.paper import column_tuning, tuning_table
 
     root = out or trained.RESULTS
     cells = {}
     for column in wanted:
-        choosing.choose(column, root, trials, data_dir, jobs, click.echo)
-        found = tuned.cells_of(root, column).values()
+        column_tuning.choose(column, root, trials, data_dir, jobs, click.echo)
+        found = tuning_table.cells_of(root, column).values()
         cells |= {cell.path: cell for both in found for cell in both}
-    trained.run(list(cells.values()), {}, root / tuned.FOLDER, data_dir, jobs)
+    trained.run(list(cells.values()), {}, root, data_dir, jobs)
     click.echo(f"next: python cli.py benchmark report{trained.told(out, False)}")
 
 

@@ -237,7 +237,7 @@ def calibrate_model(
     from export.model_card import write_model_card
     from export.serving_files import MODELS, stable_versions, write_serving_files
     from lisae_tf.core.thresholds import choose_threshold, set_by_hand
-    from lisae_tf.exported import artefacts, baseline, recalibration
+    from lisae_tf.exported import baseline, model_record, recalibration
     from lisae_tf.exported.runtimes import open_model
 
     model = open_model(path)
@@ -259,7 +259,7 @@ def calibrate_model(
     else:
         threshold, kept = recalibration.earlier(model)
     recalibration.recalibrate(model, threshold, normal, place, kept)
-    record = artefacts.read_record(place, model.record["kind"])
+    record = model_record.read_record(place, model.record["kind"])
     if out is None or place.is_dir():
         write_model_card(place if place.is_dir() else place.parent, record, None)
     if serves:

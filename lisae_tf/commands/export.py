@@ -7,7 +7,7 @@ import click
 from export import FORMATS, QUANTIZATIONS, export_run
 from lisae_tf.commands import options as shared
 from lisae_tf.core.quiet import start_tensorflow
-from lisae_tf.exported.artefacts import DTYPES
+from lisae_tf.exported.model_record import DTYPES
 
 
 @click.command("export")

@@ -88,10 +88,10 @@ def _of_model(given: Path) -> tuple["np.ndarray", float, float | None]:
     Raises:
         LisaeError: it keeps no scores of its own.
     """
-    from lisae_tf.exported import artefacts, monitoring
+    from lisae_tf.exported import model_record, monitoring
 
-    path, kind = artefacts.locate(given)
-    found = monitoring.of_record(artefacts.read_record(path, kind))
+    path, kind = model_record.locate(given)
+    found = monitoring.of_record(model_record.read_record(path, kind))
     if found is None:
         raise LisaeError(
             f"{path} keeps no calibration scores of its own to compare with; choose its threshold "

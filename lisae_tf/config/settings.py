@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from lisae_tf.config.sections import (
     NO_LONGER_READ,
@@ -104,6 +110,15 @@ class Config(Section):
     # Left out of the record at its default: results from before there was a choice stay comparable.
     scoring: Annotated[Scoring, _told_if_set(Scoring)] = Scoring()
     calibration: Calibration = Calibration()
+
+    @model_serializer(mode="wrap")
+    def _with_all_that_is_read(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A run's record holds what its variant reads: another default must not change the run."""
+        record = serialise(self)
+        for name in ("knn", "lis_knn"):
+            if name in ROWS[self.variant].sections and name not in record:
+                record[name] = getattr(self, name).model_dump()
+        return record
 
     @model_validator(mode="after")
     def _folders_belong_together(self) -> "Config":

@@ -24,6 +24,7 @@ Stamp = dict[str, int | str]
 # What a killed process left is removed once nobody has touched it for so long: its writer may run
 # on another machine, of which nothing is known here.
 _ABANDONED = 60.0  # seconds
+_TEMPORARY = re.compile(r"\..+\.(\d+)(\.[a-z0-9]+)?")  # as `replacing` names them
 
 
 def cannot_write(path: Path, error: OSError, option: str = "--out") -> LisaeError:
@@ -97,6 +98,19 @@ def _remove_abandoned(path: Path) -> None:
                 _remove_untouched(path.with_name(name))
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Removes the temporary files of killed processes, however new.
+
+    Args:
+        folder: that no other process writes to, here or on another machine.
+    """
+    for path in folder.glob(".*"):
+        found = _TEMPORARY.fullmatch(path.name)
+        if found and not _is_alive(int(found[1])):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
 def _is_alive(process: int) -> bool:
     try:
         os.kill(process, 0)  # sends nothing
@@ -133,24 +147,29 @@ def staging(place: Path, prefix: str) -> Iterator[Path]:
     ours = re.compile(rf"{re.escape(prefix)}[a-z0-9_]{{8}}")  # as `mkdtemp` names them
     for name in os.listdir(place):
         if ours.fullmatch(name):
-            with contextlib.suppress(OSError), _locked(place / name):
+            with contextlib.suppress(OSError), locked(place / name, wait=False):
                 _remove_untouched(place / name)
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
     try:
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(OSError):  # a file system without locks
-                stack.enter_context(_locked(folder))
+                stack.enter_context(locked(folder, wait=False))
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Holds the lock of a folder; OSError where another process has it."""
+def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Holds the lock of a folder, which one process has at a time.
+
+    Args:
+        folder: that is there.
+        wait: for another process that has it; without, that is an OSError.
+    """
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
     finally:
         os.close(handle)
@@ -180,6 +199,18 @@ def as_utf8(text: str) -> str:
 def write_json(path: Path, record: Any) -> None:
     """Writes `record` as readable JSON with sorted keys; NaN and infinity are refused."""
     write_text(path, json.dumps(record, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def update_json(path: Path, key: str, value: Any) -> None:
+    """Sets one entry of the JSON object in `path`; processes that set others lose nothing.
+
+    The file and its folder are made where they are missing.
+
+    Raises:
+        LisaeError: what is there is no JSON, or the file cannot be written.
+    """
+    with locked(make_folder(path.parent)):
+        write_json(path, (read_json(path) if path.is_file() else {}) | {key: value})
 
 
 def read_json(path: Path) -> Any:

@@ -63,22 +63,31 @@ def greedy_coreset(x: np.ndarray, size: int, dimensions: int, seed: int) -> np.n
     return np.asarray(chosen)
 
 
+_AT_ONCE = 512  # rows of the bank: distances from all of them would need six times the memory
+
+
 class NearestDistance(OwnLayer):
     """The mean distance from the k nearest rows of the bank: (N, m) -> (N,)."""
 
     def __init__(self, bank: np.ndarray, neighbours: int, **kwargs):
         super().__init__(**({"trainable": False} | kwargs))
         self._bank, self._neighbours = bank, neighbours
-        self._norms = np.sum(np.square(bank), axis=1)
 
     def call(self, x):
-        own = ops.sum(ops.square(x), axis=-1, keepdims=True)
-        relative = ops.matmul(x, -2 * self._bank.T) + self._norms
+        parts = np.array_split(self._bank, -(-len(self._bank) // _AT_ONCE))
+        nearest = ops.concatenate([self._nearest(x, part) for part in parts], axis=-1)
+        nearest = self._smallest(nearest) + ops.sum(ops.square(x), axis=-1, keepdims=True)
+        return ops.mean(ops.sqrt(ops.maximum(nearest, 0.0)), axis=-1)
+
+    def _nearest(self, x, bank: np.ndarray):
+        """Of a part of the bank, squared and less ‖x‖²: (N, m) -> (N, k) or fewer."""
+        return self._smallest(ops.matmul(x, -2 * bank.T) + np.sum(np.square(bank), axis=1))
+
+    def _smallest(self, values):
+        """The k smallest of each row: (N, n) -> (N, k) or fewer."""
         if self._neighbours == 1:  # a minimum takes half the time
-            nearest = ops.min(relative, axis=-1, keepdims=True)
-        else:
-            nearest = -ops.top_k(-relative, self._neighbours)[0]
-        return ops.mean(ops.sqrt(ops.maximum(nearest + own, 0.0)), axis=-1)
+            return ops.min(values, axis=-1, keepdims=True)
+        return -ops.top_k(-values, min(self._neighbours, values.shape[-1]))[0]
 
     def get_config(self):
         return super().get_config() | {"bank": self._bank, "neighbours": self._neighbours}

@@ -19,7 +19,7 @@ from lisae_tf.core.thresholds import Threshold
 from lisae_tf.data import picture_files, picture_tables
 from lisae_tf.experiments import bulk_rows
 from lisae_tf.experiments.bulk_rows import LISTING, Part
-from lisae_tf.exported import artefacts, score_files
+from lisae_tf.exported import model_record, score_files
 
 MANIFEST = "_manifest.json"  # readers of Parquet folders pass over such a name
 _TABLE = picture_tables.PARQUET
@@ -43,10 +43,10 @@ def scorer_of(run: Path | None, model: Path | None) -> Scorer:
         LisaeError: it is missing, damaged or altered.
     """
     if model is not None:
-        place, kind = artefacts.locate(model.absolute())
-        record = artefacts.read_record(place, kind)
-        alpha = artefacts.threshold_of(record).alpha
-        return Scorer(str(place), False, artefacts.digest(record), alpha)
+        place, kind = model_record.locate(model.absolute())
+        record = model_record.read_record(place, kind)
+        alpha = model_record.threshold_of(record).alpha
+        return Scorer(str(place), False, model_record.digest(record), alpha)
     sidecar = Path(str(run)).absolute() / _SIDECAR
     try:
         alpha = Threshold.from_json(read_json(sidecar)["threshold"]).alpha

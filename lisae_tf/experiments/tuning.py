@@ -187,8 +187,8 @@ def _at(config: Config, path: str) -> float | int:
     return getattr(getattr(config, section), name)
 
 
-def open_study(folder: Path) -> optuna.Study:
-    """The study in a folder, continued where there is one.
+def open_study(folder: Path, name: str = "tune") -> optuna.Study:
+    """The study of a name in a folder, continued where there is one.
 
     Raises:
         LisaeError: the file of its trials is damaged, or of an earlier version.
@@ -199,7 +199,7 @@ def open_study(folder: Path) -> optuna.Study:
         backend = optuna.storages.journal.JournalFileBackend(str(path))
         storage = optuna.storages.JournalStorage(backend)
         study = optuna.create_study(
-            study_name="tune", storage=storage, direction="maximize", load_if_exists=True
+            study_name=name, storage=storage, direction="maximize", load_if_exists=True
         )
         finished = done(study)
     except Exception as error:  # a damaged journal raises all kinds

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.exported import artefacts, baseline
-from lisae_tf.exported.artefacts import Record
+from lisae_tf.exported import baseline, model_record
+from lisae_tf.exported.model_record import Record
 
 MIN_SCORES = 20  # fewer show nothing
 
@@ -52,7 +52,7 @@ def of_record(record: Record) -> tuple[np.ndarray, float, float | None] | None:
     kept = record.get("calibration_scores")
     if kept is None:
         return None
-    threshold = artefacts.threshold_of(record)
+    threshold = model_record.threshold_of(record)
     return baseline.unpack(kept), threshold.alpha, threshold.guaranteed_fpr
 
 

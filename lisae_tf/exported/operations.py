@@ -18,7 +18,7 @@ _EXPORTED = """
     Abs AddV2 Assert AvgPool BiasAdd BroadcastTo Cast ConcatV2 Const Conv2D Conv2DBackpropInput
     DecodeJpeg DecodePng DecodeRaw DepthwiseConv2dNative EnsureShape Equal Erfc Exp ExpandDims
     ExtractJpegShape Floor FloorDiv GatherV2 Greater GreaterEqual Identity IdentityN If LeakyRelu
-    Less LessEqual Log LogicalAnd LogicalOr MatMul Max MaxPool Maximum Mean Minimum Mul Neg NoOp
+    Less LessEqual Log LogicalAnd LogicalOr MatMul Max MaxPool Maximum Mean Min Minimum Mul Neg NoOp
     Pack Pad ParseExampleV2 PartitionedCall Placeholder Prod ReadVariableOp RealDiv Relu Relu6
     Reshape ResizeBilinear Rsqrt ScaleAndTranslate Shape Sigmoid Softmax SplitV Sqrt Square
     SquaredDifference Squeeze StatefulPartitionedCall StatelessIf StatelessWhile StopGradient

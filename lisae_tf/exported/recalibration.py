@@ -14,8 +14,8 @@ import numpy as np
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import make_folder, sha256, staging
 from lisae_tf.core.thresholds import Threshold
-from lisae_tf.exported import artefacts, onnx_file, tflite_file
-from lisae_tf.exported.artefacts import Record
+from lisae_tf.exported import model_record, onnx_file, tflite_file
+from lisae_tf.exported.model_record import Record
 from lisae_tf.exported.runtimes import Model, open_model
 
 _FILES = {"onnx": onnx_file, "tflite": tflite_file}
@@ -37,7 +37,7 @@ def next_place(model: Model, out: Path | None) -> Path:
             raise LisaeError(
                 f"{path} lies in no numbered folder; name the new model's place with --out"
             )
-        version = folder.parent / str(max(artefacts.numbered(folder.parent)) + 1)
+        version = folder.parent / str(max(model_record.numbered(folder.parent)) + 1)
         return version if path.is_dir() else version / path.name
     if out.exists():
         raise LisaeError(f"{out} exists; name another place with --out")
@@ -102,12 +102,12 @@ def recalibrate(
                 _copy_saved_model(model.path, staged, threshold.alpha)
             else:
                 staged.parent.mkdir()
-                data, metadata = model.path.read_bytes(), artefacts.metadata_of(record)
+                data, metadata = model.path.read_bytes(), model_record.metadata_of(record)
                 staged.write_bytes(_FILES[record["kind"]].replace(data, threshold.alpha, metadata))
-            artefacts.write_record(staged, record)
+            model_record.write_record(staged, record)
             _check(model, open_model(staged), pictures)
             if folder.exists():
-                os.replace(artefacts.record_path(staged), artefacts.record_path(out))
+                os.replace(model_record.record_path(staged), model_record.record_path(out))
                 os.replace(staged, out)
             else:
                 os.rename(apart / folder.name, folder)
@@ -119,7 +119,7 @@ def recalibrate(
 
 
 def _record(model: Model, threshold: Threshold, scores: str | None, folder: Path) -> Record:
-    parent = artefacts.digest(model.record)
+    parent = model_record.digest(model.record)
     version = int(folder.name) if folder.name.isdigit() else model.record["version"] + 1
     changed = {
         "version": version,
@@ -156,7 +156,7 @@ def _check(parent: Model, child: Model, pictures: np.ndarray) -> None:
 
 def _copy_saved_model(parent: Path, folder: Path, alpha: float) -> None:
     """The same graph, and the same variables but for one."""
-    about_parent = shutil.ignore_patterns("variables", artefacts.PARITY, artefacts.CARD)
+    about_parent = shutil.ignore_patterns("variables", model_record.PARITY, model_record.CARD)
     shutil.copytree(parent, folder, ignore=about_parent)
     (folder / "variables").mkdir()
     import tensorflow as tf
@@ -180,7 +180,7 @@ def _same_but_threshold(parent: Path, child: Path) -> bool:
 
     stored = [tf.train.load_checkpoint(str(path / _VARIABLES)) for path in (parent, child)]
     names = set(stored[0].get_variable_to_shape_map())
-    same_graph = sha256(parent / artefacts.GRAPH) == sha256(child / artefacts.GRAPH)
+    same_graph = sha256(parent / model_record.GRAPH) == sha256(child / model_record.GRAPH)
     return (
         same_graph
         and names == set(stored[1].get_variable_to_shape_map())

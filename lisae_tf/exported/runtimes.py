@@ -12,8 +12,8 @@ import numpy as np
 
 from lisae_tf.core.arrays import batches
 from lisae_tf.core.errors import LisaeError, install
-from lisae_tf.exported import artefacts, onnx_file, tflite_file
-from lisae_tf.exported.artefacts import SAVED_MODEL, Record
+from lisae_tf.exported import model_record, onnx_file, tflite_file
+from lisae_tf.exported.model_record import SAVED_MODEL, Record
 
 BATCH_SIZE, PIXELS = 256, 2**20  # of a batch, at most
 
@@ -44,8 +44,8 @@ class Model(ABC):
         self.shape: tuple[int, int, int] = tuple(record["shape"])
         self.depth: int | None = record.get("depth")
         self.batch_size = batch_size(self.shape)
-        self.threshold = artefacts.threshold_of(record).alpha
-        self.metadata = artefacts.metadata_of(record)
+        self.threshold = model_record.threshold_of(record).alpha
+        self.metadata = model_record.metadata_of(record)
         found = record.get("error_map")
         self.has_maps = found is not None
         self.highest_share: float = found["highest_share"] if found else 1.0
@@ -229,8 +229,8 @@ def open_model(path: Path | str) -> Model:
         LisaeError: no such model, its files are truncated or altered, thresholds disagree, or
             the package that runs it is missing.
     """
-    path, kind = artefacts.locate(Path(path))
-    record = artefacts.read_record(path, kind)
+    path, kind = model_record.locate(Path(path))
+    record = model_record.read_record(path, kind)
     try:
         model = _MODELS[kind](path, record)
         alpha, metadata = model.stored()
@@ -250,7 +250,7 @@ def open_model(path: Path | str) -> Model:
         ) from error
     if alpha != model.threshold or metadata != model.metadata:
         raise LisaeError(
-            f"{path} and {artefacts.record_path(path).name} disagree on the threshold or other "
+            f"{path} and {model_record.record_path(path).name} disagree on the threshold or other "
             "metadata; restore both, or export or calibrate again"
         )
     return model

@@ -15,7 +15,7 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.exported import artefacts, operations
+from lisae_tf.exported import model_record, operations
 from lisae_tf.exported.codes import RequestError, from_number
 from lisae_tf.exported.runtimes import batch_size
 from lisae_tf.exported.signatures import STRINGS, Signature, Tensor
@@ -50,7 +50,7 @@ class ServedModel:
         _check_default(self.definitions, folder)
         image = self.signatures[DEFAULT].inputs["image"]
         self.shape = tuple(size or 1 for size in (image.shape or ())[1:])
-        self.depth = artefacts.depth_of(folder)
+        self.depth = model_record.depth_of(folder)
         self._loaded = tf.saved_model.load(str(folder), tags=["serve"])
 
     def signature(self, name: str) -> Signature:

@@ -6,17 +6,14 @@ two records of a cell the one of the newer training version counts, then of the 
 the file's. Needs pyarrow for tables alone; imports no TensorFlow.
 """
 
-import contextlib
-import fcntl
 import json
-import os
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.core.files import make_folder, read_json, replacing, write_json
+from lisae_tf.core.files import locked, make_folder, read_json, replacing, write_json
 from lisae_tf.data import picture_tables
 
 CELL = "[!.]*-seed*.json"  # name of a cell's file; not one that is being written
@@ -27,20 +24,9 @@ COLUMNS = (
 )  # fmt: skip
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """No other process is within the block for the same folder."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def write(path: Path, record: dict) -> None:
     """Writes a cell's file, whole or not at all; its folder is made."""
-    with _locked(make_folder(path.parent)):
+    with locked(make_folder(path.parent)):
         write_json(path, record)
 
 
@@ -77,7 +63,7 @@ def fold(folder: Path) -> None:
     """
     if not any(folder.rglob(CELL)):
         return
-    with _locked(folder.parent):
+    with locked(folder.parent):
         table = _table_of(folder)
         rows, seen = dict(_rows(table)), {}
         for path in sorted(folder.rglob(CELL)):
@@ -87,7 +73,7 @@ def fold(folder: Path) -> None:
             rows[name] = json.dumps(_newest([read_json(path), *known]), sort_keys=True)
         _write_table(table, rows)
         for path, state in seen.items():
-            with _locked(path.parent):
+            with locked(path.parent):
                 if _state(path) == state:  # else it was written anew since
                     path.unlink()
 

@@ -13,6 +13,7 @@ from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import read_json
 from lisae_tf.grids.cells import Cell, cell_of
 
+LATENTS = "latents.json"  # the choices of latent sizes, below the folder of the results
 Tasks = tuple[tuple[str, ...], ...]
 
 
@@ -102,15 +103,21 @@ class Figure:
         return tuple(name for name in half if name not in task)
 
 
-def latent_file(root: Path, config: str, variant: str) -> Path:
-    """Where the choice of the latent size of a model on a dataset lies."""
-    return root / "latent" / config / f"{variant}.json"
+def latent_key(config: str, variant: str) -> str:
+    """The key of a model on a dataset in the file of latent sizes."""
+    return f"{config}/{variant}"
+
+
+def latent_choice(root: Path, config: str, variant: str) -> dict | None:
+    """The record of the choice of the latent size of a model on a dataset; None where none is."""
+    path = root / LATENTS
+    return read_json(path).get(latent_key(config, variant)) if path.is_file() else None
 
 
 def chosen_latent(root: Path, config: str, variant: str) -> int | None:
     """The latent size chosen on held-out training data; None: as the configuration says."""
-    path = latent_file(root, config, variant)
-    return read_json(path)["latent"] if path.is_file() else None
+    record = latent_choice(root, config, variant)
+    return record["latent"] if record else None
 
 
 # By (row, column), as they are printed.

@@ -11,10 +11,10 @@ from lisae_tf.grids import stored
 from lisae_tf.grids.cells import counts, version_of
 from lisae_tf.inspection.rows import ROWS
 
-CELLS, PEERS = "cells", "peers"  # folders below that of the results
+CELLS, PEERS = "cells", "peers.json"  # below the folder of the results
 USUAL = "usual"  # the split without real negatives
 TIMES = ("fit_seconds", "pictures_per_second")
-# By the names in the files of `benchmarks/inspection_peers.py`.
+# By the names in the file of `benchmarks/inspection_peers.py`.
 PEER_ROWS = {
     "padim": "PaDiM (anomalib {})",
     "patchcore-1": "PatchCore 1 % (anomalib {})",
@@ -116,9 +116,9 @@ def read(root: Path) -> Results:
     return results
 
 
-def _peers(folder: Path) -> Iterator[tuple[str, str, dict]]:
+def _peers(path: Path) -> Iterator[tuple[str, str, dict]]:
     """Row, set and record of each model of another package that was run."""
-    found = [read_json(path) for path in sorted(folder.glob("*.json"))]
+    found = list(read_json(path).values()) if path.is_file() else []
     for model, row in PEER_ROWS.items():
         for result in found:
             if result.get("model") != model or result.get("status") != "run":

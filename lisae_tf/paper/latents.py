@@ -1,4 +1,4 @@
-"""The latent size of a model on a dataset, chosen on held-out training data; one file each.
+"""The latent size of a model on a dataset, chosen on held-out training data.
 
 Two fixed tasks, one seed. The AUROC on the test sets of those tasks is written beside the choice
 as `best_latent` and decides nothing.
@@ -15,13 +15,13 @@ from typing import Any
 from lisae_tf import __version__
 from lisae_tf.config.settings import Config, dataset_settings, merge, resolve
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.core.files import make_folder, read_json, write_json
+from lisae_tf.core.files import update_json
 from lisae_tf.data.tasks import load_test
 from lisae_tf.evaluation.metrics import auroc
 from lisae_tf.experiments import selection
 from lisae_tf.experiments.experiment import score_test
 from lisae_tf.grids import cells, grid
-from lisae_tf.grids.trainings import Column, Row, latent_file
+from lisae_tf.grids.trainings import LATENTS, Column, Row, latent_choice, latent_key
 from lisae_tf.paper import tables
 from lisae_tf.training.sharing import SharedPhase1
 
@@ -35,7 +35,7 @@ def fixed_tasks(column: Column) -> list[tuple[str, ...]]:
 
 
 class Choice:
-    """The file of one model on one dataset, filled size by size."""
+    """The record of one model on one dataset, filled size by size."""
 
     def __init__(self, column: Column, row: Row, root: Path, over: dict[str, Any]):
         settings = dataset_settings(column.config) or {}
@@ -44,8 +44,8 @@ class Choice:
         if row.negatives is not None:
             self._settings["negatives"] = row.negatives
         self.tasks = fixed_tasks(column)
-        self.path = latent_file(root, column.config, row.variant)
-        self.record = self._stored() or {
+        self.path, self.key = root / LATENTS, latent_key(column.config, row.variant)
+        self.record = self._stored(latent_choice(root, column.config, row.variant)) or {
             "config": self.config(self.tasks[0], 1).model_dump(),
             "training_version": cells.TRAINING_VERSION, "version": __version__, "seed": SEED,
             "variant": row.variant, "tasks": [", ".join(task) for task in self.tasks],
@@ -58,11 +58,10 @@ class Choice:
         own = {"normal_class": list(task), "network": {"latent": size}}
         return resolve(merge(self._settings, own))
 
-    def _stored(self) -> dict | None:
-        """What an earlier call has trained with the same settings."""
-        if not self.path.is_file():
+    def _stored(self, record: dict | None) -> dict | None:
+        """What an earlier call has trained, if with the same settings."""
+        if record is None:
             return None
-        record = read_json(self.path)
         try:
             same = resolve(record["config"]) == self.config(self.tasks[0], 1)
         except (KeyError, TypeError, LisaeError):
@@ -70,7 +69,7 @@ class Choice:
         return record if same and record["training_version"] == cells.TRAINING_VERSION else None
 
     def has(self, task: tuple[str, ...], size: int) -> bool:
-        """Whether this training is in the file."""
+        """Whether this training is there."""
         return ", ".join(task) in self.record["trained"].get(str(size), {})
 
     def add(self, task: tuple[str, ...], size: int, kind: str, found: dict) -> None:
@@ -107,8 +106,7 @@ class Choice:
 
     def _write(self) -> None:
         self.record["date"] = datetime.now(UTC).date().isoformat()
-        make_folder(self.path.parent)
-        write_json(self.path, self.record)
+        update_json(self.path, self.key, self.record)
 
 
 @dataclass(frozen=True)
@@ -144,7 +142,7 @@ def choose(
     jobs: int = 1,
     quick: bool = False,
 ) -> dict[str, dict]:
-    """Tries all sizes for each row and writes one file a row; continues what is there.
+    """Tries all sizes for each row and writes one record a row; continues what is there.
 
     Returns:
         The record of each row.
@@ -172,7 +170,7 @@ def choose(
             continue
         choices[trial.row].add(trial.task, trial.size, record["kind"], record["figures"])
         say(f"{place}: {record['figures']['auroc_left_out']:.4f} against {record['kind']}")
-    failed = [choice.path for choice in choices.values() if not choice.close(sizes)]
+    failed = [choice.key for choice in choices.values() if not choice.close(sizes)]
     if failed:
         raise LisaeError(
             f"not every size could be trained for {failed[0]}, so none is chosen there; the "

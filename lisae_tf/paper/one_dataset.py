@@ -11,7 +11,7 @@ import numpy as np
 from lisae_tf import __version__
 from lisae_tf.config.settings import dataset_settings, merge, resolve
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.core.files import write_text
+from lisae_tf.core.files import make_folder, write_text
 from lisae_tf.data.datasets import open_dataset
 from lisae_tf.grids.cells import Cell
 
@@ -78,4 +78,5 @@ def table(results: Sequence[tuple[Cell, dict]]) -> str:
 
 def write_table(path: Path, text: str, command: str) -> None:
     """The table with the command that made it."""
+    make_folder(path.parent)  # its cells may be in a table of a folder above it
     write_text(path, f"AUROC, made by `{command}` (version {__version__}).\n\n{text}")

@@ -1,6 +1,6 @@
 """Figures 2 and 4: pictures of what trained networks make of test inputs, one training each.
 
-Written by `benchmark figures`, each beside a record of its training; the report shows them.
+Written by `benchmark figures`, with a record of each training beside them; the report shows them.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lisae_tf.config.settings import Config, dataset_settings, merge, resolve
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.core.files import make_folder, read_json, write_json
+from lisae_tf.core.files import make_folder, read_json, update_json
 from lisae_tf.grids.cells import TRAINING_VERSION
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lisae_tf.experiments.experiment import Outcome
 
 SHOWN = 5  # pictures of each side
+RECORDS = "records.json"  # of the trainings, in the folder of the pictures
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,12 @@ def stored(folder: Path) -> dict[str, Path]:
     return {title: path for title, path in paths.items() if path.is_file()}
 
 
+def records(folder: Path) -> dict[str, dict]:
+    """What each picture in the folder was made of, by its name."""
+    path = folder / RECORDS
+    return read_json(path) if path.is_file() else {}
+
+
 def make_all(
     folder: Path, data_dir: Path | None, over: dict[str, Any], say: Callable[[str], None]
 ) -> Iterator[Path]:
@@ -61,9 +68,10 @@ def make_all(
     make_folder(folder)
     for name, exhibit in EXHIBITS.items():
         config = exhibit.settings(over)
-        picture, record = folder / f"{name}.png", folder / f"{name}.json"
+        picture = folder / f"{name}.png"
         wanted = {"config_hash": config.digest(), "training_version": TRAINING_VERSION}
-        if picture.is_file() and record.is_file() and wanted.items() <= read_json(record).items():
+        record = records(folder).get(name, {})
+        if picture.is_file() and wanted.items() <= record.items():
             continue
         try:
             outcome = experiment.run(config, experiment.load(config, data_dir))
@@ -73,7 +81,8 @@ def make_all(
         draw = linear_case if exhibit.variant == "linear-lis" else both_phases
         draw(picture, outcome)
         kept = ("auroc", "auroc_phase1", "seed", "version", "seconds")
-        write_json(record, wanted | {key: outcome.metrics[key] for key in kept})
+        record = wanted | {key: outcome.metrics[key] for key in kept}
+        update_json(folder / RECORDS, name, record)
         yield picture
 
 

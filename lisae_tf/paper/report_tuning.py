@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lisae_tf.core.markdown import difference, markdown
-from lisae_tf.paper import tables, tuned
+from lisae_tf.paper import tables, tuning_table
+from lisae_tf.paper.tuning_table import DEFAULTS, TUNED
 
 if TYPE_CHECKING:
     from lisae_tf.paper.results import Summed
@@ -19,7 +20,7 @@ def render(figures: Mapping[tuple[str, str], "Summed"], root: Path) -> str:
         return ""
     lines, better, clearly, measured = [], 0, 0, 0
     for column in tables.COLUMNS:
-        given, tuned_ = figures[tuned.DEFAULTS, column], figures.get((tuned.TUNED, column))
+        given, tuned_ = figures[DEFAULTS, column], figures.get((TUNED, column))
         compared = "–"
         if tuned_ and given.mean is not None and tuned_.mean is not None:
             gains = [tuned_.task(name) - given.task(name) for name in given.tasks]
@@ -30,15 +31,15 @@ def render(figures: Mapping[tuple[str, str], "Summed"], root: Path) -> str:
             clearly += statistics.fmean(gains) > error
             if not any(gains):
                 compared = "defaults kept"
-        settings = tuned.chosen(root, column)
+        choice = tuning_table.choice(root, column)
+        settings = choice and choice["settings"]
         said = settings and "latent {}, γ {:g}, β {:g}".format(
             settings["network"]["latent"],
             *(settings["latent_shaping"][name] for name in ("gamma", "beta")),
         )
-        choice = tuned.choice(root, column)
         held_out = choice and "{} → {:.4f} ({} trials; without {})".format(
-            "failed" if choice[tuned.DEFAULTS] is None else f"{choice[tuned.DEFAULTS]:.4f}",
-            choice[tuned.TUNED], choice["trials"], "; ".join(dict.fromkeys(choice["left_out"])),
+            "failed" if choice[DEFAULTS] is None else f"{choice[DEFAULTS]:.4f}",
+            choice[TUNED], choice["trials"], "; ".join(dict.fromkeys(choice["left_out"])),
         )  # fmt: skip
         shown = (given, tuned_ or "–", compared, said or "–", held_out or "–")
         lines.append([column, *map(str, shown)])
@@ -55,7 +56,5 @@ def render(figures: Mapping[tuple[str, str], "Summed"], root: Path) -> str:
         "defaults on svhn, below them on fashion_mnist and cifar10). "
         f"Tuned settings are better on {better} of {measured} columns, on {clearly} of them by "
         "more than the standard error (±) of the difference over the column's tasks.\n\n"
-        + markdown(
-            ["column", tuned.DEFAULTS, tuned.TUNED, "difference", "chosen", "held out"], lines
-        )
+        + markdown(["column", DEFAULTS, TUNED, "difference", "chosen", "held out"], lines)
     )

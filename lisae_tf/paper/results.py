@@ -10,11 +10,10 @@ from typing import Any
 
 from lisae_tf.config.variants import VARIANTS
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.core.files import read_json
 from lisae_tf.grids import stored
 from lisae_tf.grids.cells import Cell, version_of
-from lisae_tf.grids.trainings import Figure, latent_file
-from lisae_tf.paper import tables, tuned
+from lisae_tf.grids.trainings import Figure, latent_choice
+from lisae_tf.paper import tables, tuning_table
 
 DIGITS = 6  # kept in the summary
 
@@ -135,14 +134,14 @@ class Results:
         """Folder defaults and tuned settings by (row, column); empty where nothing is tuned."""
         found: dict[tuple[str, str], Summed] = {}
         for name, column in tables.COLUMNS.items():
-            for row, cells in tuned.cells_of(self.root, name).items():
+            for row, cells in tuning_table.cells_of(self.root, name).items():
                 summed = Summed(tuple(", ".join(task) for task in column.tasks))
                 for task, cell in zip(summed.tasks, cells, strict=True):
                     if record := self.record(cell):
-                        summed.by_seed.setdefault(tuned.SEED, {})[task] = record["auroc"]
+                        summed.by_seed.setdefault(tuning_table.SEED, {})[task] = record["auroc"]
                         summed.latents.add(record["latent"])
                 found[row, name] = summed
-        return found if any(row == tuned.TUNED for row, _ in found) else {}
+        return found if any(row == tuning_table.TUNED for row, _ in found) else {}
 
     @cached_property
     def appendix(self) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
@@ -170,10 +169,9 @@ class Results:
         """Column, row and record of each choice of a latent size."""
         for name, column in tables.COLUMNS.items():
             for row, system in tables.ROWS.items():
-                path = latent_file(self.root, column.config, system.variant)
                 # A choice is one of the row with the usual negatives.
                 own = not system.phase1 and system.negatives in (None, "none")
-                record = read_json(path) if own and path.is_file() else None
+                record = own and latent_choice(self.root, column.config, system.variant)
                 if record and record["latent"] is not None:  # else the choice is under way
                     yield name, row, record
 

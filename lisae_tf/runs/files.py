@@ -13,7 +13,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.core.files import Stamp, cannot_write, make_folder, read_json, stamp, write_json
+from lisae_tf.core.files import (
+    Stamp,
+    cannot_write,
+    make_folder,
+    read_json,
+    remove_unfinished,
+    stamp,
+    write_json,
+)
 from lisae_tf.data.manifest import FILE as MANIFEST
 
 CONFIG, METRICS, HISTORY, SCORES, CHECKPOINT = (
@@ -46,6 +54,9 @@ def writing(folder: Path) -> Iterator[None]:
     """
     handle = _locked(folder)
     try:
+        if handle is not None:
+            for place in (folder, folder / FIGURES):
+                remove_unfinished(place)
         settle(folder)
         yield
     finally:

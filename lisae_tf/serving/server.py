@@ -15,7 +15,7 @@ from pathlib import Path
 from aiohttp import web
 
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.exported import artefacts, saved_model
+from lisae_tf.exported import model_record, saved_model
 from lisae_tf.serving import grpc_server, warmup
 from lisae_tf.serving.connections import Connections, that_fit
 from lisae_tf.serving.limits import Limits
@@ -69,8 +69,8 @@ def model_folder(path: Path) -> Path:
     if not path.is_dir():
         raise LisaeError(f"the folder {path} does not exist; give what 'export' wrote")
 
-    inner = [each for each in sorted(path.iterdir()) if artefacts.numbered(each)]
-    found = path if artefacts.numbered(path) else inner[0] if len(inner) == 1 else None
+    inner = [each for each in sorted(path.iterdir()) if model_record.numbered(each)]
+    found = path if model_record.numbered(path) else inner[0] if len(inner) == 1 else None
     if found is not None:
         return found
     if (path / "saved_model.pb").is_file():
@@ -84,8 +84,8 @@ def _refuse_other_formats(path: Path) -> None:
     found = [path] if path.is_file() else [
         each for depth in ("*", "*/*", "*/*/*") for each in sorted(path.glob(depth))
     ]  # fmt: skip
-    files = [each for each in found if each.suffix in artefacts.SUFFIXES]
-    if files and not any(each.name == artefacts.GRAPH for each in found):
+    files = [each for each in found if each.suffix in model_record.SUFFIXES]
+    if files and not any(each.name == model_record.GRAPH for each in found):
         raise LisaeError(
             f"{files[0]} is no SavedModel, and 'serve' takes nothing else; write one with 'export "
             "--format savedmodel', or score without a server: 'score --model' takes that file"
@@ -105,7 +105,7 @@ def load(folder: Path, base: Path, name: str, version: int) -> saved_model.Serve
         LisaeError: damaged, not one of ours, or its warm-up fails.
     """
     _refuse_other_formats(folder)
-    artefacts.read_record(folder, artefacts.SAVED_MODEL)  # sizes and hashes, before parsing
+    model_record.read_record(folder, model_record.SAVED_MODEL)  # sizes and hashes, before parsing
     loaded = saved_model.load(folder, base, name, version)
     count = warmup.warm_up(loaded, folder, _holding(Limits(), loaded))
     _log.info("version %s warmed up with %s requests", version, count)

@@ -7,7 +7,7 @@ import numpy as np
 
 from lisae_tf.core.errors import LisaeError, install
 from lisae_tf.exported import monitoring
-from lisae_tf.exported.artefacts import Record
+from lisae_tf.exported.model_record import Record
 
 # A test that is made again and again must be stricter than one that is made once.
 SIGNIFICANCE = 1e-4

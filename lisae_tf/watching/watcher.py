@@ -15,7 +15,7 @@ from typing import Any
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import make_folder
 from lisae_tf.data import levels, pictures
-from lisae_tf.exported import artefacts
+from lisae_tf.exported import model_record
 from lisae_tf.exported.runtimes import Model
 from lisae_tf.watching import tables
 from lisae_tf.watching.anomalies import Anomalies
@@ -93,7 +93,7 @@ class Watcher:
         self.stopping = False
         self.metrics_port: int | None = None
         self._model, self._settings, self._say = model, settings, say
-        self._digest = artefacts.digest(model.record)
+        self._digest = model_record.digest(model.record)
         self._folder = _watched(folder, settings)
         self._counts = Counts(model.threshold)
         self._told: set[str] = set()  # files that could not be read

@@ -1,0 +1,188 @@
+"""What is exported, whatever the format: the scoring graph as functions, and its record.
+
+Each exporter wraps `answer` and `error_map` in its own signatures; none computes anything.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from lisae_tf import __version__
+from lisae_tf.core.errors import LisaeError
+from lisae_tf.data import manifest
+from lisae_tf.detectors.base import Detector
+from lisae_tf.detectors.graph import GraphDetector
+from lisae_tf.exported import baseline, seen
+from lisae_tf.exported.model_record import Record, metadata_of
+from lisae_tf.model.scoring import scoring_graph, set_threshold
+from lisae_tf.runs import folders as runs
+
+PAPER = "Battikh and Lenskiy (2021), Latent-Insensitive Autoencoders for Anomaly Detection"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Exportable:
+    """The scoring graph of a run, on its way out.
+
+    Attributes:
+        detector: the reference that the gate compares with.
+        graph: "image" -> "score", "is_anomaly", and "error_map" where there is one.
+        name: of the model.
+        dtype: of "image": uint8 0-255 or float32 0-1.
+        record: what the sidecar says, but for sizes and hashes.
+    """
+
+    detector: GraphDetector
+    graph: keras.Model
+    name: str
+    dtype: str
+    record: Record
+
+    @property
+    def alpha(self) -> float:
+        """The default threshold."""
+        return self.detector.threshold_.alpha
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether there is a map of errors to ask for."""
+        return self.detector.has_maps
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What a model file carries inside."""
+        return metadata_of(self.record)
+
+    def image(self) -> tf.TensorSpec:
+        """The input: (N, H, W, C) with N free."""
+        return tf.TensorSpec((None, *self.detector.shape), self.dtype, "image")
+
+    def answer(self, image: tf.Tensor, threshold: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+        """Score and decision of each picture, by the default threshold or the one given."""
+        found = self.graph(image, training=False)
+        decision = found["is_anomaly"]
+        if threshold is not None:
+            decision = self.graph.get_layer("is_anomaly")(found["score"], threshold)
+        return {"score": found["score"], "is_anomaly": decision}
+
+    def error_map(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Where in each picture its error lies, float32 (N, h, w)."""
+        return {"error_map": self.graph(image, training=False)["error_map"]}
+
+    @staticmethod
+    def function(
+        body: Callable, *inputs: tf.TensorSpec
+    ) -> tf.types.experimental.PolymorphicFunction:
+        """`body` as a signature; none has Python control flow to translate."""
+        return tf.function(body, inputs, autograph=False)
+
+    def labelled(self, kind: str, name: str, version: int, quantize: str | None) -> "Exportable":
+        """The same graph as one version of one format."""
+        details = {"kind": kind, "name": name, "version": version, "quantization": quantize}
+        metadata = self.record["metadata"] | {"name": name, "quantization": quantize or "none"}
+        record = self.record | details | {"metadata": metadata}
+        return replace(self, name=name, record=record)
+
+
+def make_exportable(
+    detector: Detector, run: Path, *, name: str | None = None, dtype: str = "uint8"
+) -> Exportable:
+    """The scoring graph of a trained detector.
+
+    Args:
+        detector: a Keras detector with a threshold.
+        run: its run folder, which gives metrics and the default name.
+        name: of the model: letters, digits, '.', '_' and '-'.
+        dtype: of the graph's input.
+
+    Raises:
+        LisaeError: a detector without a graph or a threshold, or an impossible name.
+    """
+    if not isinstance(detector, GraphDetector):
+        raise LisaeError(
+            f"a {type(detector).__name__} has no Keras graph and cannot be exported; train "
+            "another variant, such as lis or linsep"
+        )
+    if detector.threshold_ is None:
+        raise LisaeError("this detector has no threshold yet; run calibrate first")
+    if name is None:
+        cleaned = re.sub(r"[^A-Za-z0-9._-]+", "-", run.resolve().name).lstrip("._-")[:56]
+        name = (cleaned or "lisae") + ("-float32" if dtype == "float32" else "")
+    if not _NAME.fullmatch(name):
+        raise LisaeError(f"the name '{name}' must consist of letters, digits, '.', '_' and '-'")
+    # Scores are float32, and so is the threshold inside a graph.
+    alpha = float(np.float32(detector.threshold_.alpha))
+    detector.set_threshold(replace(detector.threshold_, alpha=alpha))
+    graph = scoring_graph(detector.inference(), error_map=detector.has_maps, dtype=dtype)
+    set_threshold(graph, alpha)
+    record = _record(detector, graph, runs.read_metrics(run), dtype)
+    record["calibration_scores"] = baseline.pack(runs.read_scores(run)["calibration"])
+    if kept := manifest.read(run):
+        record["trained_on"] = seen.pack(kept.digests(manifest.FITTED))
+    return Exportable(detector, graph, name, dtype, record)
+
+
+def _record(detector: GraphDetector, graph: keras.Model, metrics: dict, dtype: str) -> Record:
+    """What is known of a run, without its folders' whereabouts."""
+    height, width, channels = detector.shape
+    # Of own folders the last name alone: a published model tells no paths of this machine.
+    data = {
+        "dataset": metrics["dataset"],
+        "normal": [Path(str(each)).name for each in metrics["normal"]],
+        "negatives": Path(str(metrics["negatives"])).name,
+        "protocol": metrics["protocol"],
+    }
+    picture = {
+        "name": "image",
+        "dtype": dtype,
+        "shape": ["batch", height, width, channels],
+        "range": [0, 255] if dtype == "uint8" else [0, 1],
+        "channels": {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels"),
+    }
+    error_map = None
+    if detector.has_maps:
+        error_map = {
+            "shape": ["batch", *graph.output["error_map"].shape[1:]],
+            "highest_share": detector.highest_share,
+        }
+    meaning = detector.meaning
+    if detector.ignored is not None:
+        meaning += f"; {100 * detector.ignored.mean():.1f} % of each picture does not count"
+    # Left out where it says nothing, as in the settings.
+    depth = {} if detector.depth is None else {"depth": detector.depth}
+    return depth | {
+        "lisae_tf": __version__,
+        "variant": metrics["variant"],
+        "seed": metrics["seed"],
+        "shape": list(detector.shape),
+        "input": picture,
+        "outputs": {"score": "float32 [batch]", "is_anomaly": "bool [batch]"},
+        "error_map": error_map,
+        "threshold": detector.threshold_.to_json(),
+        "data": data,
+        "metrics": {key: metrics.get(key) for key in runs.MEASURED},
+        "config_hash": metrics["config_hash"],
+        "parent": None,
+        "metadata": {
+            "description": f"anomaly score: {meaning}",
+            "paper": PAPER,
+            "lisae_tf": __version__,
+            "variant": metrics["variant"],
+            "input": f"{dtype} [batch, {height}, {width}, {channels}]",
+            "input_range": "-".join(map(str, picture["range"])),
+            "channel_order": picture["channels"],
+            "layout": "NHWC",
+            "dataset": data["dataset"],
+            "normal": ", ".join(data["normal"]),
+            "negatives": data["negatives"],
+            "protocol": data["protocol"],
+            "config_hash": metrics["config_hash"],
+            **{name: str(value) for name, value in depth.items()},
+        },
+    }
