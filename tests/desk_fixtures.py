@@ -7,6 +7,7 @@ import itertools
 import shutil
 import subprocess
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from PIL import Image
 
 from lisae_tf.commands.desk import _OfRun
+from lisae_tf.core.intervals import wilson
 from lisae_tf.data.pictures import decode_all
 from lisae_tf.desk.desk import Desk
 from lisae_tf.desk.pictures import scored
@@ -26,6 +28,7 @@ from lisae_tf.desk.thumbnails import Cache
 from lisae_tf.runs import files as run_files
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+READY = "document.querySelectorAll('#work:not([hidden]) .tile').length > 0"
 _BOX = """(selector) => {
   const found = document.querySelector(selector);
   const seen = () => {
@@ -41,6 +44,11 @@ _CHOOSE = """(selector, value) => {
   found.value = value;
   found.dispatchEvent(new Event("change"));
 }"""
+_AXE = """axe.run(document, {
+  runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22a", "wcag22aa"],
+  resultTypes: ["violations"],
+}).then(({ violations }) => violations.flatMap(({ id, nodes }) => nodes.map(
+  ({ html, failureSummary }) => `${id}: ${html.slice(0, 300)} ${failureSummary}`)))"""
 _KEYS = {
     "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Enter": 13, "Escape": 27,
     "Tab": 9, "Home": 36, "End": 35, "PageUp": 33, "PageDown": 34,
@@ -87,6 +95,9 @@ class Thresholds:
 
     def undo(self, say) -> None:
         self.write(self.written[-2], say)
+
+    def options(self) -> str:
+        return "--run runs/drawn"
 
 
 def drawn_desk(base: Path, normal: int = 60, anomaly: int = 20) -> Desk:
@@ -242,6 +253,12 @@ class Page:
         """Chooses of a list, as a user does."""
         await self(f"({_CHOOSE})({selector!r}, {value!r})")
 
+    async def violations(self) -> list[str]:
+        """What axe-core finds in the page against WCAG 2 A and AA, with the elements."""
+        script = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
+        await self(f"if (!globalThis.axe) {{ {script} }} null")
+        return await self(_AXE)
+
     async def screenshot(self, path: Path) -> None:
         found = await self.send("Page.captureScreenshot", format="png")
         path.write_bytes(base64.b64decode(found["data"]))
@@ -276,3 +293,23 @@ async def browser(profile: Path):
     finally:
         process.terminate()
         process.wait()
+
+
+async def text(page, name: str) -> str:
+    return await page(f"document.getElementById('{name}').textContent")
+
+
+async def told(page, name: str) -> str:
+    """What the page counts, and the interval."""
+    return f"{await text(page, f'{name}-count')}; {await text(page, f'{name}-share')}"
+
+
+def counted(side: np.ndarray, alpha: float, what: str) -> str:
+    """What it should say."""
+    count, total = int((side > np.float32(alpha)).sum()), len(side)
+
+    def written(share):
+        return f"{100 * share:.{1 if 0 < share < 0.1 else 0}f}"
+
+    low, high = wilson(count, total)
+    return f"{count} of {total} {what}; {written(count / total)} % ({written(low)}–{written(high)})"

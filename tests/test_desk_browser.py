@@ -12,17 +12,15 @@ import export_fixtures
 import numpy as np
 import pytest
 from conftest import CHECKOUT
-from desk_fixtures import CHROMIUM, browser, drawn_desk, served
+from desk_fixtures import CHROMIUM, READY, browser, counted, drawn_desk, served, text, told
 from export_fixtures import path_of
 from PIL import Image
 
-from lisae_tf.core.intervals import wilson
 from lisae_tf.desk import frozen
 from lisae_tf.runs.marks import read_marks
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs the browser chromium")
 run, models = export_fixtures.run, export_fixtures.models
-READY = "document.querySelectorAll('#work:not([hidden]) .tile').length > 0"
 THERE = """[...document.querySelectorAll('.tile:not([hidden]):not(.gone) img.picture')]
   .every((image) => image.complete && image.naturalWidth)"""
 # Texts in sight whose contrast with what is behind them is below WCAG's 4.5.
@@ -59,30 +57,6 @@ async def looking(desk, tmp_path, width, height=900, **features):
         await page.until(READY)
         yield page
         assert page.wrong == []
-
-
-def shares(text: str) -> list[float]:
-    return [float(each) for each in re.findall(r"[\d.]+", text)]
-
-
-async def text(page, name: str) -> str:
-    return await page(f"document.getElementById('{name}').textContent")
-
-
-async def told(page, name: str) -> str:
-    """What the page counts, and the interval."""
-    return f"{await text(page, f'{name}-count')}; {await text(page, f'{name}-share')}"
-
-
-def counted(side: np.ndarray, alpha: float, what: str) -> str:
-    """What it should say."""
-    count, total = int((side > np.float32(alpha)).sum()), len(side)
-
-    def written(share):
-        return f"{100 * share:.{1 if 0 < share < 0.1 else 0}f}"
-
-    low, high = wilson(count, total)
-    return f"{count} of {total} {what}; {written(count / total)} % ({written(low)}–{written(high)})"
 
 
 @pytest.mark.parametrize("width", [1300, 400])
@@ -155,19 +129,29 @@ def test_the_keyboard_is_enough(tmp_path):
     desk = drawn_desk(tmp_path / "pictures")
     focused = "document.activeElement.id || document.activeElement.tagName"
 
+    async def tab_to(page, name: str) -> list[str]:
+        """What the Tab key reaches until then, all of it seen to have the focus."""
+        reached = []
+        while not reached or (reached[-1] != name and len(reached) < 30):
+            await page.key("Tab")
+            reached.append(await page(focused))
+            if reached[-1] == "tiles":  # the tile that keys act on shows it
+                tile = "document.querySelector('.tile.current:not([hidden])')"
+                assert await page(f"getComputedStyle({tile}).boxShadow.includes(' 3px')")
+            elif reached[-1] not in ("BODY", "HTML"):
+                assert await page("(({ outlineStyle, outlineWidth }) => outlineStyle !== 'none' && "
+                                  "parseFloat(outlineWidth) >= 2)"
+                                  "(getComputedStyle(document.activeElement))")  # fmt: skip
+        assert reached[-1] == name
+        return reached
+
     async def scenario():
         async with looking(desk, tmp_path, 1300, prefers_reduced_motion="reduce") as page:
-            reached = []
-            for _ in range(30):
-                await page.key("Tab")
-                reached.append(await page(focused))
-                assert await page("document.activeElement === document.body || getComputedStyle("
-                                  "document.activeElement).outlineStyle !== 'none' || "
-                                  "document.activeElement.id === 'tiles'")  # fmt: skip
+            reached = await tab_to(page, "tiles")
             wanted = {"histogram", "threshold", "sort", "decision", "marked", "blend", "tiles"}
             assert wanted <= set(reached)
             # The threshold goes past one picture at a time.
-            await page("document.getElementById('histogram').focus()")
+            await tab_to(page, "histogram")
             alphas = []
             for key in ("Home", "ArrowRight", "ArrowRight", "ArrowLeft", "End", "ArrowLeft"):
                 await page.key(key)
@@ -178,8 +162,16 @@ def test_the_keyboard_is_enough(tmp_path):
             assert (desk.pictures.scores > np.float32(alphas[0])).all()
             said = await page("document.getElementById('histogram').getAttribute('aria-valuetext')")
             assert re.search(r"\d+ of \d+ normal above, \d+ of \d+ anomalies found", said)
+            await tab_to(page, "reset")
+            await page.key("Enter")
+            assert await page("desk.page.alpha") == np.float32(desk.thresholds.now())
+            assert await page(focused) == "histogram"  # for the button has gone
             # Pictures
-            await page("document.getElementById('tiles').focus()")
+            await tab_to(page, "tiles")
+            await page.key("n")
+            await page.until("desk.page.marks.get(desk.page.tiles.index) === 'normal'")
+            await page.key("u")
+            await page.until("desk.page.marks.size === 0")
             for key, place in (("ArrowRight", 1), ("ArrowDown", None), ("End", -1), ("Home", 0)):
                 await page.key(key)
                 now = await page("desk.page.tiles.current")
@@ -206,7 +198,7 @@ def test_the_keyboard_is_enough(tmp_path):
                               ".transitionDuration") == "0s"  # fmt: skip
 
     asyncio.run(scenario())
-    assert len(desk.marks_file.read_text().splitlines()) == 2
+    assert len(desk.marks_file.read_text().splitlines()) == 4
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -218,11 +210,14 @@ def test_everything_has_a_name_and_can_be_read(tmp_path, width, scheme):
     async def scenario():
         async with looking(desk, tmp_path, width, prefers_color_scheme=scheme) as page:
             await page("document.querySelectorAll('details').forEach((each) => each.open = true)")
+            assert await page.violations() == []
             await page("desk.page.say('well'); desk.page.viewer.show()")
             assert await page(FAINT) == []
+            assert await page.violations() == []
             await page("document.getElementById('viewer').close(); desk.page.say('bad', true);"
                        "document.getElementById('help').showModal()")  # fmt: skip
             assert await page(FAINT) == []
+            assert await page.violations() == []
             await page("document.getElementById('help').close()")
             tree = (await page.send("Accessibility.getFullAXTree"))["nodes"]
             roles = set()

@@ -1,25 +1,32 @@
-"""`report`: one HTML file about a run, whole in itself and readable on a phone."""
+"""`report`: one HTML file about a run, whole in itself; what it says and what it holds."""
 
+import base64
+import hashlib
 import html
-import re
+import json
+import os
 import shutil
-import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
+from desk_fixtures import desk_of, drawn_desk
 
 from lisae_tf.core.arrays import save_arrays
 from lisae_tf.core.files import read_json, write_json
 from lisae_tf.core.thresholds import choose_threshold
+from lisae_tf.desk import frozen, reported
 from lisae_tf.detectors import load_detector
 from lisae_tf.evaluation.metrics import Scored, auroc
 from lisae_tf.report import run_report
 from lisae_tf.runs import folders as runs
 
 pytestmark = pytest.mark.usefixtures("drawn_figures")
-VOID = {"meta", "img", "br", "link"}
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+VOID = {"meta", "img", "br", "link", "input"}
+RUN = Path("runs/normal-lis-seed0")
+BAD = "<img src=x onerror=alert(1)>.png"
 
 
 class Outline(HTMLParser):
@@ -30,19 +37,39 @@ class Outline(HTMLParser):
         self.open: list[str] = []
         self.links: list[str] = []
         self.headings: list[str] = []
+        self.inline: list[str] = []  # attributes that a policy of hashes would not let in
+        self.policy = ""
+        self.scripts: list[str] = []
+        self.styles: list[str] = []
+        self.options: list[str] = []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
         if tag not in VOID:
             self.open.append(tag)
         self.links += [value for name, value in attrs if name in ("src", "href")]
+        self.inline += [name for name in given if name.startswith("on") or name == "style"]
+        if given.get("http-equiv") == "Content-Security-Policy":
+            assert not self.scripts + self.styles  # it counts from here on
+            self.policy = given["content"]
+        if tag == "script":
+            assert "src" not in given
+            self.scripts.append("" if given.get("type") != "application/json" else "data")
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if self.open and self.open[-1] in ("h2", "h3"):
+        inside = self.open[-1] if self.open else ""
+        if inside in ("h2", "h3"):
             self.headings.append(data)
+        elif inside == "option":
+            self.options.append(data)
+        elif inside == "style":
+            self.styles.append(data)
+        elif inside == "script" and self.scripts[-1] != "data":
+            self.scripts[-1] += data
 
 
 @pytest.fixture
@@ -58,10 +85,31 @@ def test_everything_is_embedded_and_well_formed(report):
     text, _ = report
     page = Outline(text)
     assert page.open == []
-    assert page.links and all(link.startswith("data:image/png;base64,") for link in page.links)
-    assert "<script" not in text
+    assert {"#pictures-title", "data:,"} < set(page.links)
+    for link in page.links:
+        assert link.startswith(("data:image/png;base64,", "#", "data:,"))
     assert page.headings[:2] == ["What was trained on what", "How well it tells them apart"]
-    assert {"Highest scores", "Nearest to the threshold", "Lowest scores"} <= set(page.headings)
+    orders = {"highest score first", "lowest score first", "nearest to the threshold"}
+    assert orders | {"false alarms", "missed anomalies"} <= set(page.options)
+
+
+def test_its_own_scripts_run_and_no_others(report):
+    text, _ = report
+    page = Outline(text)
+    assert page.inline == []
+
+    def hashes(contents):
+        digests = [hashlib.sha256(content.encode()).digest() for content in contents]
+        return " ".join(f"'sha256-{base64.b64encode(each).decode()}'" for each in digests)
+
+    assert page.scripts.count("data") == 1
+    scripts = [script for script in page.scripts if script != "data"]
+    assert page.policy == (
+        f"default-src 'none'; img-src data:; style-src {hashes(page.styles)}; "
+        f"script-src {hashes(scripts)}; base-uri 'none'; form-action 'none'"
+    )
+    inside = "".join(scripts + page.styles).replace("http://www.w3.org/2000/svg", "")
+    assert not any(each in inside for each in ("http:", "https:", "@import", "innerHTML", "eval("))
 
 
 def test_it_says_what_the_run_found(report):
@@ -75,11 +123,41 @@ def test_it_says_what_the_run_found(report):
 def test_names_are_text_and_never_markup(workplace, cli):
     folder = workplace / "runs" / "normal-lis-seed0"
     record = read_json(folder / "metrics.json")
-    bad = "<img src=x onerror=alert(1)>"
-    write_json(folder / "metrics.json", record | {"notes": [bad], "normal": [bad]})
-    text = run_report.render(folder)
-    assert bad not in text
-    assert html.escape(bad) in text
+    write_json(folder / "metrics.json", record | {"notes": [BAD], "normal": [BAD]})
+    first = desk_of(RUN, workplace / "cache").pictures.names[0]
+    os.rename(first, Path(first).with_name(BAD))
+    shutil.copytree(folder, other := workplace / "runs" / "<script>x" / BAD)
+    desk = desk_of(other, workplace / "cache")
+    kinds = ["</script><script>alert(1)</script>"] * len(desk.pictures)
+    desk.pictures = replace(desk.pictures, kinds=kinds)
+    text = reported.page(other, desk, reason=BAD)
+    assert BAD not in text and "<script>x" not in text and "alert(1)</script>" not in text
+    assert text.count(html.escape(BAD)) >= 5  # notes, folder, title, heading and reason
+    found = data_of(text)
+    assert found["names"][0] == BAD and found["thumbs"][0].startswith("data:image/")
+    assert found["kinds"] == kinds[:1]
+    assert found["command"].startswith("python cli.py calibrate --run '")
+
+
+def data_of(text: str) -> dict:
+    """The document of the page."""
+    return json.loads(text.split('id="frozen">')[1].split("</script>", maxsplit=1)[0])
+
+
+def test_it_shows_the_scores_that_were_stored_and_scores_nothing_anew(workplace, cli, monkeypatch):
+    from lisae_tf.detectors.graph import GraphDetector
+
+    def score(*_):
+        raise AssertionError("scores are stored")
+
+    monkeypatch.setattr(GraphDetector, "score", score)
+    monkeypatch.setattr(reported, "MAPPED", 3)
+    assert cli("report").exit_code == 0
+    found, stored = data_of((RUN / "report.html").read_text("utf-8")), runs.read_scores(RUN)
+    scores = np.frombuffer(base64.b64decode(found["scores"]), "<f4")
+    np.testing.assert_array_equal(scores, stored["test"])
+    assert all(thumb.startswith("data:image/") for thumb in found["thumbs"])
+    assert sum(bool(each) for each in found["maps"]) == 3 and found["maps"][scores.argmax()]
 
 
 def test_without_the_pictures_it_still_says_the_rest(workplace, cli):
@@ -87,9 +165,29 @@ def test_without_the_pictures_it_still_says_the_rest(workplace, cli):
     result = cli("report", "--out", "elsewhere/new.html")
     assert result.exit_code == 0, result.output
     text = (workplace / "elsewhere" / "new.html").read_text(encoding="utf-8")
-    assert "The test pictures cannot be read: the folder" in text
-    assert "Highest scores" not in text
+    stored = runs.read_scores(RUN)
+    lost = int((~stored["is_anomaly"]).sum())
+    assert f"{lost} of the tested pictures are gone or changed" in text
     assert "false alarms at the threshold" in text
+    assert data_of(text)["thumbs"].count(None) == lost
+    (workplace / "normal").mkdir()
+    moved = f"{workplace}/anomaly={workplace}/elsewhere"
+    result = cli("report", "--data-root", moved, "--out", "elsewhere/new.html")
+    assert result.exit_code == 0, result.output
+    text = (workplace / "elsewhere" / "new.html").read_text(encoding="utf-8")
+    assert data_of(text)["thumbs"] == [None] * len(stored["test"])
+
+
+def test_where_it_cannot_be_told_which_pictures_were_tested_the_scores_are_there(workplace, cli):
+    pictures, reason = reported.tested(RUN, load_detector(RUN).config)
+    assert reason is None
+    lines = (RUN / "manifest.jsonl").read_text().splitlines()
+    kept = [line for line in lines if json.loads(line).get("part") != "test"]
+    (RUN / "manifest.jsonl").write_text("\n".join(kept) + "\n")
+    alone, reason = reported.tested(RUN, load_detector(RUN).config)
+    assert reason.startswith("The test pictures cannot be read: the test pictures of ")
+    np.testing.assert_array_equal(alone.scores, pictures.scores)
+    np.testing.assert_array_equal(alone.truth, pictures.truth)
 
 
 def test_an_incomplete_run_is_refused(workplace, cli):
@@ -125,7 +223,7 @@ def test_it_says_where_normal_test_pictures_are_not_like_the_calibration_picture
     for alarms, said in ((0, False), (10, False), (150, True)):
         test = np.repeat(np.float32([2 * alpha, alpha / 2]), [alarms, 200 - alarms])
         save_arrays(folder / runs.SCORES, scores | {"test": test})
-        text = run_report.render(folder)
+        text = run_report.render(folder, load_detector(folder))
         assert (saying in text) == said
     assert "150 of\n200 score above it" in text
 
@@ -143,43 +241,34 @@ def test_the_chance_of_false_alarms_is_how_often_they_occur():
     assert run_report.chance_of_alarms(threshold, 0, count) == 1
 
 
-def test_the_pictures_that_tell_most_are_chosen():
-    found = run_report.chosen(scored(1.5), alpha=0.8)
+def test_the_pictures_that_tell_most_come_first():
     rows = scored(1.5)
-    assert rows.scores[found["Highest scores"][0]] == rows.scores.max()
-    assert rows.scores[found["Lowest scores"][0]] == rows.scores.min()
-    near = np.abs(rows.scores - 0.8)
-    assert near[found["Nearest to the threshold"][0]] == near.min()
-    assert rows.is_anomaly[found["Missed anomalies"]].all()
-    assert (rows.scores[found["Missed anomalies"]] <= 0.8).all()
-    assert not rows.is_anomaly[found["False alarms"]].any()
-    assert (rows.scores[found["False alarms"]] > 0.8).all()
+    scores, truth, alpha = rows.scores, rows.is_anomaly, 0.8
+    found = reported.telling(scores, truth, alpha, 300)
+    assert sorted(found) == list(range(300))
+    missed = np.flatnonzero(truth & (scores <= alpha))
+    alarms = np.flatnonzero(~truth & (scores > alpha))
+    near = np.argsort(np.abs(scores - alpha))
+    firsts = [scores.argmax(), near[0], scores.argmin()]
+    firsts += [missed[scores[missed].argmin()], alarms[scores[alarms].argmax()]]
+    assert set(found[: len(set(firsts))]) == set(firsts)
+    for side, count in ((np.argsort(-scores), 8), (near, 8), (missed, len(missed))):
+        assert set(side[:count]) <= set(found[: 5 * count])
+    assert reported.telling(scores, truth, alpha, 7) == found[:7]
+    assert len(reported.telling(scores[:1], truth[:1], alpha, 7)) == 1
 
 
-def test_an_error_map_is_brightest_where_the_error_is():
-    error = np.zeros((8, 8))
-    error[2, 5] = 1.0
-    assert np.unravel_index(run_report.heat(error).sum(axis=2).argmax(), (8, 8)) == (2, 5)
-    assert not run_report.heat(np.zeros((4, 4))).sum(axis=2).max() > 20
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="needs the browser chromium")
-@pytest.mark.parametrize("width", [1200, 500])  # 500 is the narrowest window it opens
-def test_in_a_real_browser_nothing_sticks_out(report, tmp_path, width):
+def test_two_thousand_pictures_stay_below_ten_megabytes(report, tmp_path):
     text, _ = report
-    measure = (
-        "<script>addEventListener('load', () => document.title = [innerWidth, "
-        "document.documentElement.scrollWidth, [...document.images].filter("
-        "i => i.naturalWidth == 0).length].join(' '))</script></body>"
-    )
-    (tmp_path / "page.html").write_text(text.replace("</body>", measure), encoding="utf-8")
-    command = [
-        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900",
-        "--virtual-time-budget=5000", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom",
-        (tmp_path / "page.html").as_uri(),
-    ]  # fmt: skip
-    page = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    inner, scroll, broken = map(int, re.search(r"<title>(\d+) (\d+) (\d+)</title>", page).groups())
-    assert inner == width
-    assert scroll <= inner
-    assert broken == 0
+    desk = drawn_desk(tmp_path / "pictures")
+    everything = range(len(desk.pictures))
+    found = frozen.document(desk, everything, everything)
+    thumb, drawn = (np.mean([len(each) for each in found[key]]) for key in ("thumbs", "maps"))
+    rest = len(text) - sum(len(each) for key in ("thumbs", "maps") for each in data_of(text)[key])
+    assert rest + reported.MOST * (thumb + 40) + reported.MAPPED * drawn < reported.SIZE == 10**7
+    # Where each takes more, the last ones are left out.
+    room = 10.5 * max(map(len, found["thumbs"]))
+    some = frozen.document(desk, everything, [], room)["thumbs"]
+    assert 10 <= sum(map(bool, some)) < len(desk.pictures)
+    assert sum(map(len, some)) <= room
+    assert some == found["thumbs"][: (count := sum(map(bool, some)))] + [""] * (len(some) - count)

@@ -1,6 +1,7 @@
 """`desk`: a local page to look at scored pictures, move the threshold and mark what is wrong."""
 
 import contextlib
+import shlex
 import sys
 import threading
 import webbrowser
@@ -53,12 +54,6 @@ def command(
     shared.refuse_both(run, model)
     if listed is not None:
         pictures += tuple(lists.read(listed))
-    try:
-        from lisae_tf.desk import server
-    except ModuleNotFoundError as error:
-        if error.name != "aiohttp":
-            raise
-        raise LisaeError(f"the desk needs the package 'aiohttp'; {install('desk')}") from error
     if save is not None:
         from lisae_tf.core.files import write_text
         from lisae_tf.desk import frozen
@@ -67,6 +62,12 @@ def command(
         write_text(save, frozen.page(desk))
         click.echo(f"wrote {save}")
         return
+    try:
+        from lisae_tf.desk import server
+    except ModuleNotFoundError as error:
+        if error.name != "aiohttp":
+            raise
+        raise LisaeError(f"the desk needs the package 'aiohttp'; {install('desk')}") from error
     # Mistakes are said before anything is scored.
     with server.listen(host, port) as listening:
         desk = _opened(run, model, pictures, data_dir, data_roots, marks, skip_bad)
@@ -88,33 +89,48 @@ def _opened(
     from lisae_tf.desk.thumbnails import Cache, cache_folder
     from lisae_tf.runs.marks import place_of, read_marks
 
-    thresholds: _OfRun | _OfModel
     if model is not None:
         if not paths:
             raise LisaeError("an exported model knows no pictures; name files or folders")
         from lisae_tf.exported.runtimes import open_model
 
-        scorer = open_model(model)
-        marks = marks or place_of(None, scorer.path)
-        thresholds = _OfModel(scorer)
-        title, refusal = str(scorer.path), thresholds.refusal()
-    else:
-        folder = shared.open_run(run)
-        start_tensorflow()
-        from lisae_tf.detectors import load_detector
+        exported = open_model(model)
+        marks = marks or place_of(None, exported.path)
+        thresholds = _OfModel(exported)
+        read_marks(marks)
+        found = _scored(exported, thresholds.now(), paths, skip_bad)
+        cache, refusal = Cache(cache_folder()), thresholds.refusal()
+        return Desk(str(exported.path), found, exported, thresholds, marks, cache, refusal)
+    folder = shared.open_run(run)
+    start_tensorflow()
+    from lisae_tf.detectors import load_detector
 
-        scorer = load_detector(folder)
-        marks = marks or place_of(folder, None)
-        thresholds = _OfRun(folder)
-        title, refusal = folder.absolute().name, None
-    read_marks(marks)
+    detector = load_detector(folder)
+    read_marks(marks or place_of(folder, None))
     if paths:
-        found = _scored(scorer, thresholds.now(), paths, skip_bad)
+        found = _scored(detector, detector.threshold_.alpha, paths, skip_bad)
     else:
         from lisae_tf.desk.tested import pictures_of
 
-        found = pictures_of(folder, scorer.config, data_dir, data_roots)
-    return Desk(title, found, scorer, thresholds, marks, Cache(cache_folder()), refusal)
+        found = pictures_of(folder, detector.config, data_dir, data_roots)
+    return desk_of_run(folder, detector, found, marks)
+
+
+def desk_of_run(folder: Path, detector, pictures, marks: Path | None = None):
+    """The desk on pictures that a run's detector has scored.
+
+    Args:
+        folder: of the run.
+        detector: the run's.
+        pictures: what lies on it.
+        marks: file of the marks; the run's own by default.
+    """
+    from lisae_tf.desk.desk import Desk
+    from lisae_tf.desk.thumbnails import Cache, cache_folder
+    from lisae_tf.runs.marks import place_of
+
+    title, marks = folder.absolute().name, marks or place_of(folder, None)
+    return Desk(title, pictures, detector, _OfRun(folder), marks, Cache(cache_folder()))
 
 
 def _scored(scorer, alpha: float, paths: Sequence[Path], skip_bad: bool):
@@ -171,6 +187,9 @@ class _OfRun:
     def undo(self, say: Callable[[str], None]) -> None:
         self.write(None, say)
 
+    def options(self) -> str:
+        return f"--run {shlex.quote(str(self._folder))}"
+
 
 class _OfModel:
     """The threshold of an exported model, written as `calibrate --model` does: a new version."""
@@ -211,3 +230,7 @@ class _OfModel:
 
     def undo(self, say: Callable[[str], None]) -> None:
         self.write(None, say)
+
+    def options(self) -> str:
+        place = " --out NEW" if self.refusal() else ""
+        return f"--model {shlex.quote(str(self._model.path))}{place}"

@@ -16,14 +16,18 @@ from lisae_tf.core.quiet import start_tensorflow
 def command(
     run: Path | None, data_dir: Path | None, data_roots: tuple[str, ...], out: Path | None
 ):  # fmt: skip
-    """Write one HTML file: metrics, figures, telling pictures, error maps, how to serve it."""
+    """Write one HTML file: metrics, figures, how to serve it, and all test pictures to look at."""
     start_tensorflow()
-    from lisae_tf.core.files import make_folder
-    from lisae_tf.report import run_report
+    from lisae_tf.commands.desk import desk_of_run
+    from lisae_tf.core.files import make_folder, write_text
+    from lisae_tf.desk import reported
+    from lisae_tf.detectors import load_detector
     from lisae_tf.runs.files import REPORT
 
     folder = shared.open_run(run)
     place = out or folder / REPORT
     make_folder(place.parent)
-    run_report.write(folder, place, data_dir, data_roots)
+    detector = load_detector(folder)
+    pictures, reason = reported.tested(folder, detector.config, data_dir, data_roots)
+    write_text(place, reported.page(folder, desk_of_run(folder, detector, pictures), reason))
     click.echo(f"wrote {place}")

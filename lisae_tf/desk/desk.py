@@ -36,6 +36,9 @@ class Thresholds(Protocol):
     def undo(self, say: Callable[[str], None]) -> None:
         """Back to the one before the last calibration."""
 
+    def options(self) -> str:
+        """Those of `calibrate` on the command line that say whose threshold it is."""
+
 
 @dataclass
 class Desk:

@@ -25,10 +25,10 @@ from aiohttp import web
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.desk.desk import PAGE, Desk
 from lisae_tf.desk.maps import Maps
+from lisae_tf.desk.thumbnails import image_type
 
 SCRIPTS = ("counts.js", "source.js", "histogram.js", "tiles.js", "viewer.js", "desk.js")
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html"}
-_MAGIC = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIFF": "image/webp"}
 _LARGEST = 2**16  # bytes of a request
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -44,11 +44,6 @@ _HEADERS = {
 # Addresses of pictures name the session, so that they mean the same for as long as it lasts.
 _KEPT = {"Cache-Control": "private, max-age=86400, immutable"}
 _log = logging.getLogger(__name__)
-
-
-def image_type(data: bytes) -> str:
-    """Of a picture that this package encoded."""
-    return next(kind for magic, kind in _MAGIC.items() if data.startswith(magic))
 
 
 def is_loopback(host: str) -> bool:

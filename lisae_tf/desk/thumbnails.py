@@ -18,6 +18,7 @@ _TINY = 64  # sides up to this are kept as they are, without loss
 LIMIT = 2**29  # bytes of all thumbnails together
 _KEPT = 0.8  # of the limit, once it was passed
 _LOOK = 4096  # thumbnails between looks at the size
+_MAGIC = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIFF": "image/webp"}
 
 
 def cache_folder() -> Path:
@@ -50,6 +51,11 @@ def encoded(
     else:
         image.save(stream, "JPEG", quality=quality)
     return stream.getvalue()
+
+
+def image_type(data: bytes) -> str:
+    """Of a picture that this package encoded."""
+    return next(kind for magic, kind in _MAGIC.items() if data.startswith(magic))
 
 
 class Cache:

@@ -93,14 +93,19 @@ def _stages(before: Scored | None, after: Scored) -> list[tuple[Scored, str, str
     return [(before, BEFORE, "phase 1"), (after, AFTER, "phase 2")]
 
 
+def _below_one_another(count: int) -> Sequence[plt.Axes]:
+    """Plots of a figure that is no wider than a phone shows it legibly."""
+    return plt.subplots(count, 1, figsize=(4, 2.8 * count), squeeze=False, layout="constrained")[1][
+        :, 0
+    ]
+
+
 def score_histograms(path: Path, before: Scored | None, after: Scored, alpha: float) -> None:
     """Score distributions after phase 1 (where there is one) and at the end, with α."""
     stages = _stages(before, after)
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            1, len(stages), figsize=(4 * len(stages), 2.8), squeeze=False, layout="constrained"
-        )
-        for axis, (scored, _, title) in zip(axes[0], stages, strict=True):
+        axes = _below_one_another(len(stages))
+        for axis, (scored, _, title) in zip(axes, stages, strict=True):
             low, high = scored.scores.min(), scored.scores.max()
             if low > 0:
                 bins = np.logspace(np.log10(low), np.log10(high) + 1e-6, 60)
@@ -123,12 +128,12 @@ def score_histograms(path: Path, before: Scored | None, after: Scored, alpha: fl
                 axis.xaxis.set_major_locator(ticker.LogLocator(subs=steps))
                 axis.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
                 axis.xaxis.set_minor_formatter(ticker.NullFormatter())
-        axes[0, -1].axvline(alpha, color="black", linestyle="--", label=f"α = {alpha:.3g}")
-        axes[0, -1].legend(
-            frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, fontsize=7,
+        axes[-1].axvline(alpha, color="black", linestyle="--", label=f"α = {alpha:.3g}")
+        axes[-1].legend(
+            frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, fontsize=8,
             borderaxespad=0, columnspacing=1, handlelength=1.5,
         )  # fmt: skip
-        save(figure, path)
+        save(axes[0].figure, path)
 
 
 def roc(path: Path, before: Scored | None, after: Scored) -> None:
@@ -165,10 +170,8 @@ def training_curves(path: Path, history: Sequence[dict]) -> None:
     """Errors of normal and negative pictures over the epochs; the loss where there are none."""
     with plt.rc_context(STYLE):
         phases = sorted({row["phase"] for row in history})
-        figure, axes = plt.subplots(
-            1, len(phases), figsize=(4 * len(phases), 2.8), squeeze=False, layout="constrained"
-        )
-        for axis, phase in zip(axes[0], phases, strict=True):
+        axes = _below_one_another(len(phases))
+        for axis, phase in zip(axes, phases, strict=True):
             rows = [row for row in history if row["phase"] == phase]
             epochs = np.arange(1, len(rows) + 1)
             curves = [
@@ -186,5 +189,5 @@ def training_curves(path: Path, history: Sequence[dict]) -> None:
                     )  # fmt: skip
             axis.set(title=f"phase {phase}", xlabel="epoch", ylabel="error e" if errors else "loss")
             axis.set_yscale("log" if errors else "linear")
-            axis.legend(frameon=False, fontsize=7, loc="best")
-        save(figure, path)
+            axis.legend(frameon=False, fontsize=8, loc="best")
+        save(axes[0].figure, path)

@@ -13,6 +13,7 @@
     }
 
     async start() {
+      find("loading").hidden = find("help-open").hidden = false;
       const head = await this.source.load();
       this.head = head;
       this.order = Uint32Array.from(head.scores, (_, index) => index)
@@ -42,7 +43,7 @@
 
     fill() {
       const head = this.head;
-      document.title = `${head.title} – desk`;
+      if (this.source.live) document.title = `${head.title} – desk`;
       find("title").textContent = head.title;
       const options = (select, names, empty) => names.forEach((name, k) => {
         const option = desk.element("option", "", select, name || empty);
@@ -59,8 +60,8 @@
       find("kind-box").hidden = head.kinds.length < 2;
       find("folder-box").hidden = head.folders.length < 2;
       find("maps-box").hidden = !head.has_maps;
-      find("write-box").hidden = !this.source.live;
       for (const each of document.querySelectorAll("[data-live]")) each.hidden = !this.source.live;
+      for (const each of document.querySelectorAll("[data-frozen]")) each.hidden = this.source.live;
       this.tiles.beside = head.has_maps && find("beside").checked;
       find("tiles").classList.toggle("paired", this.tiles.beside);
       find("kinds").open = find("filters").open = innerWidth > 800;
@@ -90,7 +91,10 @@
       find("undo").addEventListener("click", () => this.write(() => this.source.undo()));
       find("filters").addEventListener("toggle", () => this.tiles.soon());
       find("said").addEventListener("click", () => this.say(""));
-      find("reset").addEventListener("click", () => this.setThreshold(this.head.threshold));
+      find("reset").addEventListener("click", () => {
+        this.setThreshold(this.head.threshold);
+        find("histogram").focus({ preventScroll: true }); // for the button goes
+      });
       find("help-open").addEventListener("click", () => find("help").showModal());
       find("help-close").addEventListener("click", () => find("help").close());
       document.addEventListener("keydown", (event) => this.key(event));
@@ -100,9 +104,9 @@
       if (event.ctrlKey || event.metaKey || event.altKey || find("help").open) return;
       const typing = event.target.matches("input, select, textarea");
       if (typing && !(event.target.type === "range" && event.key.length === 1)) return;
-      // Single letters count where pictures have the focus, or nothing has.
-      const ours = this.viewer.open || event.target === document.body
-        || event.target === find("tiles");
+      // Keys count where pictures have the focus; or nothing has, and there is nothing else to read.
+      const ours = this.viewer.open || event.target === find("tiles")
+        || (event.target === document.body && !find("report"));
       const pressed = event.target.closest("button, summary, a");
       const acts = {
         n: () => this.mark("normal"), f: () => this.mark("anomaly"), u: () => this.mark(null),
@@ -160,6 +164,7 @@
       this.histogram.show(this.counts, this.sorted);
       const marked = [...this.marks.keys()].some((index) => head.truth[index] === desk.UNKNOWN);
       find("chosen-note").hidden = !marked;
+      find("marks-note").hidden = !find("report") || !this.marks.size;
       this.tell();
     }
 
@@ -167,8 +172,7 @@
       this.alpha = Math.fround(value);
       this.histogram.set(this.alpha, this.head.threshold);
       this.tell();
-      const decision = find("decision").value;
-      if (decision === "all") this.tiles.soon();
+      if (find("decision").value === "all" && find("sort").value !== "near") this.tiles.soon();
       else this.filter();
     }
 
@@ -211,9 +215,23 @@
         ? "Undo" : `Undo: back to ${desk.written(this.head.earlier)}`;
       find("why-not").hidden = !readOnly;
       find("why-not").textContent = this.head.read_only || "";
+      find("command").textContent = `${this.head.command} ${desk.exact(this.alpha)}`;
       find("histogram").setAttribute("aria-valuetext",
         `${desk.written(this.alpha)}: ${found.alarms.count} of ${found.alarms.total} normal above, `
         + `${found.finds.count} of ${found.finds.total} anomalies found`);
+    }
+
+    // Which picture comes k-th, for k = 0, 1, 2 and so on.
+    ordered(sort) {
+      const { scores, count } = this.head, order = this.order;
+      if (sort === "down") return (k) => order[count - 1 - k];
+      if (sort === "up") return (k) => order[k];
+      let high = count - desk.above(this.sorted, this.alpha), low = high - 1;
+      return () => {
+        const up = high < count ? scores[order[high]] - this.alpha : Infinity;
+        const down = low >= 0 ? this.alpha - scores[order[low]] : Infinity;
+        return up < down ? order[high++] : order[low--];
+      };
     }
 
     filter(fromTop = false) {
@@ -236,10 +254,10 @@
       }[marked];
       const kindIs = kind === "" ? null : Number(kind);
       const folderIs = folder === "" ? null : Number(folder);
-      const shown = new Uint32Array(count), down = value("sort") === "down";
+      const shown = new Uint32Array(count), order = this.ordered(value("sort"));
       let found = 0;
       for (let k = 0; k < count; k++) {
-        const i = this.order[down ? count - 1 - k : k];
+        const i = order(k);
         if (!decided(i) || !markedAs(i)) continue;
         if (kindIs !== null && this.head.kind[i] !== kindIs) continue;
         if (folderIs !== null && this.head.folder[i] !== folderIs) continue;

@@ -12,6 +12,15 @@ desk.svg = (name, attributes, parent) => {
 // A number as people write it: five digits, no more.
 desk.written = (value) => String(Number(value.toPrecision(5)));
 
+// The shortest number that means the same threshold, for a command line.
+desk.exact = (value) => {
+  for (let digits = 1; digits < 9; digits++) {
+    const rounded = Number(value.toPrecision(digits));
+    if (Math.fround(rounded) === value) return String(rounded);
+  }
+  return String(Number(value.toPrecision(9)));
+};
+
 desk.Histogram = class {
   // `box` is the element with the slider's role; `changed` takes a new threshold.
   constructor(box, changed) {

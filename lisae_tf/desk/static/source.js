@@ -69,6 +69,7 @@ desk.LiveSource = class {
 };
 
 // The same without a server: names, thumbnails and maps are in the page, and nothing is written.
+// A thumbnail that is null is of a picture that is gone; an empty one was left out of the file.
 desk.FrozenSource = class {
   constructor(document) {
     this.live = false;
@@ -76,7 +77,7 @@ desk.FrozenSource = class {
   }
 
   async load() {
-    this.head = { ...desk.opened(this.document), read_only: "This page is a copy." };
+    this.head = desk.opened(this.document);
     return this.head;
   }
 

@@ -12,6 +12,8 @@ desk.element = (name, className, parent, text) => {
 
 // Browsers limit the height of an element; beyond this the end cannot be scrolled to.
 desk.TALLEST = 15e6;
+// So many are printed.
+desk.PRINTED = 60;
 
 desk.Tiles = class {
   // `box` has the role of a list; `page` tells of pictures: `source`, `describe(index)`.
@@ -27,6 +29,8 @@ desk.Tiles = class {
     new ResizeObserver(() => this.layout()).observe(box);
     addEventListener("scroll", () => this.scrolled(), { passive: true });
     addEventListener("resize", () => this.soon());
+    addEventListener("beforeprint", () => this.print(true));
+    addEventListener("afterprint", () => this.print(false));
     box.addEventListener("click", (event) => {
       const tile = event.target.closest(".tile");
       if (!tile) return;
@@ -75,8 +79,15 @@ desk.Tiles = class {
     });
   }
 
+  print(printed) {
+    this.printed = printed;
+    this.render();
+    this.load();
+  }
+
   // The places in sight, and a row more on each side.
   range() {
+    if (this.printed) return [0, Math.min(desk.PRINTED, this.shown.length)];
     const top = this.box.getBoundingClientRect().top, step = this.tileHeight + this.gap;
     const first = Math.max(0, Math.floor(-top / step) - 1) * this.columns;
     const last = (Math.ceil((innerHeight - top) / step) + 1) * this.columns;
@@ -166,6 +177,7 @@ desk.Tiles = class {
     tile.style.transform = `translate(${x}px, ${y}px)`;
     tile.style.width = `${this.tileWidth}px`;
     tile.style.height = `${this.tileHeight}px`;
+    tile.style.order = place; // on paper
     this.describe(tile, place, index);
   }
 
@@ -192,7 +204,8 @@ desk.Tiles = class {
       const maps = this.page.source.map(index);
       const thumb = this.page.source.thumb(index);
       this.give(picture, thumb);
-      if (!thumb) tile.classList.add("gone");
+      if (!thumb) tile.classList.add(thumb === null ? "gone" : "absent");
+      tile.classList.toggle("mapless", !maps);
       this.give(map, this.blend > 0 ? maps : null);
       this.give(beside, this.beside ? maps : null);
     }

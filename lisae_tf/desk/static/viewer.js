@@ -51,7 +51,9 @@ desk.Viewer = class {
     }
     const source = this.page.source, said = this.page.describe(index);
     if (this.index !== index) {
-      this.dialog.classList.toggle("gone", !source.picture(index));
+      const picture = source.picture(index);
+      this.dialog.classList.toggle("gone", picture === null);
+      this.dialog.classList.toggle("absent", picture === "");
       for (const image of Object.values(this.images)) image.classList.remove("there", "tiny");
     }
     this.index = index;
