@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 from dataclasses import replace
 
 import feature_fixtures
@@ -21,6 +22,7 @@ from lisae_tf.core.regions import FILL, counted_places
 from lisae_tf.data.levels import Header
 from lisae_tf.data.masks import read_ignored
 from lisae_tf.data.parts import Parts, TrainingData
+from lisae_tf.data.pictures import decode
 from lisae_tf.data.synthetic import made_with_masks
 from lisae_tf.detectors import load_detector, make_detector
 from lisae_tf.evaluation.localisation import pixel_figures
@@ -43,6 +45,25 @@ def test_a_place_counts_if_less_than_half_of_it_is_masked():
     np.testing.assert_array_equal(counted, expected)
     with pytest.raises(LisaeError, match="leave none of the 1x1 places"):
         counted_places(np.ones((4, 4), bool), (1, 1))
+
+
+@pytest.mark.parametrize("size", [(64, 64), (50, 31), (256, 256), (300, 400)])
+@pytest.mark.parametrize("side", [256, 512])
+def test_nothing_under_the_mask_flows_into_scaled_pictures(size, side, tmp_path):
+    mask = np.zeros((side, side), np.uint8)
+    mask[:, side - side // 3 :] = mask[40:43] = 255  # an edge, and a line thinner than a pixel
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    picture = np.random.default_rng(0).integers(0, 256, (256, 256, 3)).astype(np.uint8)
+    under = np.asarray(Image.fromarray(mask).resize((256, 256), Image.Resampling.NEAREST)) > 0
+    found = []
+    for level in (0, 255):
+        picture[under] = level
+        Image.fromarray(picture).save(tmp_path / f"{level}.png")
+        found.append(decode(tmp_path / f"{level}.png", size=size))
+    ignored, _ = read_ignored(tmp_path / "mask.png", [Header(256, 256, "RGB")], size)
+    np.testing.assert_array_equal(found[0][~ignored], found[1][~ignored])
+    assert (found[0][ignored] != found[1][ignored]).any()
+    assert 1 / 3 < ignored.mean() < 0.5
 
 
 def test_a_score_pools_over_what_counts_alone():
@@ -220,12 +241,13 @@ def test_a_mask_of_any_size_is_read_and_a_bad_one_named(tmp_path):
     large[:, :40] = 255
     write_mask(place, large)
     ignored, notes = read_ignored(place, headers, (12, 16))
-    np.testing.assert_array_equal(ignored, np.arange(16)[None] < np.full((12, 1), 8))
+    # One more pixel than the half: scaling mixes some of the mask into it.
+    np.testing.assert_array_equal(ignored, np.arange(16)[None] < np.full((12, 1), 9))
     assert notes == ()
     large[:, 40:50], large[:, 50:] = 200, 100
     write_mask(place, large)
     ignored, notes = read_ignored(place, headers, (12, 16))
-    assert ignored.sum() == 12 * 10 and "50 % of" in notes[0]
+    assert ignored.sum() == 12 * 11 and "50 % of" in notes[0]
     for content, words in (
         (np.ones((60, 80), bool), "leaves nothing"), (np.zeros((60, 80), bool), "marks nothing"),
         (large[:, :60], "60x60, other proportions than the 40x30 of the normal pictures"),
@@ -274,14 +296,14 @@ def trained(tmp_path_factory, cli):
     with contextlib.chdir(base):
         result = cli(*TRAIN, "--variant", "ae", "--ignore-mask", "strip.png", "--out", "run")
     assert result.exit_code == 0, result.stderr
-    assert "33.3 % of each picture does not count" in result.stdout
+    assert "41.7 % of each picture does not count" in result.stdout
     return base
 
 
 def test_a_run_needs_its_mask_no_more(trained, cli, monkeypatch):
     monkeypatch.chdir(trained)
     metrics = read_json(trained / "run" / "metrics.json")
-    assert metrics["ignored_share"] == pytest.approx(1 / 3)
+    assert metrics["ignored_share"] == pytest.approx(5 / 12)
     (trained / "strip.png").rename(trained / "away.png")
     result = cli("evaluate", "--run", "run")
     assert result.exit_code == 0, result.stderr
@@ -313,7 +335,7 @@ def test_every_export_leaves_the_same_out(trained, cli, monkeypatch):
     under[:, detector.ignored] = 255
     for path in paths:
         model = open_model(path)
-        assert "33.3 % of each picture does not count" in model.record["metadata"]["description"]
+        assert "41.7 % of each picture does not count" in model.record["metadata"]["description"]
         share = 0.2 if model.record["quantization"] == "int8" else 1e-4
         scores, maps = model.score(pictures), model.error_maps(pictures)
         np.testing.assert_array_equal(model.score(under), scores)
@@ -338,6 +360,29 @@ def test_on_features_every_export_leaves_the_same_out(trained, cli):
         share = 0.2 if model.record["quantization"] == "int8" else 1e-3
         np.testing.assert_array_equal(model.score(under), model.score(pictures))
         np.testing.assert_allclose(model.score(pictures), detector.score(pictures), rtol=share)
+
+
+def test_another_mask_of_the_same_name_is_noticed(trained, cli, monkeypatch):
+    monkeypatch.chdir(trained)
+    begun = trained / "begun"
+    begun.mkdir()
+    for name in ("config.yaml", "manifest.jsonl"):
+        shutil.copy(trained / "run" / name, begun / name)
+    feature_fixtures.write_parts(trained / "later", 8, seed=10)
+    given = ("--variant", "ae", "--ignore-mask", "strip.png")
+    (trained / "strip.png").rename(trained / "own.png")
+    write_mask(trained / "strip.png", STRIP.T)
+    results = [
+        cli(*TRAIN, *given, "--quiet", "--out", begun, "--resume"),
+        cli("train", "--continue", "run", "--normal-dir", "later", "--quiet", *given[2:]),
+        cli("train", "--config", "run/config.yaml", "--quiet", "--out", "again"),
+    ]
+    (trained / "own.png").replace(trained / "strip.png")
+    words = ("settings", "ignore_mask_sha256 differs", "strip.png has changed since it was named")
+    for result, said in zip(results, words, strict=True):
+        assert_one_sentence(result, said)
+    assert not (trained / "again").exists()
+    assert cli(*TRAIN, *given, "--quiet", "--out", begun, "--resume").exit_code == 0
 
 
 @pytest.mark.parametrize(

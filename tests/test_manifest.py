@@ -1,5 +1,6 @@
 """Which pictures a run has, whatever becomes of their folder, and where it has moved to."""
 
+import base64
 import json
 import re
 import shutil
@@ -116,14 +117,21 @@ def test_pictures_that_are_all_others_are_refused(workplace, picture_folder, cli
 
 
 def cards(text):
-    """(name, score) of each picture that a report shows."""
-    return re.findall(r'<div class="label">(\S+?)<br>\w+, score (\S+?),', text)
+    """(path, score and thumbnail) of each picture that a report shows."""
+    page = json.loads(re.search(r'id="frozen">(.*?)</script>', text, re.DOTALL)[1])
+    scores, places = (
+        np.frombuffer(base64.b64decode(page[name]), kind).tolist()
+        for name, kind in (("scores", "<f4"), ("folder", "<i4"))
+    )
+    for name, place, *shown in zip(page["names"], places, scores, page["thumbs"], strict=True):
+        if shown[1]:
+            yield Path(page["folders"][place], name), tuple(shown)
 
 
 def test_a_report_shows_pictures_beside_their_own_scores(workplace, cli):
     assert cli("report", "--run", RUN).exit_code == 0
     report = RUN / "report.html"
-    before = {sha256(Path(name)): score for name, score in cards(report.read_text())}
+    before = {sha256(path): shown for path, shown in cards(report.read_text())}
     assert len(before) > 5
     # To the front, by name: rows of the test move against its scores.
     last = max(path for path in Path("anomaly").iterdir())
@@ -131,14 +139,13 @@ def test_a_report_shows_pictures_beside_their_own_scores(workplace, cli):
     tested = [each for each in manifest.read(RUN).of("normal") if each.part == "test"]
     (Path("normal") / tested[-1].path).rename(Path("normal") / f"00000{tested[-1].path}")
     assert cli("report", "--run", RUN).exit_code == 0
-    after = cards(report.read_text())
-    assert {sha256(Path(name)): score for name, score in after} == before
+    assert {sha256(path): shown for path, shown in cards(report.read_text())} == before
     (Path("normal") / f"00000{tested[-1].path}").unlink()
     assert cli("report", "--run", RUN).exit_code == 0
     text = report.read_text()
-    assert "1 of the tested pictures are gone or changed, and are not shown." in text
-    shown = {sha256(Path(name)): score for name, score in cards(text)}
-    assert len(shown) > 5 and shown.items() <= before.items()
+    assert "1 of the tested pictures are gone or changed, and are not shown;" in text
+    left = {sha256(path): shown for path, shown in cards(text)}
+    assert len(left) == len(before) - 1 and left.items() <= before.items()
 
 
 def test_a_resumed_run_keeps_the_pictures_that_it_began_with(workplace, picture_folder, cli):

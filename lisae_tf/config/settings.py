@@ -80,6 +80,10 @@ class Config(Section):
     mask_dir: Folder = None  # of the anomalies
     negative_mask_dir: Folder = None
     ignore_mask: Folder = None  # a picture: white where no picture of a folder counts
+    # Of that file as it was named, so that another one is noticed.
+    ignore_mask_sha256: Annotated[
+        str | None, Field(pattern="^[0-9a-f]{64}$", exclude_if=is_none)
+    ] = None
     # Known flaws: some choose settings, the others join the test.
     known_dir: Annotated[
         str | Annotated[list[str], Field(min_length=1)] | None, Field(exclude_if=is_none)

@@ -185,7 +185,7 @@ def _check_ignored(
         return None
     try:
         ignored, notes = masks.read_ignored(
-            Path(config.ignore_mask), headers, tuple(config.data.size)
+            Path(config.ignore_mask), headers, tuple(config.data.size), config.ignore_mask_sha256
         )
     except LisaeError as error:
         errors.append(str(error))

@@ -145,7 +145,9 @@ def ignoring(
     if not config.ignore_mask:
         return data
     headers = [header for side in opened.normals for header in side.found.headers]
-    ignored, notes = masks.read_ignored(Path(config.ignore_mask), headers, size_of(config))
+    ignored, notes = masks.read_ignored(
+        Path(config.ignore_mask), headers, size_of(config), config.ignore_mask_sha256
+    )
     return replace(data, notes=(*data.notes, *notes)).ignoring(ignored)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.core.regions import MOST
+from lisae_tf.core.files import sha256
 from lisae_tf.data import picture_files, pictures
 from lisae_tf.data.checks import few
 from lisae_tf.data.layout import kind_of
@@ -159,7 +159,7 @@ def _refuse_proportions(
 
 
 def read_ignored(
-    path: Path, headers: Sequence[Header], size: tuple[int, int]
+    path: Path, headers: Sequence[Header], size: tuple[int, int], digest: str | None = None
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """The mask of what does not count in any picture, at the size of the pictures.
 
@@ -167,19 +167,26 @@ def read_ignored(
         path: of the mask, a picture of any size; white is what does not count.
         headers: of the normal pictures, whose proportions it must have.
         size: (H, W) that the pictures get.
+        digest: the SHA-256 that the file must have, if any.
 
     Returns:
         bool (H, W); and what is to be noted of greys.
 
     Raises:
-        LisaeError: it is missing, no picture, of other proportions, or all black or all white.
+        LisaeError: it is missing, no picture, of other proportions, all black or all white, or
+            another file than it was.
     """
     if path.is_dir():
         raise LisaeError(f"{path} is a folder; --ignore-mask takes one picture, white on black")
+    if digest and path.is_file() and sha256(path) != digest:
+        raise LisaeError(
+            f"{path} has changed since it was named in the settings; put it back, or name it anew "
+            "with --ignore-mask"
+        )
     mask = pictures.decode(path, channels=1, background=BLACK)[..., 0]
     (usual, _), *_ = Counter((each.height, each.width) for each in headers).most_common(1)
     _refuse_proportions(path, mask.shape, usual, "the normal pictures", "one of them")
-    ignored = np.asarray(_white(mask).resize(size[::-1], Image.Resampling.BOX)) >= 255 * MOST
+    ignored = _reached(mask > WHITE, usual, size)
     if ignored.all():
         raise LisaeError(
             f"{path} leaves nothing of the pictures; white is what does not count, black what does"
@@ -196,6 +203,17 @@ def read_ignored(
         f"{100 * greys:.2g} % of {path} are grey: what is above {WHITE} of 255 is taken for white, "
         "which does not count",
     )
+
+
+def _reached(marked: np.ndarray, usual: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    """The pixels of scaled pictures that show anything marked: bool (h, w) -> (H, W).
+
+    Scaling mixes neighbours, so that a pixel beside the mark may hold some of it. The mask goes the
+    way of a picture: first to the size that pictures have, then as `pictures.decode` scales them.
+    """
+    whole = Image.fromarray(marked.astype(np.float32))
+    whole = whole.resize(usual[::-1], Image.Resampling.NEAREST)
+    return np.asarray(whole.resize(size[::-1], Image.Resampling.BILINEAR)) > 0
 
 
 def _two_valued(path: Path) -> bool:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.files import as_utf8
 from lisae_tf.core.intervals import Z
 from lisae_tf.desk.pictures import Pictures, sha256
 from lisae_tf.desk.thumbnails import LARGEST, SIDE, Cache, encoded
@@ -125,8 +126,8 @@ class Desk:
         return sorted(set(self.pictures.kinds)), self.pictures.folders
 
     def names(self, begin: int, end: int) -> list[str]:
-        """The file names of some pictures."""
-        return [os.path.basename(name) for name in self.pictures.names[begin:end]]
+        """The file names of some pictures, as text."""
+        return [as_utf8(os.path.basename(name)) for name in self.pictures.names[begin:end]]
 
     def thumbnail(self, index: int) -> bytes:
         """A small picture, kept in the cache where it is of a file.

@@ -10,7 +10,7 @@ from lisae_tf.config.settings import FOLDER, Config
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import manifest, picture_files, roots
 from lisae_tf.data.layout import GOOD, PictureSet
-from lisae_tf.data.manifest import ANOMALY, NORMAL, TEST, Entry
+from lisae_tf.data.manifest import ANOMALY, KNOWN, NORMAL, TEST, Entry
 from lisae_tf.data.tasks import reopen
 from lisae_tf.desk.pictures import Pictures
 from lisae_tf.runs import folders as runs
@@ -80,6 +80,8 @@ def _root(role: str, number: int, config: Config) -> Path:
     """The folder, or list, that the pictures of a role are of."""
     if role == NORMAL:
         return Path(config.normal_dirs[number])
+    if role == KNOWN:
+        return Path(config.known_dirs[number])
     if role == ANOMALY:
         return Path(config.anomaly_dir or config.test_dir)
     return Path(config.test_dir) / GOOD

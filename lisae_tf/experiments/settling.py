@@ -8,6 +8,7 @@ from typing import Any
 from lisae_tf.config import settings as config
 from lisae_tf.config.variants import ONE_CLASS, PICTURES_ONLY
 from lisae_tf.core.errors import LisaeError
+from lisae_tf.core.files import sha256
 from lisae_tf.data.layout import mvtec_settings
 from lisae_tf.data.protocols import DEFAULT_FLAWS, DEFAULT_SYNTHETIC, base_name
 
@@ -75,6 +76,11 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
+def _sha256(path: str | None) -> str | None:
+    """Of a file; None where there is none, which is said where it is read."""
+    return sha256(Path(path)) if path and os.path.isfile(path) else None
+
+
 def settle(
     options: dict[str, Any], config_file: Path | None, assigned: Sequence[str]
 ) -> tuple[Any, list[str]]:
@@ -138,6 +144,9 @@ def settle(
             )
     origin = str(config_file) if config_file else "settings"
     resolved = config.resolve(config.merge(base, chosen), origin)
+    if given.get("ignore_mask") or "ignore_mask" in over or not resolved.ignore_mask_sha256:
+        found = _sha256(resolved.ignore_mask)
+        resolved = resolved.model_copy(update={"ignore_mask_sha256": found})
     if "variant" not in resolved.choose:
         notes += [f"{path} is set, but {resolved.variant} does not read it" for path in
                   resolved.unread(over)]  # fmt: skip

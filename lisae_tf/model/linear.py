@@ -84,7 +84,7 @@ def insensitive_directions(normal: np.ndarray, negative: np.ndarray, count: int)
         float64 (m, min(count, m)), each of normal energy 1: a distance counts each alike.
     """
     moment, m = second_moment(normal), normal.shape[1]
-    ridge = RIDGE * np.trace(moment) / m * np.eye(m)
+    ridge = RIDGE * max(np.trace(moment) / m, np.finfo(np.float32).tiny) * np.eye(m)
     return _standing_out(moment + ridge, second_moment(negative), min(count, m))
 
 
