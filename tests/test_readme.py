@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import json
 import re
 import shlex
 from pathlib import Path
@@ -73,6 +74,19 @@ def test_figures_that_a_page_repeats_are_those_of_the_results(page):
                 assert cells[1:] == written[name], line
                 found += 1
     assert found >= 6
+
+
+def test_what_known_flaws_change_is_as_it_was_measured():
+    measured = json.loads((CHECKOUT / "results" / "inspection" / "known_flaws.json").read_text())
+    page = (CHECKOUT / "docs" / "how-to" / "known-flaws.md").read_text()
+    assert f"in {measured['draws']} random draws" in page
+    for known in ("10", "20", "30"):
+        found = [each["known"][known] for each in measured["sets"].values()]
+        assert len(found) == 5
+        (changed,) = {f"{100 * each['changed']:.0f}" for each in found}
+        gains = [each["gain_of_the_best"] for each in found]
+        low, high = (f"{gain:.3f}".replace("-", "−") for gain in (min(gains), max(gains)))
+        assert f"| {known} | {changed} % of draws | {low} to {high} |" in page
 
 
 def test_what_is_said_of_made_negatives_is_in_the_results():
