@@ -17,7 +17,7 @@ from training_fixtures import tiny_config, tiny_data
 from lisae_tf import LISAEDetector
 from lisae_tf.config.settings import resolve
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.core.files import read_json
+from lisae_tf.core.files import read_json, sha256
 from lisae_tf.core.regions import FILL, counted_places
 from lisae_tf.data.levels import Header
 from lisae_tf.data.masks import read_ignored
@@ -26,6 +26,7 @@ from lisae_tf.data.pictures import decode
 from lisae_tf.data.synthetic import made_with_masks
 from lisae_tf.detectors import load_detector, make_detector
 from lisae_tf.evaluation.localisation import pixel_figures
+from lisae_tf.experiments.settling import settle
 from lisae_tf.exported.runtimes import open_model
 from lisae_tf.features.places import remembering
 from lisae_tf.model.scoring import Kept, Pool
@@ -360,6 +361,17 @@ def test_on_features_every_export_leaves_the_same_out(trained, cli):
         share = 0.2 if model.record["quantization"] == "int8" else 1e-3
         np.testing.assert_array_equal(model.score(under), model.score(pictures))
         np.testing.assert_allclose(model.score(pictures), detector.score(pictures), rtol=share)
+
+
+@pytest.mark.parametrize("named", ["{home}/strip.png", "~/strip.png", "strip.png"])
+def test_the_settings_hold_the_content_of_the_mask(named, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_mask(tmp_path / "strip.png", STRIP)
+    given = {"normal_dir": ("good",), "ignore_mask": named.format(home=tmp_path)}
+    config, _ = settle(given, None, ())
+    assert config.ignore_mask_sha256 == sha256(tmp_path / "strip.png")
+    assert settle({"normal_dir": ("good",)}, None, ())[0].ignore_mask_sha256 is None
 
 
 def test_another_mask_of_the_same_name_is_noticed(trained, cli, monkeypatch):

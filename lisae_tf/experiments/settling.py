@@ -78,7 +78,8 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 
 def _sha256(path: str | None) -> str | None:
     """Of a file; None where there is none, which is said where it is read."""
-    return sha256(Path(path)) if path and os.path.isfile(path) else None
+    place = Path(os.path.expanduser(path or ""))
+    return sha256(place) if place.is_file() else None
 
 
 def settle(
