@@ -285,6 +285,20 @@ def test_the_verdict_comes_first_and_then_what_to_try(changed, features, first, 
     assert lines.index("note: later") == 1 + len(tried)
 
 
+def test_kinds_that_are_found_less_often_are_named(tmp_path):
+    found = {"crack": (0.5, 60), "break": (0.9, 60), "hole": (0.95, 300), "fray": (0.5, 2)}
+    rows = {
+        name: {"auroc": 0.9, "detection_rate": rate, "n": n} for name, (rate, n) in found.items()
+    }
+    overall = sum(rate * n for rate, n in found.values()) / sum(n for _, n in found.values())
+    lines = closing_lines(METRICS | {"by_kind": rows, "detection_rate": overall}, tmp_path)
+    (weak,) = [line for line in lines if "often misses" in line]
+    # Two of a kind say too little, and hole and break are not below the rest.
+    assert weak.startswith("note: it often misses crack (50.0 % of 60): do not rely on it")
+    alone = METRICS | {"by_kind": {"crack": rows["crack"]}, "detection_rate": 0.5}
+    assert "often misses" not in "\n".join(closing_lines(alone, tmp_path))
+
+
 def test_no_message_names_a_package_that_lies_on_no_index():
     assert install("onnx") == (
         "install it with pip install '.[onnx]' in a clone of lisae-tf's repository"

@@ -15,6 +15,7 @@ from lisae_tf.evaluation.metrics import UNLIKELY, auroc_interval
 LOST = 0.01  # of AUROC in phase 2, from which on it is worth a word
 RAISED = 3.0  # times the error of held-out normal pictures after phase 1
 FEW_FOUND = 0.5  # of the anomalies, below which a detector misses too many
+WEAK = 0.8  # of a kind's anomalies, below which it is named where others are found more often
 TELLS_APART = 0.9  # AUROC, from which on another threshold finds many more
 CERTAIN = 1.96  # standard errors
 
@@ -65,6 +66,7 @@ def verdict(metrics: Mapping[str, Any], *, features: bool) -> list[str]:
             f"{100 * low:.0f} to {100 * high:.0f} % of such are found, and the AUROC lies from "
             f"{area[0]:.3f} to {area[1]:.3f}",
         )
+    said += _weak_kinds(metrics)
     before, lower = metrics["auroc_phase1"], _lower_gamma(metrics)
     if metrics["variant"] in LOSSES and before is not None and auroc < before - LOST:
         said.append(
@@ -86,6 +88,22 @@ def _lower_gamma(metrics: Mapping[str, Any]) -> str:
     """The option under which phase 2 asks less of the negatives."""
     gamma = "gamma_times=3" if metrics["dataset"] == FOLDER else "gamma=0.01"
     return f"--set latent_shaping.{gamma}"
+
+
+def _weak_kinds(metrics: Mapping[str, Any]) -> list[str]:
+    """The kinds that are found less often than all anomalies together, beyond chance."""
+    weak = [
+        f"{kind} ({100 * row['detection_rate']:.1f} % of {row['n']})"
+        for kind, row in metrics.get("by_kind", {}).items()
+        if row["detection_rate"] < WEAK
+        and wilson(round(row["detection_rate"] * row["n"]), row["n"])[1] < metrics["detection_rate"]
+    ]
+    if not weak:
+        return []
+    return [
+        f"note: it often misses {', '.join(weak)}: do not rely on it for these. More pixels "
+        "(a larger data.size, or --tile) may help, and pictures of like flaws as --negative-dir"
+    ]
 
 
 def _raised(metrics: Mapping[str, Any]) -> list[str]:
