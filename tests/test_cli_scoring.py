@@ -5,12 +5,15 @@ import io
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import QUICK, assert_one_sentence, contents
+from PIL import Image
 
+from lisae_tf.commands.calibrate import _once
 from lisae_tf.core.arrays import load_arrays
 from lisae_tf.data import manifest, picture_files, pictures
 from lisae_tf.runs import folders as runs
@@ -174,10 +177,27 @@ def test_copies_of_a_picture_promise_no_more_than_one(workplace, cli, picture_fo
         shutil.copy("fresh/000.png", f"fresh/copy{k}.png")
     result = cli("calibrate", "--fpr", 0.01, "--normal-dir", "fresh")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "40 copies among the pictures do not count" in result.stderr
+    assert "40 copies, near copies or pictures of one group do not count" in result.stderr
     assert "9 calibration pictures support a false-positive rate of 0.1000" in result.stderr
     assert cli("calibrate", "--fpr", 0.1, "--normal-dir", "fresh").exit_code == 0
     assert runs.read_metrics(RUN)["n_calibration"] == 9
+
+
+def test_near_copies_count_once_where_they_can_be_sought(
+    picture_folder, monkeypatch, capsys, tmp_path
+):
+    first = picture_folder(tmp_path / "fresh", 12, level=62)
+    for path in sorted(first.iterdir())[:3]:
+        with Image.open(path) as picture:
+            brighter = picture.convert("L").point(lambda level: level + 1)
+        brighter.save(first / f"{path.stem}-again.png")
+    decoded = pictures.decode_all(picture_files.find(first), (12, 12), 1)
+    assert len(_once(decoded, first)) == 12
+    assert "3 copies, near copies" in capsys.readouterr().err
+    monkeypatch.delitem(sys.modules, "lisae_tf.data.groups")  # as beside a runtime alone
+    monkeypatch.setitem(sys.modules, "scipy.sparse", None)
+    assert len(_once(decoded, first)) == 15
+    assert "near copies are not sought, for scikit-learn is not" in capsys.readouterr().err
 
 
 def test_calibrate_takes_new_normal_pictures(workplace, cli):

@@ -42,6 +42,7 @@ KINDS = {
     ),
 }
 IN_CLOSED_FORM = {"latent_shaping": {"closed_form": True}}
+HALVES = {"data": {"calibration_fraction": 0.4, "test_fraction": 0.4}}
 EXPORTS = {"float": (), "fp16": ("--quantize", "fp16"), "int8": ("--quantize", "int8")}
 
 
@@ -136,6 +137,40 @@ def test_exports_keep_their_rate_before_and_after_continuing(kind, tmp_path, cli
             shutil.rmtree("models")
     measured(unseen=len(images), splits=SPLITS, **results)
     for each in results.values():
+        assert_kept(each)
+
+
+def test_folders_keep_their_rate_where_every_picture_has_a_near_copy(tmp_path, cli, measured):
+    """One training; what is divided 200 times, as `train` does it, are pictures it has not seen."""
+    from lisae_tf.config.settings import merge, resolve
+    from lisae_tf.data import pictures
+    from lisae_tf.data.opened_folders import PARTS, divided
+    from lisae_tf.detectors import load_detector
+
+    seen, _, unseen = write_pictures(tmp_path, copies=1.0)
+    with contextlib.chdir(tmp_path):
+        result = cli("train", "--quiet", "--normal-dir", seen, *KINDS["features"], "--out", "run")
+    assert result.exit_code == 0, result.output
+    detector = load_detector(tmp_path / "run")
+    found = pictures.decode_all(picture_files.find(unseen), detector.shape[:2], 3)
+    scores, rows = np.asarray(detector.score(found.pixels)), {}
+    for rate in RATES:
+        shares, counted, promised = [], [], []
+        for seed in range(SPLITS):
+            config = resolve(merge(detector.config.model_dump(), {"seed": seed} | HALVES))
+            own = divided(found, unseen, config, 0, "normal", with_test=True)
+            part = dict(zip(PARTS, own.indices, strict=True))
+            chosen = choose_threshold(scores[part["calibration"]], rate, nearest=True)
+            shares.append(np.mean(scores[part["test"]] > chosen.alpha))
+            promised.append(chosen.guaranteed_fpr)
+            both = np.concatenate([part["calibration"], part["unused"]])
+            alpha = choose_threshold(scores[both], rate, nearest=True).alpha
+            counted.append(np.mean(scores[part["test"]] > alpha))
+        row = told(np.array(shares), float(np.mean(promised)))
+        # For comparison: as if each near copy were another picture.
+        rows[f"{rate:g}"] = row | {"if_copies_counted": round(float(np.mean(counted)), 5)}
+    measured(pictures=len(scores), splits=SPLITS, **rows)
+    for each in rows.values():
         assert_kept(each)
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,11 @@ def twice(count: int = 30, first: int = 0) -> dict[str, np.ndarray]:
     return found
 
 
+def with_copies(part: str) -> set[str]:
+    """What pictures of a group may be: all but one that calibrates are unused."""
+    return {"calibration", "unused"} if part in ("calibration", "unused") else {part}
+
+
 def settings(*normal: Path, **data):
     return resolve(
         {
@@ -157,13 +163,18 @@ def test_near_copies_stay_in_one_part(tmp_path, seed):
     config = settings(folder).model_copy(update={"seed": seed})
     opened = Folders(config)
     part = parts_of(opened)
-    assert {part[f"{k:02d}_a.png"] == part[f"{k:02d}_b.png"] for k in range(30)} == {True}
-    assert set(part.values()) == set(manifest.TRAINED_ON) | {"test"}
+    for k in range(30):
+        pair = [part[f"{k:02d}_a.png"], part[f"{k:02d}_b.png"]]
+        assert set(pair) == with_copies(pair[0])
+    counts = Counter(part.values())
+    assert set(counts) == {*manifest.TRAINED_ON, "test", "unused"}
+    assert counts["calibration"] == counts["unused"]
     assert [each.group for each in opened.manifest().entries][:4] == [
         "00_a.png", "00_a.png", "01_a.png", "01_a.png",
     ]  # fmt: skip
     assert opened.normals[0].notes == [
-        "60 normal pictures are in 30 groups of copies and near copies, each kept in one part"
+        "60 normal pictures are in 30 groups of copies and near copies, each kept in one part, "
+        "where it counts once for the threshold"
     ]
 
 
@@ -211,7 +222,9 @@ def test_a_later_folder_follows_the_parts_of_its_near_copies(tmp_path):
     for k in range(40):
         assert part[0, f"{k:02d}.png"] == alone[f"{k:02d}.png"]
     for k in range(20):
-        assert part[1, f"{k:02d}.png"] == alone[f"{k:02d}.png"]
+        # The copy of a picture that calibrates says nothing more.
+        own = alone[f"{k:02d}.png"]
+        assert part[1, f"{k:02d}.png"] == ("unused" if own == "calibration" else own)
 
 
 def test_names_group_pictures_across_folders(tmp_path):
@@ -229,10 +242,27 @@ def test_names_group_pictures_across_folders(tmp_path):
     by_group = {}
     for each in entries:
         by_group.setdefault(each.group, set()).add(each.part)
-    assert all(len(found) == 1 for found in by_group.values())
+    for found in by_group.values():
+        assert found == with_copies(min(found))
+    calibrating = Counter(each.group for each in entries if each.part == "calibration")
+    assert len(calibrating) > 1 and set(calibrating.values()) == {1}
     assert opened.normals[0].notes == [
-        "60 normal pictures are in 20 groups by name (--group-by), each kept in one part"
+        "60 normal pictures are in 20 groups by name (--group-by), each kept in one part, where it "
+        "counts once for the threshold"
     ]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_threshold_rests_on_one_picture_of_each_group_whatever_its_name(tmp_path, seed):
+    named = {f"{k:02d}_{v}.png": scene(3 * k + v) for k in range(40) for v in range(3)}
+    folder = write(tmp_path / "normal", named)
+    config = settings(folder, group_by="^([0-9]+)_", calibration_fraction=0.4)
+    opened = Folders(config.model_copy(update={"seed": seed}))
+    calibrating = [path for path, part in parts_of(opened).items() if part == "calibration"]
+    assert len({path[:2] for path in calibrating}) == len(calibrating) >= 10
+    # Names tell one view from another, and a new picture may be any of them.
+    assert len({path[3] for path in calibrating}) == 3
+    assert len(opened.normals[0].indices[2]) == len(calibrating)
 
 
 def test_the_first_group_or_the_whole_match_names_a_group():

@@ -112,7 +112,7 @@ def _new_scores(detector, folder: Path, normal_dir: Path):
         found, detector.shape[:2], detector.shape[2], depth=detector.depth
     )
     shared.tell_depth(decoded, detector.depth)
-    pixels = _once(decoded.pixels)
+    pixels = _once(decoded, normal_dir, detector.config.data.group_by)
     return np.asarray(detector.score(pixels))
 
 
@@ -129,18 +129,45 @@ def _refuse_seen(seen, found, normal_dir: Path, what: str, otherwise: str = "") 
         )
 
 
-def _once(pixels):
-    """Each picture once: copies of one say nothing more about new ones."""
+def _once(decoded, folder: Path, pattern: str | None = None):
+    """One picture of each group: copies and near copies of one say nothing more about new ones.
+
+    Args:
+        decoded: the pictures.
+        folder: of them.
+        pattern: by which names group them, see `groups.named`.
+    """
     import numpy as np
 
-    from lisae_tf.data.pictures import content_hashes
+    from lisae_tf.data.manifest import NORMAL
+    from lisae_tf.data.picture_files import below
+    from lisae_tf.data.pictures import content_hashes, one_of_each
 
-    first = np.sort(np.unique(content_hashes(pixels), return_index=True)[1])
-    if len(first) < len(pixels):
+    paths = [below(Path(name), folder).as_posix() for name in decoded.names]
+    try:
+        from lisae_tf.data.groups import group
+
+        groups = group(decoded, paths, pattern, NORMAL)
+        numbers = groups.numbers
+        if not (groups.near or groups.by_name):  # too alike to be told apart
+            click.echo("".join(f"note: {note}\n" for note in groups.notes), err=True, nl=False)
+    except ModuleNotFoundError as error:  # beside a runtime alone
+        if (error.name or "").partition(".")[0] not in ("scipy", "sklearn"):
+            raise
+        numbers = np.unique(content_hashes(decoded.pixels), return_inverse=True)[1]
         click.echo(
-            f"note: {len(pixels) - len(first)} copies among the pictures do not count", err=True
+            "note: near copies are not sought, for scikit-learn is not installed; leave out all "
+            "but one of them yourself, for each picture counts",
+            err=True,
         )
-    return pixels[first]
+    chosen = one_of_each(numbers, decoded.pixels)
+    if len(chosen) < len(paths):
+        click.echo(
+            f"note: {len(paths) - len(chosen)} copies, near copies or pictures of one group do not "
+            "count",
+            err=True,
+        )
+    return decoded.pixels[chosen]
 
 
 def _write(folder: Path, detector, stored: dict, threshold, scores, say) -> None:
@@ -284,4 +311,4 @@ def _new_pictures(model, normal_dir: Path):
         _refuse_seen(seen.which(listed, manifest.digests(found)), found, normal_dir, "model")
     decoded = pictures.decode_all(found, model.shape[:2], model.shape[2], depth=model.depth)
     shared.tell_depth(decoded, model.depth)
-    return _once(decoded.pixels)
+    return _once(decoded, normal_dir)

@@ -14,6 +14,7 @@ from scipy.sparse.csgraph import connected_components
 
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import checks
+from lisae_tf.data.manifest import NORMAL
 from lisae_tf.data.picture_files import few
 from lisae_tf.data.pictures import Decoded, content_hashes
 
@@ -129,5 +130,5 @@ def remarks(names: Sequence[str], what: str, by_name: bool) -> list[str]:
     count = sum(sizes)
     return [
         f"{count} {what} pictures are in {len(sizes)} group{'s' * (len(sizes) > 1)} {kind}, each "
-        "kept in one part"
+        "kept in one part" + ", where it counts once for the threshold" * (what == NORMAL)
     ]

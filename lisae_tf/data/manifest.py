@@ -21,7 +21,8 @@ NORMAL, NEGATIVE, NORMAL_TEST, ANOMALY = "normal", "negative", "normal test", "a
 KNOWN = "known"  # flaws, some of which choose settings
 FIT, STOPPING, CALIBRATION, TEST = "fit", "stopping", "calibration", "test"
 CHOOSING = "choosing"  # known flaws that settings were chosen with: no test has them
-UNUSED = "unused"  # a normal test picture that training has as well
+# A normal test picture that training has as well, or a copy of a picture that calibrates.
+UNUSED = "unused"
 FITTED = (FIT, STOPPING)  # what the weights rest on
 TRAINED_ON = (*FITTED, CALIBRATION)
 

@@ -35,7 +35,8 @@ from lisae_tf.data.manifest import (
 from lisae_tf.data.parts import halves, side_indices
 
 _Part = TypeVar("_Part", str, int)
-PARTS = (FIT, STOPPING, CALIBRATION, TEST)
+PARTS = (FIT, STOPPING, CALIBRATION, TEST, UNUSED)
+CALIBRATION_PART, UNUSED_PART = PARTS.index(CALIBRATION), PARTS.index(UNUSED)
 HALVES = (CHOOSING, TEST)  # of known flaws
 MIN_KNOWN = 2
 NEGATIVE_STREAM = 1  # of the random numbers that divide the pictures
@@ -53,7 +54,8 @@ class Divided:
 
     Attributes:
         found: the pictures.
-        indices: of the fit, stopping and calibration parts, and of the test's.
+        indices: of each of `PARTS`. Unused are normal pictures of a group of which another
+            calibrates: a new picture is of another group, so each counts once for the threshold.
         groups: of each picture; "" of one that stands alone.
         notes: what the user should know of groups.
     """
@@ -79,7 +81,7 @@ def divided(
     with_test: bool = False,
     earlier: Sequence[Divided] = (),
 ) -> Divided:
-    """Four parts of a folder, the test's last; pictures of one group stay together.
+    """The parts of a folder; pictures of one group stay together.
 
     Args:
         found: its pictures.
@@ -99,11 +101,24 @@ def divided(
         len(found.pixels), config.data, seed=config.seed, stream=stream, groups=groups.numbers,
         with_test=with_test,
     )  # fmt: skip
-    if not with_test:
-        indices = [*indices, np.empty(0, np.int64)]
+    none = np.empty(0, np.int64)
+    indices = [*indices, none] if with_test else [*indices, none, none]
     if earlier:
         indices = _following(found, indices, groups, earlier)
+    if what == NORMAL:
+        indices = _once(found, indices, groups)
     return Divided(found, indices, groups.names, groups.notes)
+
+
+def _once(
+    found: pictures.Decoded, indices: Sequence[np.ndarray], groups: Groups
+) -> list[np.ndarray]:
+    """The same parts, but of each group in the calibration part one picture alone."""
+    fit, stopping, calibration, test, unused = indices
+    chosen = pictures.one_of_each(groups.numbers[calibration], found.pixels[calibration])
+    once = calibration[chosen]
+    unused = np.union1d(unused, np.setdiff1d(calibration, once))
+    return [fit, stopping, once, test, unused]
 
 
 def _following(
@@ -112,7 +127,10 @@ def _following(
     groups: Groups,
     earlier: Sequence[Divided],
 ) -> list[np.ndarray]:
-    """The same parts, but for groups of which an earlier folder holds a picture, or a near copy."""
+    """The same parts, but for groups of which an earlier folder holds a picture, or a near copy.
+
+    What an earlier folder calibrates with is unused here.
+    """
     part_of = _by_row(indices, range(len(indices)), len(found.names))
     row_of = {name: row for row, name in enumerate(found.names)}
     for each in reversed(earlier):
@@ -126,6 +144,7 @@ def _following(
             by_name = dict(zip(each.found.names, theirs, strict=True))
             near = checks.leaks(each.found, found)
             leading = {groups.numbers[row_of[pair.other]]: by_name[pair.one] for pair in near}
+        leading = {k: UNUSED_PART if p == CALIBRATION_PART else p for k, p in leading.items()}
         part_of = [leading.get(k, old) for k, old in zip(groups.numbers, part_of, strict=True)]
     return [np.flatnonzero(np.array(part_of) == part) for part in range(len(indices))]
 

@@ -377,3 +377,17 @@ def stream(
 def content_hashes(pixels: np.ndarray) -> list[bytes]:
     """A digest of each decoded picture; equal pictures have equal digests."""
     return [hashlib.blake2b(picture.tobytes(), digest_size=16).digest() for picture in pixels]
+
+
+def one_of_each(numbers: np.ndarray, pixels: stored.Pictures) -> np.ndarray:
+    """The rows of one picture of each group, sorted.
+
+    Content decides and not the order, for names may tell one view of a part from another, and a
+    new picture may be any view.
+
+    Args:
+        numbers: of the group of each picture, int (N,).
+        pixels: (N, H, W, C).
+    """
+    order = np.argsort(content_hashes(pixels), kind="stable")
+    return np.sort(order[np.unique(numbers[order], return_index=True)[1]])
