@@ -139,6 +139,8 @@ def test_a_lost_worker_is_named_and_resuming_ends_as_if_undisturbed(together, tm
         np.testing.assert_array_equal(resumed[name], array)
 
 
+# A process that imports TensorFlow for both devices; two workers go through the same strategy.
+@pytest.mark.slow
 def test_two_devices_of_one_machine(alone, tmp_path):
     program = PROGRAM.replace("import keras", (
         "import tensorflow as tf\n"

@@ -15,15 +15,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from conftest import QUICK
 
 from lisae_tf.core.arrays import load_arrays
 from lisae_tf.core.errors import LisaeError
 
 CLI = [sys.executable, str(Path(__file__).parents[1] / "cli.py")]
-TRAIN = [
-    *CLI, "train", "--quiet", "--set", "feature_extraction.epochs=4",
-    "--set", "latent_shaping.epochs=4", "--set", "network.filters=[4,4]",
-]  # fmt: skip
+EPOCHS = ("--set", "feature_extraction.epochs=4", "--set", "latent_shaping.epochs=4")
+TRAIN = [*CLI, "train", "--quiet", *EPOCHS, "--set", "network.filters=[4,4]"]
 
 
 def train(folder: Path, *more: str) -> None:
@@ -59,12 +58,13 @@ def without_times(folder: Path) -> dict:
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_kill_9_in_each_phase_then_resume_is_byte_equal(tmp_path):
+def test_kill_9_in_each_phase_then_resume_is_byte_equal(tmp_path, picture_folder):
+    small = ("--normal-dir", str(picture_folder(tmp_path / "normal", 60)), *QUICK, *EPOCHS)
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    train(undisturbed)
-    kill_in(killed, 1)
-    kill_in(killed, 2, "--resume")
-    train(killed, "--resume")
+    train(undisturbed, *small)
+    kill_in(killed, 1, *small)
+    kill_in(killed, 2, *small, "--resume")
+    train(killed, *small, "--resume")
     check_same_run(killed, undisturbed)
 
 

@@ -21,23 +21,34 @@ from lisae_tf.training import feature_extraction, latent_shaping, phase
 from lisae_tf.training.algorithm1 import train
 from lisae_tf.training.convergence import Convergence, ResumePoint
 from lisae_tf.training.phase import TrainingOptions, build_autoencoder
+from lisae_tf.training.sharing import SharedPhase1
 
 
 @pytest.fixture(scope="module")
-def undisturbed():
-    return train(tiny_config(), tiny_data(augment=True), TrainingOptions())
+def shared():
+    """Phase 1 of the tiny settings, for tests of phase 2; that it is the same: test_sharing."""
+    return SharedPhase1()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shared):
+    return train(tiny_config(), tiny_data(augment=True), TrainingOptions(shared=shared))
 
 
 @pytest.mark.parametrize(
     "phase, epoch",
-    [("feature-extraction", 0), ("feature-extraction", 2), ("latent-shaping", 0),
-     ("latent-shaping", 2)],
+    # The first epoch of a phase, and the last before the next. The others take as long and fall
+    # between; test_kill has fifty at random moments.
+    [("feature-extraction", 2), ("latent-shaping", 0),
+     pytest.param("feature-extraction", 0, marks=pytest.mark.slow),
+     pytest.param("latent-shaping", 2, marks=pytest.mark.slow)],
 )  # fmt: skip
-def test_a_killed_run_resumes_byte_equal(tmp_path, undisturbed, phase, epoch):
+def test_a_killed_run_resumes_byte_equal(tmp_path, shared, undisturbed, phase, epoch):
     config, data = tiny_config(), tiny_data(augment=True)
-    checkpoint = tmp_path / "checkpoint.npz"
+    checkpoint, begun = tmp_path / "checkpoint.npz", shared if phase == "latent-shaping" else None
     with pytest.raises(Killed):
-        train(config, data, TrainingOptions(checkpoint, (KillAfter(phase, epoch),)))
+        kill = KillAfter(phase, epoch)
+        train(config, data, TrainingOptions(checkpoint, (kill,), shared=begun))
     epochs_run = []
     count = keras.callbacks.LambdaCallback(on_epoch_end=lambda e, logs: epochs_run.append(e))
     resumed = train(config, data, TrainingOptions(checkpoint, (count,)))
@@ -58,8 +69,8 @@ def test_steps_run_together_train_to_the_same_weights(undisturbed, monkeypatch):
 
 
 def test_another_seed_trains_to_other_weights(undisturbed):
-    other = train(tiny_config(seed=1), tiny_data(augment=True), TrainingOptions())
-    assert as_bytes(weights_of(other.model)) != as_bytes(weights_of(undisturbed.model))
+    other = train(tiny_config(seed=1, variant="ae"), tiny_data(augment=True), TrainingOptions())
+    assert as_bytes(other.phase1_weights) != as_bytes(undisturbed.phase1_weights)
 
 
 LOWER = {"precision": "mixed_bfloat16"}
@@ -70,24 +81,29 @@ def lower():
     return train(tiny_config(network=LOWER), tiny_data(augment=True), TrainingOptions())
 
 
-@pytest.fixture(scope="module")
-def of_both_precisions(undisturbed, lower):
-    """The histories of a variant's training in float32 and in the lower precision."""
-    configs = (tiny_config(variant="linsep", network=network) for network in ({}, LOWER))
-    linsep = [train(config, tiny_data(), TrainingOptions()).history for config in configs]
-    return {"lis": (undisturbed.history, lower.history), "linsep": linsep}
-
-
-@pytest.mark.parametrize("variant", ["lis", "linsep"])
-def test_a_lower_precision_trains_both_phases_to_nearly_the_same_losses(
-    variant, of_both_precisions
-):
-    for a, b in zip(*of_both_precisions[variant], strict=True):
+def assert_nearly_the_same_losses(ours, theirs):
+    for a, b in zip(ours, theirs, strict=True):
         assert a["val_loss"] != b["val_loss"]
         assert b["val_loss"] == pytest.approx(a["val_loss"], rel=0.2)  # of short trainings
 
 
-@pytest.mark.parametrize("variant", ["vae", "mem-ae", "sig-repnn", "deep-sad"])
+def test_a_lower_precision_trains_both_phases_to_nearly_the_same_losses(undisturbed, lower):
+    assert_nearly_the_same_losses(undisturbed.history, lower.history)
+
+
+@pytest.mark.slow  # two trainings of both phases more; the precision is set in one place for all
+def test_a_lower_precision_trains_linsep_to_nearly_the_same_losses():
+    configs = (tiny_config(variant="linsep", network=network) for network in ({}, LOWER))
+    assert_nearly_the_same_losses(
+        *(train(config, tiny_data(), TrainingOptions()).history for config in configs)
+    )
+
+
+# Each is a training of whole epochs; one whose latent layer has weights of its own stands for all.
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("vae", "sig-repnn", "deep-sad")]
+
+
+@pytest.mark.parametrize("variant", ["mem-ae", *OTHERS])
 def test_a_lower_precision_trains_whatever_the_latent_layer_is(variant):
     detector = make_detector(tiny_config(variant=variant, network=LOWER))
     with steps_of_an_epoch(WHOLE_EPOCH):
@@ -107,6 +123,7 @@ def test_what_a_lower_precision_ends_with_is_scored_in_float32(lower):
     assert keras.config.dtype_policy().name == "float32"
 
 
+@pytest.mark.slow  # a training and a half; test_a_killed_run_resumes_byte_equal has the mechanism
 def test_a_killed_run_of_lower_precision_resumes_byte_equal(tmp_path, lower):
     config, checkpoint = tiny_config(network=LOWER), tmp_path / "checkpoint.npz"
     kill = KillAfter("latent-shaping", 0)
@@ -146,7 +163,8 @@ def test_a_collapse_restarts_with_derived_seeds_and_then_names_the_setting():
         assert line.endswith(f"starting again with seed {place * stride}")
 
 
-@pytest.mark.parametrize("variant", ["ae", "linsep"])
+# Whole warm-up epochs; LinSep differs in its phase 2 alone, which comes after.
+@pytest.mark.parametrize("variant", ["ae", pytest.param("linsep", marks=pytest.mark.slow)])
 def test_pictures_near_their_mean_train_where_the_decoder_begins_alone(variant):
     settings = {"epochs": 4, "collapse_fraction": 0.05, "decoder_steps": 300}
     config, data = tiny_config(variant=variant, feature_extraction=settings), fixed_camera_data()
@@ -180,10 +198,10 @@ def test_the_check_changes_nothing_about_a_healthy_training():
     with steps_of_an_epoch(WHOLE_EPOCH):  # of a shorter training it would find a collapse
         checked, unchecked = (
             train(
-                tiny_config(variant="ae", feature_extraction={"collapse_fraction": fraction}),
+                tiny_config(variant="ae", feature_extraction={"epochs": 2, "collapse_fraction": share}),
                 tiny_data(), TrainingOptions(),
             )
-            for fraction in (1e-9, 0.0)
+            for share in (1e-9, 0.0)
         )  # fmt: skip
     assert checked.restart_seeds == []
     assert as_bytes(weights_of(checked.model)) == as_bytes(weights_of(unchecked.model))
@@ -196,6 +214,9 @@ def test_one_and_the_same_picture_is_no_training_set():
         train(tiny_config(**COLLAPSING), data, TrainingOptions())
 
 
+# Five phases are traced; that restarts take derived seeds and that a killed run resumes is tested
+# above, each by itself.
+@pytest.mark.slow
 def test_a_run_killed_after_a_restart_resumes_in_that_attempt(tmp_path, monkeypatch):
     config, checkpoint = tiny_config(**COLLAPSING), tmp_path / "checkpoint.npz"
     seeds = []
@@ -221,6 +242,7 @@ def test_a_run_killed_after_a_restart_resumes_in_that_attempt(tmp_path, monkeypa
     assert seeds[3:] == seeds[1:3]  # the first attempt is not repeated
 
 
+@pytest.mark.slow  # four trainings; that the decoder begins alone is tested above
 def test_a_run_whose_decoder_began_alone_resumes_byte_equal(tmp_path):
     config = tiny_config(variant="ae", feature_extraction={"epochs": 2, "decoder_steps": 20})
     plain = train(
@@ -264,9 +286,9 @@ def test_best_weights_not_last_are_kept():
     assert np.mean(result.model.errors_of(held_out)) == pytest.approx(best, rel=1e-4)
 
 
-def test_negatives_past_gamma_are_a_note_that_names_a_gamma_which_acts():
+def test_negatives_past_gamma_are_a_note_that_names_a_gamma_which_acts(shared, undisturbed):
     config = tiny_config(latent_shaping={"gamma": 1e-5})
-    result = train(config, tiny_data(), TrainingOptions())
+    result = train(config, tiny_data(), TrainingOptions(shared=shared))
     assert len(result.notes) == 1
     assert "100 % of the negatives lie past gamma" in result.notes[0]
     proposed = float(result.notes[0].split("gamma=")[-1].split()[0])
@@ -274,12 +296,12 @@ def test_negatives_past_gamma_are_a_note_that_names_a_gamma_which_acts():
     assert np.mean(errors < proposed) > 0.8
 
 
-def test_a_relative_gamma_is_so_many_times_the_held_out_normal_error(tmp_path):
+def test_a_relative_gamma_is_so_many_times_the_held_out_normal_error(tmp_path, shared, undisturbed):
     config = tiny_config(latent_shaping={"gamma_times": 4.0})
     data, said, checkpoint = tiny_data(), [], tmp_path / "checkpoint.npz"
     kill = KillAfter("latent-shaping", 1)
     with pytest.raises(Killed):
-        train(config, data, TrainingOptions(checkpoint, (kill,), said.append))
+        train(config, data, TrainingOptions(checkpoint, (kill,), said.append, shared))
     result = train(config, data, TrainingOptions(checkpoint, say=said.append))
     before = build_autoencoder(config, data.shape, seed=0)
     set_weights(before, result.phase1_weights)
@@ -289,17 +311,20 @@ def test_a_relative_gamma_is_so_many_times_the_held_out_normal_error(tmp_path):
     assert said == [f"gamma {4 * error:.3g}, 4 times the held-out normal error"] * 2
     assert result.notes[0] == said[0]
     absolute = tiny_config(latent_shaping={"gamma": result.model.gamma})
-    same = train(absolute, data, TrainingOptions())
+    same = train(absolute, data, TrainingOptions(shared=shared))
     assert as_bytes(weights_of(same.model)) == as_bytes(weights_of(result.model))
 
 
-def test_a_relative_gamma_that_does_little_is_a_note_in_its_own_terms():
-    config = tiny_config(latent_shaping={"gamma_times": 1e-3})
-    note = train(config, tiny_data(), TrainingOptions()).notes[1]
+def test_a_relative_gamma_that_does_little_is_a_note_in_its_own_terms(shared, undisturbed):
+    config, options = (
+        tiny_config(latent_shaping={"gamma_times": 1e-3}),
+        TrainingOptions(shared=shared),
+    )
+    note = train(config, tiny_data(), options).notes[1]
     assert "100 % of the negatives lie past gamma_times=0.001" in note
     proposed = float(note.split("gamma_times=")[-1].split()[0])
     acting = tiny_config(latent_shaping={"gamma_times": proposed})
-    assert len(train(acting, tiny_data(), TrainingOptions()).notes) == 1
+    assert len(train(acting, tiny_data(), options).notes) == 1
 
 
 def test_a_hinge_that_acts_without_moving_weights_is_an_error(monkeypatch):
