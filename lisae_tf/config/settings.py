@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import (
     Field,
+    PositiveInt,
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
@@ -83,6 +84,10 @@ class Config(Section):
     # Of that file as it was named, so that another one is noticed.
     ignore_mask_sha256: Annotated[
         str | None, Field(pattern="^[0-9a-f]{64}$", exclude_if=is_none)
+    ] = None
+    # Its height and width, so that pictures of other proportions are noticed.
+    ignore_mask_size: Annotated[
+        tuple[PositiveInt, PositiveInt] | None, Field(exclude_if=is_none)
     ] = None
     # Known flaws: some choose settings, the others join the test.
     known_dir: Annotated[
