@@ -323,9 +323,11 @@ def test_the_page_becomes_one_file(tmp_path):
     bad = f"{tmp_path}/a</script><img src=x onerror=alert(1)>.png"
     desk.pictures.names[0] = bad  # gone, too
     desk.mark(1, "anomaly", 1.0)
-    text = frozen.page(desk)
+    text, lost = frozen.page(desk)
+    assert lost.startswith("1 picture is gone or changed, and not shown;") and lost in text
     assert "<img src=x" not in text
-    assert text.count("<script") == 1 + len(desk_server.SCRIPTS)
+    kept = set(desk_server.SCRIPTS) - set(frozen.LIVE_SCRIPTS)
+    assert text.count("<script") == 1 + len(kept)
     page = Scripts(text)
     assert page.links == ["data:,"]
     data = json.loads(text.split('id="frozen">')[1].split("</script>")[0])

@@ -238,7 +238,7 @@ def test_the_page_as_one_file_opens_offline_and_writes_nothing(tmp_path):
     desk = drawn_desk(tmp_path / "pictures")
     desk.mark(0, "normal", 1.0)
     os.unlink(desk.pictures.names[1])
-    (tmp_path / "page.html").write_text(frozen.page(desk), encoding="utf-8")
+    (tmp_path / "page.html").write_text(frozen.page(desk)[0], encoding="utf-8")
 
     async def scenario():
         async with browser(tmp_path / "profile") as page:

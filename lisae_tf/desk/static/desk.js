@@ -66,7 +66,7 @@
       find("maps-box").hidden = !head.has_maps;
       find("lost").hidden = !head.lost || Boolean(find("report")); // whose text says it
       find("lost").textContent = head.lost || "";
-      for (const each of document.querySelectorAll("[data-live]")) each.hidden = !this.source.live;
+      for (const each of document.querySelectorAll("[data-live]")) each.toggleAttribute("hidden", !this.source.live);
       for (const each of document.querySelectorAll("[data-frozen]")) each.hidden = this.source.live;
       this.tiles.beside = head.has_maps && find("beside").checked;
       find("tiles").classList.toggle("paired", this.tiles.beside);

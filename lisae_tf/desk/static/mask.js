@@ -59,15 +59,15 @@ desk.Mask = class {
 
   // A corner where the cursor is; on the first one it closes the polygon.
   add() {
-    const [width, height] = this.size, [first] = this.corners;
-    const near = first && Math.hypot(
-      (first[0] - this.cursor[0]) * width, (first[1] - this.cursor[1]) * height,
-    ) < 0.02 * Math.max(width, height);
-    if (near && this.corners.length > 2) {
+    const [width, height] = this.size, { corners, cursor } = this;
+    const near = (corner, share) => corner && Math.hypot(
+      (corner[0] - cursor[0]) * width, (corner[1] - cursor[1]) * height,
+    ) < share * Math.max(width, height);
+    if (corners.length > 2 && near(corners[0], 0.02)) {
       this.close();
       return;
     }
-    if (near && this.corners.length === 1) return; // the second half of a double click
+    if (near(corners.at(-1), 0.002)) return; // the second half of a double click
     this.corners.push(this.cursor.map((value) => Number(value.toFixed(5))));
     this.draw();
   }
