@@ -104,4 +104,4 @@ def test_the_command_of_a_run_trains_on_its_pictures(workplace, tmp_path):
     config, _ = settle({"ignore_mask": options[3]}, Path(options[1]), ())
     assert config.normal_dirs == before.scorer.config.normal_dirs
     assert config.ignore_mask_sha256 == sha256(RUN / "mask.png")
-    assert config.ignore_mask_size == before.pictures.pixels(0, before.scorer.shape, None)[1]
+    assert config.ignore_mask_size == [*before.pictures.pixels(0, before.scorer.shape, None)[1]]

@@ -24,6 +24,15 @@ needs_runtime = pytest.mark.skipif(
 OPEN = "document.getElementById('trial').open"
 FOUND = "(({ score, by }) => [score, by])(desk.page.trial.found)"
 TRIAL = "document.querySelector('#trial [data-is=%s]')"
+ERRORS = """(async () => {
+  const { worker } = desk.page.trial, file = new File([new Uint8Array(%s)], "x");
+  const found = await desk.page.source.tried(file, "read");
+  const pixels = desk.unpacked(found.pixels, Uint8Array);
+  return new Promise((done) => {
+    worker.onmessage = ({ data }) => done([...data.map.errors]);
+    worker.postMessage({ number: 0, shape: [32, 32, 1], pixels, float: false, mapped: true });
+  });
+})()"""
 DROP = """(async () => {
   const data = new DataTransfer();
   data.items.add(new File([Uint8Array.from(%s)], %r));
@@ -82,15 +91,8 @@ def test_the_page_scores_as_python_does(models, samples, tmp_path):
                 assert f"called {word} at" in await page(f"{TRIAL % 'said'}.textContent")
             assert await page.violations() == []
             # Errors: the map itself, before it is drawn.
-            number = await page(
-                "(async () => { const worker = desk.page.trial.worker; const file = new File("
-                f"[new Uint8Array({[*png(pictures[0])]})], 'x'); "
-                "const found = await desk.page.source.tried(file, 'read'); return new Promise((done) => { worker.onmessage = ({ data }) => "
-                "done([...data.map.errors]); worker.postMessage({ number: 0, shape: [32, 32, 1], "
-                "pixels: desk.unpacked(found.pixels, Uint8Array), float: false, mapped: true }); "
-                "}); })()"
-            )  # fmt: skip
-            np.testing.assert_allclose(number, maps[0].ravel(), rtol=1e-4, atol=1e-6)
+            errors = await page(ERRORS % [*png(pictures[0])])
+            np.testing.assert_allclose(errors, maps[0].ravel(), rtol=1e-4, atol=1e-6)
             return found
 
     found = asyncio.run(scenario())

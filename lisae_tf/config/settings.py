@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import (
     Field,
-    PositiveInt,
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
@@ -34,6 +33,7 @@ from lisae_tf.config.sections import (
     KernelDensity,
     LatentShaping,
     Memory,
+    Natural,
     NearestNeighbours,
     Network,
     OneClassSVM,
@@ -87,7 +87,7 @@ class Config(Section):
     ] = None
     # Its height and width, so that pictures of other proportions are noticed.
     ignore_mask_size: Annotated[
-        tuple[PositiveInt, PositiveInt] | None, Field(exclude_if=is_none)
+        list[Natural] | None, Field(min_length=2, max_length=2, exclude_if=is_none)
     ] = None
     # Known flaws: some choose settings, the others join the test.
     known_dir: Annotated[

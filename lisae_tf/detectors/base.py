@@ -77,7 +77,8 @@ class Detector(ABC):
     @property
     def mask_size(self) -> tuple[int, int] | None:
         """(H, W) of the mask of what does not count, as it was drawn; None without such a file."""
-        return self.config.ignore_mask_size
+        size = self.config.ignore_mask_size
+        return size and (size[0], size[1])
 
     @property
     def solved(self) -> bool:

@@ -85,7 +85,7 @@ def _of_mask(path: str | None) -> dict[str, Any]:
     if place.is_file():
         digest = sha256(place)
         with contextlib.suppress(pictures.BadPicture):
-            size = pictures.decode(place, channels=1).shape[:2]
+            size = [*pictures.decode(place, channels=1).shape[:2]]
     return {"ignore_mask_sha256": digest, "ignore_mask_size": size}
 
 
