@@ -344,6 +344,21 @@ def test_the_page_becomes_one_file(tmp_path):
         frozen.page(replace(desk, pictures=replace(many, scores=np.zeros(frozen.MOST + 1))))
 
 
+def test_the_command_says_which_pictures_are_gone(workplace, desk, cli):
+    result = cli("desk", "--run", RUN, "--save", "page.html")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert '"lost": ""' in Path("page.html").read_text()
+    os.unlink(desk.pictures.names[0])
+    Path(desk.pictures.names[1]).write_bytes(b"another")
+    result = cli("desk", "--run", RUN, "--save", "page.html")
+    assert result.exit_code == 0
+    assert result.stderr == (
+        "note: 2 pictures are gone or changed, and not shown; put such pictures back, or name "
+        "folders that have moved with --data-root\n"
+    )
+    assert "2 pictures are gone or changed" in Path("page.html").read_text()
+
+
 # Bad input
 
 

@@ -262,6 +262,8 @@ def test_the_page_as_one_file_opens_offline_and_writes_nothing(tmp_path):
                 "[...document.querySelectorAll('.tile:not([hidden]):not(.gone) img.picture')]"
             )
             await page.until(f"{pictures}.every((i) => i.complete && i.naturalWidth)")
+            assert await page("document.getElementById('lost').checkVisibility()")
+            assert (await text(page, "lost")).startswith("1 picture is gone or changed")
             assert page.wrong == []
 
     asyncio.run(scenario())
