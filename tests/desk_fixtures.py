@@ -29,6 +29,12 @@ from lisae_tf.runs import files as run_files
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 READY = "document.querySelectorAll('#work:not([hidden]) .tile').length > 0"
+# How many lines an element's text takes.
+LINES = """((element) => {
+  const range = document.createRange();
+  range.selectNodeContents(element);
+  return new Set([...range.getClientRects()].map(({ top }) => top)).size;
+})"""
 _BOX = """(selector) => {
   const found = document.querySelector(selector);
   const seen = () => {
