@@ -74,6 +74,14 @@ def test_the_page_scores_as_python_does(models, samples, tmp_path):
 
     async def scenario():
         async with looking(desk, tmp_path) as page:
+            # Of two that follow each other at once the last one is shown, with its own score.
+            files = ", ".join(
+                f"new File([new Uint8Array({[*path.read_bytes()]})], '{path.name}')"
+                for path in paths[1:3]
+            )
+            await page(f"Promise.all([{files}].map((file) => desk.page.trial.take([file])))")
+            assert (await page(FOUND))[0] == pytest.approx(expected[2], rel=1e-4)
+            assert await page(f"{TRIAL % 'name'}.textContent") == "2.png"
             found = []
             for path in paths:
                 await choose(page, path)

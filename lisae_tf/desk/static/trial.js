@@ -32,7 +32,7 @@ desk.Trial = class {
     this.head = page.head.trial;
     this.why = this.head.why;
     this.here = Boolean(this.head.runtime);
-    this.number = 0;
+    this.number = this.asked = 0; // of the last picture, and of the last one for the worker
     const find = (name) => dialog.querySelector(`[data-is=${name}]`);
     this.parts = Object.fromEntries(["picture", "over", "map", "map-pane", "name", "said", "who", "notes"]
       .map((name) => [name, find(name)]));
@@ -89,10 +89,15 @@ desk.Trial = class {
   // The score and the map of a picture by the model, in the page's worker.
   async run(found) {
     this.worker = this.worker || new Worker("static/worker.js", { type: "module" });
-    const { shape, float, highest_share: share } = this.head, number = this.number;
+    const { shape, float, highest_share: share } = this.head, number = ++this.asked;
     const answer = await new Promise((done, fail) => {
-      this.worker.onmessage = ({ data }) => data.number === number && done(data);
-      this.worker.onerror = () => fail(new Error("it does not start"));
+      const heard = ({ data }) => {
+        if (data.number !== number) return; // that of another picture
+        this.worker.removeEventListener("message", heard);
+        done(data);
+      };
+      this.worker.addEventListener("message", heard);
+      this.worker.addEventListener("error", () => fail(new Error("it does not start")));
       const pixels = desk.unpacked(found.pixels, Uint8Array);
       this.worker.postMessage({ number, pixels, shape, float, mapped: share !== null });
     });
