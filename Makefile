@@ -9,7 +9,7 @@ TEST_JOBS ?= 2
 # COVERAGE=1 prints what the tests have run.
 COVERAGE ?=
 
-.PHONY: demo test slow docs lint clean
+.PHONY: demo test slow docs lint web-runtime clean
 
 demo: .venv/ready
 	$(BIN)/python cli.py train
@@ -32,6 +32,16 @@ docs: .venv/ready
 lint: .venv/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# ONNX Runtime Web into the package, before a wheel is built: the desk's page scores by it. Needs npm.
+WEB := onnxruntime-web
+WEB_VERSION := 1.30.0
+web-runtime:
+	mkdir -p build
+	npm pack --silent --pack-destination build $(WEB)@$(WEB_VERSION)
+	tar -xzf build/$(WEB)-$(WEB_VERSION).tgz -C lisae_tf/desk/$(WEB) --strip-components=1 \
+		package/package.json package/dist/ort.wasm.bundle.min.mjs \
+		package/dist/ort-wasm-simd-threaded.wasm
 
 .venv/ready: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -156,7 +156,8 @@ def _record(detector: GraphDetector, graph: keras.Model, metrics: dict, dtype: s
         meaning += f"; {100 * detector.ignored.mean():.1f} % of each picture does not count"
     # Left out where it says nothing, as in the settings.
     depth = {} if detector.depth is None else {"depth": detector.depth}
-    return depth | {
+    own = depth if detector.mask_size is None else depth | {"mask_size": list(detector.mask_size)}
+    return own | {
         "lisae_tf": __version__,
         "variant": metrics["variant"],
         "seed": metrics["seed"],

@@ -29,6 +29,12 @@ from lisae_tf.runs import files as run_files
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 READY = "document.querySelectorAll('#work:not([hidden]) .tile').length > 0"
+# How many lines an element's text takes.
+LINES = """((element) => {
+  const range = document.createRange();
+  range.selectNodeContents(element);
+  return new Set([...range.getClientRects()].map(({ top }) => top)).size;
+})"""
 _BOX = """(selector) => {
   const found = document.querySelector(selector);
   const seen = () => {
@@ -69,6 +75,7 @@ class Scorer:
     """Stands in for a model of 24x24 grey pictures: their errors are what is bright."""
 
     shape, depth, has_maps, highest_share = (24, 24, 1), None, True, 1.0
+    mask_size = None
 
     def error_maps(self, images: np.ndarray) -> np.ndarray:
         return (images[..., 0] / np.float32(255)) ** 2

@@ -323,9 +323,11 @@ def test_the_page_becomes_one_file(tmp_path):
     bad = f"{tmp_path}/a</script><img src=x onerror=alert(1)>.png"
     desk.pictures.names[0] = bad  # gone, too
     desk.mark(1, "anomaly", 1.0)
-    text = frozen.page(desk)
+    text, lost = frozen.page(desk)
+    assert lost.startswith("1 picture is gone or changed, and not shown;") and lost in text
     assert "<img src=x" not in text
-    assert text.count("<script") == 1 + len(desk_server.SCRIPTS)
+    kept = set(desk_server.SCRIPTS) - set(frozen.LIVE_SCRIPTS)
+    assert text.count("<script") == 1 + len(kept)
     page = Scripts(text)
     assert page.links == ["data:,"]
     data = json.loads(text.split('id="frozen">')[1].split("</script>")[0])
@@ -340,6 +342,21 @@ def test_the_page_becomes_one_file(tmp_path):
     many = replace(desk.pictures, names=["x"] * (frozen.MOST + 1))
     with pytest.raises(LisaeError, match="5,001 pictures are too many for one file"):
         frozen.page(replace(desk, pictures=replace(many, scores=np.zeros(frozen.MOST + 1))))
+
+
+def test_the_command_says_which_pictures_are_gone(workplace, desk, cli):
+    result = cli("desk", "--run", RUN, "--save", "page.html")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert '"lost": ""' in Path("page.html").read_text()
+    os.unlink(desk.pictures.names[0])
+    Path(desk.pictures.names[1]).write_bytes(b"another")
+    result = cli("desk", "--run", RUN, "--save", "page.html")
+    assert result.exit_code == 0
+    assert result.stderr == (
+        "note: 2 pictures are gone or changed, and not shown; put such pictures back, or name "
+        "folders that have moved with --data-root\n"
+    )
+    assert "2 pictures are gone or changed" in Path("page.html").read_text()
 
 
 # Bad input

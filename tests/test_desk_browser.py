@@ -6,13 +6,14 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import export_fixtures
 import numpy as np
 import pytest
 from conftest import CHECKOUT
-from desk_fixtures import CHROMIUM, READY, browser, counted, drawn_desk, served, text, told
+from desk_fixtures import CHROMIUM, LINES, READY, browser, counted, drawn_desk, served, text, told
 from export_fixtures import path_of
 from PIL import Image
 
@@ -234,11 +235,28 @@ def test_everything_has_a_name_and_can_be_read(tmp_path, width, scheme):
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("width", [1300, 400])
+def test_long_names_of_kinds_are_not_broken(tmp_path, width):
+    desk = drawn_desk(tmp_path / "pictures", 5, 4)
+    longer = {"hole": "contamination_by_shavings_of_a_lathe", "scratch": "s" * 200, "": ""}
+    kinds = [longer[kind] for kind in desk.pictures.kinds]
+    desk = replace(desk, pictures=replace(desk.pictures, kinds=kinds))
+
+    async def scenario():
+        async with looking(desk, tmp_path, width) as page:
+            await page("document.getElementById('kinds').open = true")
+            first, second = await page(f"[...document.querySelectorAll('#kinds th')].map({LINES})")
+            assert first == 1 and second > 1
+            assert await page("document.documentElement.scrollWidth") <= width
+
+    asyncio.run(scenario())
+
+
 def test_the_page_as_one_file_opens_offline_and_writes_nothing(tmp_path):
     desk = drawn_desk(tmp_path / "pictures")
     desk.mark(0, "normal", 1.0)
     os.unlink(desk.pictures.names[1])
-    (tmp_path / "page.html").write_text(frozen.page(desk), encoding="utf-8")
+    (tmp_path / "page.html").write_text(frozen.page(desk)[0], encoding="utf-8")
 
     async def scenario():
         async with browser(tmp_path / "profile") as page:
@@ -262,6 +280,8 @@ def test_the_page_as_one_file_opens_offline_and_writes_nothing(tmp_path):
                 "[...document.querySelectorAll('.tile:not([hidden]):not(.gone) img.picture')]"
             )
             await page.until(f"{pictures}.every((i) => i.complete && i.naturalWidth)")
+            assert await page("document.getElementById('lost').checkVisibility()")
+            assert (await text(page, "lost")).startswith("1 picture is gone or changed")
             assert page.wrong == []
 
     asyncio.run(scenario())

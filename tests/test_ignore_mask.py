@@ -24,6 +24,7 @@ from lisae_tf.data.masks import read_ignored
 from lisae_tf.data.parts import Parts, TrainingData
 from lisae_tf.data.pictures import decode
 from lisae_tf.data.synthetic import made_with_masks
+from lisae_tf.data.tasks import reopen
 from lisae_tf.detectors import load_detector, make_detector
 from lisae_tf.evaluation.localisation import pixel_figures
 from lisae_tf.experiments.settling import settle
@@ -337,11 +338,45 @@ def test_every_export_leaves_the_same_out(trained, cli, monkeypatch):
     for path in paths:
         model = open_model(path)
         assert "41.7 % of each picture does not count" in model.record["metadata"]["description"]
+        assert model.mask_size == (SIDE, SIDE)
         share = 0.2 if model.record["quantization"] == "int8" else 1e-4
         scores, maps = model.score(pictures), model.error_maps(pictures)
         np.testing.assert_array_equal(model.score(under), scores)
         np.testing.assert_allclose(scores, detector.score(pictures), rtol=share)
         assert maps.shape == (6, side, side) and (maps[:, detector.ignored] == 0).all()
+
+    # A mask that is stretched over a picture is noted, by an export as by the run.
+    for name, size in (("square", (40, 40)), ("nearly", (41, 40)), ("wide", (80, 40)),
+                       ("tall", (40, 60))):  # fmt: skip
+        Image.new("RGB", size).save(trained / f"{name}.png")
+    files = [f"{name}.png" for name in ("square", "nearly", "wide", "tall")]
+    onnx = next(path for path in paths if path.suffix == ".onnx")
+    for given in (("--run", "run"), ("--model", onnx)):
+        result = cli("score", *given, *files)
+        assert result.exit_code == 0, result.stderr
+        assert result.stderr.splitlines() == [
+            f"note: 2 new pictures have other proportions than the {SIDE}x{SIDE} of the mask of "
+            "what does not count, which is stretched over them; cut them as the normal pictures "
+            "are: wide.png, tall.png"
+        ]
+        assert cli("score", *given, *files[:2]).stderr == ""
+
+
+def test_test_pictures_that_the_mask_is_stretched_over_are_noted(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    config = load_detector(trained / "run").config
+    assert config.ignore_mask_size == [SIDE, SIDE]
+
+    def notes(size=None):
+        changed = config.model_copy(update={"ignore_mask_size": size and [*size]})
+        opened = reopen(trained / "run", changed)
+        opened.training()
+        return [note for note in opened.test().notes if "is stretched over" in note]
+
+    assert notes((SIDE, SIDE)) == notes(None) == []
+    (note,) = notes((SIDE, 2 * SIDE))
+    count = len([*(trained / "bad").iterdir()])
+    assert note.startswith(f"{count} anomaly pictures have other proportions than the {2 * SIDE}x")
 
 
 @pytest.mark.slow
@@ -371,6 +406,7 @@ def test_the_settings_hold_the_content_of_the_mask(named, tmp_path, monkeypatch)
     given = {"normal_dir": ("good",), "ignore_mask": named.format(home=tmp_path)}
     config, _ = settle(given, None, ())
     assert config.ignore_mask_sha256 == sha256(tmp_path / "strip.png")
+    assert config.ignore_mask_size == [*STRIP.shape]
     assert settle({"normal_dir": ("good",)}, None, ())[0].ignore_mask_sha256 is None
 
 

@@ -143,7 +143,7 @@ def test_a_report_shows_pictures_beside_their_own_scores(workplace, cli):
     (Path("normal") / f"00000{tested[-1].path}").unlink()
     assert cli("report", "--run", RUN).exit_code == 0
     text = report.read_text()
-    assert "1 of the tested pictures are gone or changed, and are not shown;" in text
+    assert "1 picture is gone or changed, and not shown;" in text
     left = {sha256(path): shown for path, shown in cards(text)}
     assert len(left) == len(before) - 1 and left.items() <= before.items()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from desk_fixtures import CHROMIUM, READY, browser, counted, desk_of, told
+from desk_fixtures import CHROMIUM, LINES, READY, browser, counted, desk_of, told
 
 from lisae_tf.core.files import read_json, write_json
 from lisae_tf.desk import reported
@@ -67,6 +67,8 @@ def test_it_is_read_filtered_and_its_threshold_is_dragged(report, tmp_path, widt
             assert await page(SCROLLS) == 0
             assert await page(STICKS_OUT) == []
             assert await page.violations() == []
+            kinds = "[...document.querySelectorAll('#report .kinds [scope=row]')].slice(0, 2)"
+            assert await page(f"{kinds}.map({LINES})") == [1, 1]  # no name is broken
             # Keys belong to the text until the pictures have the focus.
             await page.key("ArrowRight")
             assert await page("desk.page.tiles.current") == 0

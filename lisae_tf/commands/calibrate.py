@@ -111,7 +111,7 @@ def _new_scores(detector, folder: Path, normal_dir: Path):
     decoded = pictures.decode_all(
         found, detector.shape[:2], detector.shape[2], depth=detector.depth
     )
-    shared.tell_depth(decoded, detector.depth)
+    shared.tell_reading(decoded, detector)
     pixels = _once(decoded, normal_dir, detector.config.data.group_by)
     return np.asarray(detector.score(pixels))
 
@@ -310,5 +310,5 @@ def _new_pictures(model, normal_dir: Path):
     if listed := model.record.get("trained_on"):
         _refuse_seen(seen.which(listed, manifest.digests(found)), found, normal_dir, "model")
     decoded = pictures.decode_all(found, model.shape[:2], model.shape[2], depth=model.depth)
-    shared.tell_depth(decoded, model.depth)
+    shared.tell_reading(decoded, model)
     return _once(decoded, normal_dir)

@@ -59,7 +59,10 @@ def command(
         from lisae_tf.desk import frozen
 
         desk = _opened(run, model, pictures, data_dir, data_roots, marks, skip_bad)
-        write_text(save, frozen.page(desk))
+        page, lost = frozen.page(desk)
+        write_text(save, page)
+        if lost:
+            click.echo(f"note: {lost.removesuffix('.')}", err=True)
         click.echo(f"wrote {save}")
         return
     try:
@@ -125,12 +128,17 @@ def desk_of_run(folder: Path, detector, pictures, marks: Path | None = None):
         pictures: what lies on it.
         marks: file of the marks; the run's own by default.
     """
+    from lisae_tf.config.settings import FOLDER
     from lisae_tf.desk.desk import Desk
     from lisae_tf.desk.thumbnails import Cache, cache_folder
+    from lisae_tf.runs.files import CONFIG
     from lisae_tf.runs.marks import place_of
 
     title, marks = folder.absolute().name, marks or place_of(folder, None)
-    return Desk(title, pictures, detector, _OfRun(folder), marks, Cache(cache_folder()))
+    desk = Desk(title, pictures, detector, _OfRun(folder), marks, Cache(cache_folder()))
+    if detector.config.dataset == FOLDER:
+        desk.training = f"--config {shlex.quote(str(folder / CONFIG))}"
+    return desk
 
 
 def _scored(scorer, alpha: float, paths: Sequence[Path], skip_bad: bool):

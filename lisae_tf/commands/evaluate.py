@@ -34,6 +34,7 @@ def command(
     from lisae_tf.experiments import experiment
     from lisae_tf.features.places import remembering
     from lisae_tf.runs import files as run_files
+    from lisae_tf.runs import folders as runs
 
     folder = shared.open_run(run)
     detector = load_detector(folder)
@@ -42,7 +43,8 @@ def command(
         config = resolve(merge(config.model_dump(), {"mask_dir": mask_dir}), "--mask-dir")
     opened = tasks.reopen(folder, config, data_dir, skip_bad=skip_bad)
     data, test = opened.training(), opened.test()
-    for line in opened.since:
+    said = runs.read_metrics(folder).get("notes", [])
+    for line in (*opened.since, *(note for note in test.notes if note not in said)):
         click.echo(f"note: {line}", err=True)
     masks = tasks.load_masks(config, test)
     record = experiment.describe(config, data_dir)

@@ -171,11 +171,15 @@ def tell_others(paths: Iterable[Path]) -> None:
         click.echo(f"note: {remark}", err=True)
 
 
-def tell_depth(decoded: "Decoded", depth: int | None) -> None:
-    """Names pictures that have lost levels on the way to 8 bits, on stderr."""
-    from lisae_tf.data import levels
+def tell_reading(decoded: "Decoded", scorer) -> None:
+    """Names pictures that have lost levels, or fit no mask of what does not count, on stderr."""
+    from lisae_tf.data import levels, proportions
 
-    for remark in levels.depth_remarks("new", decoded.names, decoded.headers, depth):
+    named = ("new", decoded.names, decoded.headers)
+    for remark in (
+        *levels.depth_remarks(*named, scorer.depth),
+        *proportions.stretched_remarks(*named, scorer.mask_size),
+    ):
         click.echo(f"note: {remark}", err=True)
 
 

@@ -143,7 +143,7 @@ def scored_rows(
         scorer.require_maps()
     number = 0
     for batch in pictures.stream(paths, scorer.shape, depth=scorer.depth, skip_bad=skip_bad):
-        shared.tell_depth(batch, scorer.depth)
+        shared.tell_reading(batch, scorer)
         for reason in batch.bad.values():
             click.echo(f"left out: {reason}", err=True)
         scores = scorer.score(batch.pixels)

@@ -33,6 +33,7 @@ from lisae_tf.config.sections import (
     KernelDensity,
     LatentShaping,
     Memory,
+    Natural,
     NearestNeighbours,
     Network,
     OneClassSVM,
@@ -83,6 +84,10 @@ class Config(Section):
     # Of that file as it was named, so that another one is noticed.
     ignore_mask_sha256: Annotated[
         str | None, Field(pattern="^[0-9a-f]{64}$", exclude_if=is_none)
+    ] = None
+    # Its height and width, so that pictures of other proportions are noticed.
+    ignore_mask_size: Annotated[
+        list[Natural] | None, Field(min_length=2, max_length=2, exclude_if=is_none)
     ] = None
     # Known flaws: some choose settings, the others join the test.
     known_dir: Annotated[

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from lisae_tf.config.settings import Config
-from lisae_tf.data import checks, masks, picture_files
+from lisae_tf.data import checks, masks, picture_files, proportions
 from lisae_tf.data.folders import refuse_few, refuse_overlap, remarks, size_of
 from lisae_tf.data.layout import kind_of
 from lisae_tf.data.manifest import ANOMALY, KNOWN, NORMAL_TEST
@@ -39,6 +39,9 @@ def test_of(opened: Folders) -> TestData:
         read = side.found
         notes += picture_files.remark(side.others, what) + remarks(
             read, what, opened.config.data.depth
+        )
+        notes += proportions.stretched_remarks(
+            what, read.names, read.headers, opened.config.ignore_mask_size
         )
         rows = list(range(len(read.names)))
         if what == NORMAL_TEST:

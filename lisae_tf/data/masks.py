@@ -18,6 +18,7 @@ from lisae_tf.data import picture_files, pictures
 from lisae_tf.data.checks import few
 from lisae_tf.data.layout import kind_of
 from lisae_tf.data.levels import Header
+from lisae_tf.data.proportions import apart
 
 PROPORTIONS = 0.02  # of a picture and its mask may differ by so much: rounded when scaled
 BLACK = 0  # what a mask shows where it is transparent
@@ -151,7 +152,7 @@ def _refuse_proportions(
 ) -> None:
     """Raises where a mask, (H, W), cannot be drawn over what it is said to be of."""
     (own_height, own_width), (height, width) = own, wanted
-    if abs(own_height * width / (own_width * height) - 1) > PROPORTIONS:
+    if apart(own, wanted) > PROPORTIONS:
         raise LisaeError(
             f"{path} is {own_width}x{own_height}, other proportions than the "
             f"{width}x{height} of {of}; draw the mask over {over}"

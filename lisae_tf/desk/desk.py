@@ -3,6 +3,7 @@
 import base64
 import os
 import secrets
+import shlex
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import as_utf8
 from lisae_tf.core.intervals import Z
+from lisae_tf.desk import drawn_mask
 from lisae_tf.desk.pictures import Pictures, sha256
 from lisae_tf.desk.thumbnails import LARGEST, SIDE, Cache, encoded
 from lisae_tf.runs.marks import WORDS, Mark, append_mark, read_marks
@@ -53,6 +55,7 @@ class Desk:
         marks_file: where marks are kept.
         cache: of thumbnails.
         read_only: why the threshold cannot be written; None where it can.
+        training: options of `train` that say on which pictures, for a training with a mask.
     """
 
     title: str
@@ -62,6 +65,7 @@ class Desk:
     marks_file: Path
     cache: Cache
     read_only: str | None = None
+    training: str = "--normal-dir GOOD_PICTURES"
 
     def __post_init__(self):
         if not len(self.pictures):
@@ -176,6 +180,26 @@ class Desk:
                 self.marks.pop(index, None)
             else:
                 self.marks[index] = word
+
+    def save_mask(self, index: int, polygons: Any) -> dict[str, str]:
+        """Writes a mask of what does not count beside the marks, and never over another file.
+
+        Args:
+            index: of the picture that it was drawn on, whose size it gets.
+            polygons: see `drawn_mask.polygons_of`.
+
+        Returns:
+            "path", and the "command" that trains with it.
+
+        Raises:
+            LisaeError: there is nothing to write, it cannot be written, or the picture is gone.
+        """
+        found = drawn_mask.polygons_of(polygons)
+        size = self.pictures.pixels(index, self.scorer.shape, self.scorer.depth)[1]
+        place = drawn_mask.save(drawn_mask.drawn(found, size), self.marks_file.parent)
+        path = shlex.quote(str(place))
+        command = f"python cli.py train {self.training} --ignore-mask {path}"
+        return {"path": as_utf8(str(place)), "command": as_utf8(command)}
 
     def write(self, alpha: float | None) -> list[str]:
         """Writes the threshold, or takes the last change back; gives what is to be said.

@@ -18,18 +18,22 @@ from typing import Any
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.desk import maps
 from lisae_tf.desk.desk import Desk
-from lisae_tf.desk.thumbnails import encoded, image_type
+from lisae_tf.desk.thumbnails import as_address, encoded
 
 SIDE, QUALITY, MAP_SIDE = 96, 70, 48  # pixels, of JPEG, pixels
 MOST = 5000  # pictures; a larger file is slow to open
 LEFT_OUT = ""  # stands where a picture, or its map, is not in the file
 _BATCH = 64
 _OF_SERVER = ("session", "page", "marks_file", "read_only")
+LIVE_SCRIPTS = ("trial.js", "mask.js")  # of what needs a server
 _SCRIPT = re.compile(r'<script src="static/([a-z.]+)"></script>\n')
 
 
-def page(desk: Desk) -> str:
-    """HTML that opens offline; pictures that are gone stand in it without their picture.
+def page(desk: Desk) -> tuple[str, str]:
+    """The page for all pictures; those that are gone stand in it without their picture.
+
+    Returns:
+        HTML that opens offline, and a sentence on pictures that are gone; "" where none are.
 
     Raises:
         LisaeError: there are too many pictures.
@@ -39,7 +43,8 @@ def page(desk: Desk) -> str:
         raise LisaeError(
             f"{count:,} pictures are too many for one file, which takes {MOST:,}; name fewer"
         )
-    return whole(document(desk, range(count), range(count)))
+    found = document(desk, range(count), range(count))
+    return whole(found), found["lost"]
 
 
 def document(
@@ -72,14 +77,25 @@ def document(
         "names": desk.names(0, count),
         "thumbs": thumbs,
         "maps": drawn if desk.scorer.has_maps else None,
+        "lost": _lost(thumbs.count(None)),
         "command": f"python cli.py calibrate {desk.thresholds.options()} --threshold",
     }
+
+
+def _lost(count: int) -> str:
+    if not count:
+        return ""
+    are = "pictures are" if count > 1 else "picture is"
+    return (
+        f"{count} {are} gone or changed, and not shown; put such pictures back, or name folders "
+        "that have moved with --data-root."
+    )
 
 
 def _thumbnail(desk: Desk, index: int) -> str | None:
     try:
         content = desk.pictures.content(index, desk.scorer.shape)
-        return _uri(encoded(content, SIDE, desk.scorer.depth, QUALITY))
+        return as_address(encoded(content, SIDE, desk.scorer.depth, QUALITY))
     except LisaeError:
         return None
 
@@ -87,11 +103,7 @@ def _thumbnail(desk: Desk, index: int) -> str | None:
 def _maps(desk: Desk, batch: Sequence[int]) -> list[str | None]:
     keys = [(index, desk.thresholds.now()) for index in batch]
     made = maps.made(desk.pictures, desk.scorer, keys, MAP_SIDE)
-    return [_uri(each) if isinstance(each, bytes) else None for each in made]
-
-
-def _uri(data: bytes) -> str:
-    return f"data:{image_type(data)};base64,{base64.b64encode(data).decode('ascii')}"
+    return [as_address(each) if isinstance(each, bytes) else None for each in made]
 
 
 def whole(document: dict[str, Any], text: str = "") -> str:
@@ -112,7 +124,8 @@ def whole(document: dict[str, Any], text: str = "") -> str:
 
     page = folder.joinpath("desk.html").read_text(encoding="utf-8")
     styles = inside("style", "desk.css") + (f"\n{inside('style', 'report.css')}" if text else "")
-    scripts = "\n".join(inside("script", name) for name in _SCRIPT.findall(page))
+    names = [name for name in _SCRIPT.findall(page) if name not in LIVE_SCRIPTS]
+    scripts = "\n".join(inside("script", name) for name in names)
     # Nothing in a name may end the element, or open another.
     data = json.dumps(document, allow_nan=False).replace("<", "\\u003c")
     frozen = f'<script type="application/json" id="frozen">{data}</script>\n'

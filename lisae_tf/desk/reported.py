@@ -84,12 +84,6 @@ def page(folder: Path, desk: Desk, reason: str | None = None) -> str:
     found, text = desk.pictures, run_report.render(folder, desk.scorer)
     shown = telling(found.scores, found.truth, desk.thresholds.now(), MOST)
     document = frozen.document(desk, shown, shown[:MAPPED], SIZE - _REST - len(text))
-    lost = document["thumbs"].count(None)
-    if lost and not reason:
-        reason = (
-            f"{lost} of the tested pictures are gone or changed, and are not shown; put them back, "
-            "or name folders that have moved with --data-root."
-        )
-    if reason:
+    if reason := reason or document["lost"]:
         text += f'<p class="text">{html.escape(reason)}</p>\n'
     return frozen.whole(document, text)

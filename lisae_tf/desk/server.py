@@ -24,10 +24,14 @@ from aiohttp import web
 
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.desk.desk import PAGE, Desk
+from lisae_tf.desk.frozen import LIVE_SCRIPTS
 from lisae_tf.desk.maps import Maps
 from lisae_tf.desk.thumbnails import image_type
+from lisae_tf.desk.trial_routes import BINARY, TrialRoutes
 
-SCRIPTS = ("counts.js", "source.js", "histogram.js", "tiles.js", "viewer.js", "desk.js")
+SCRIPTS = (
+    "counts.js", "source.js", "histogram.js", "tiles.js", "viewer.js", *LIVE_SCRIPTS, "desk.js",
+)  # fmt: skip
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html"}
 _LARGEST = 2**16  # bytes of a request
 _HEADERS = {
@@ -92,6 +96,7 @@ class DeskServer:
         self._model = ThreadPoolExecutor(1)
         self._pool = ThreadPoolExecutor(os.cpu_count())
         self._maps = Maps(desk.pictures, desk.scorer, self._model)
+        self._trial = TrialRoutes(desk, self._pool, self._model)
         folder = files("lisae_tf.desk").joinpath("static")
         self._static = {
             name: folder.joinpath(name).read_bytes() for name in ("desk.html", "desk.css", *SCRIPTS)
@@ -112,9 +117,11 @@ class DeskServer:
         ):  # fmt: skip
             app.router.add_get(self._base + path, handler)
         for path, handler in (
-            ("/mark", self._mark), ("/threshold", self._threshold), ("/undo", self._undo),
+            ("/mark", self._mark), ("/mask", self._mask),
+            ("/threshold", self._threshold), ("/undo", self._undo),
         ):  # fmt: skip
             app.router.add_post(self._base + path, handler)
+        self._trial.add_to(app.router, self._base)
         app.on_cleanup.append(self._close)
         return app
 
@@ -154,7 +161,8 @@ class DeskServer:
             return
         if request.headers.get("Origin") != f"http://{request.headers['Host']}":
             raise web.HTTPForbidden(text="only the page itself may change anything")
-        if request.content_type != "application/json":
+        # Neither can be sent from another page without asking first.
+        if request.content_type not in ("application/json", BINARY):
             raise web.HTTPUnsupportedMediaType(text="send JSON")
 
     async def _page(self, _request: web.Request) -> web.Response:
@@ -171,7 +179,8 @@ class DeskServer:
         return web.Response(body=self._static[name], content_type=kind, charset="utf-8")
 
     async def _data(self, _request: web.Request) -> web.Response:
-        return _json(await self._in_pool(self.desk.document))
+        found = await self._in_pool(self.desk.document)
+        return _json(found | {"trial": self._trial.told()})
 
     async def _names(self, request: web.Request) -> web.Response:
         page = int(request.match_info["index"])
@@ -203,6 +212,11 @@ class DeskServer:
         index, alpha = self._index(sent.get("index")), _number(sent.get("threshold"))
         await self._done(self._pool, self.desk.mark, index, sent.get("mark"), alpha)
         return _json({"index": index, "mark": self.desk.marks.get(index)})
+
+    async def _mask(self, request: web.Request) -> web.Response:
+        sent = await _object(request)
+        index, polygons = self._index(sent.get("index")), sent.get("polygons")
+        return _json(await self._done(self._pool, self.desk.save_mask, index, polygons))
 
     async def _threshold(self, request: web.Request) -> web.Response:
         return await self._write(_number((await _object(request)).get("threshold")))

@@ -1,5 +1,6 @@
 """Small pictures, made once and kept in the user's cache folder. Runs without TensorFlow."""
 
+import base64
 import contextlib
 import hashlib
 import io
@@ -56,6 +57,11 @@ def encoded(
 def image_type(data: bytes) -> str:
     """Of a picture that this package encoded."""
     return next(kind for magic, kind in _MAGIC.items() if data.startswith(magic))
+
+
+def as_address(data: bytes) -> str:
+    """A picture that this package encoded as an address that holds all of it."""
+    return f"data:{image_type(data)};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 class Cache:

@@ -75,6 +75,12 @@ class Detector(ABC):
         return self.config.data.depth
 
     @property
+    def mask_size(self) -> tuple[int, int] | None:
+        """(H, W) of the mask of what does not count, as it was drawn; None without such a file."""
+        size = self.config.ignore_mask_size
+        return size and (size[0], size[1])
+
+    @property
     def solved(self) -> bool:
         """Whether a fit on more pictures needs nothing of the one before."""
         return False

@@ -23,7 +23,10 @@ if TYPE_CHECKING:  # reading a run's settings needs no TensorFlow
     from lisae_tf.detectors.base import Detector
 
 # What the weights and the held-out parts rest on.
-_KEPT = ("variant", "seed", "data", "network", "test_dir", "ignore_mask", "ignore_mask_sha256")
+_KEPT = (
+    "variant", "seed", "data", "network", "test_dir",
+    "ignore_mask", "ignore_mask_sha256", "ignore_mask_size",
+)  # fmt: skip
 
 
 def _settings(run: Path, data_roots: Sequence[str] = ()) -> Config:

@@ -1,5 +1,6 @@
 """How options of the command line become the settings of a run."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from lisae_tf.config import settings as config
 from lisae_tf.config.variants import ONE_CLASS, PICTURES_ONLY
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import sha256
+from lisae_tf.data import pictures
 from lisae_tf.data.layout import mvtec_settings
 from lisae_tf.data.protocols import DEFAULT_FLAWS, DEFAULT_SYNTHETIC, base_name
 
@@ -76,10 +78,15 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-def _sha256(path: str | None) -> str | None:
-    """Of a file; None where there is none, which is said where it is read."""
+def _of_mask(path: str | None) -> dict[str, Any]:
+    """What the settings keep of a mask; nothing where it cannot be read, which is said later."""
     place = Path(os.path.expanduser(path or ""))
-    return sha256(place) if place.is_file() else None
+    digest, size = None, None
+    if place.is_file():
+        digest = sha256(place)
+        with contextlib.suppress(pictures.BadPicture):
+            size = [*pictures.decode(place, channels=1).shape[:2]]
+    return {"ignore_mask_sha256": digest, "ignore_mask_size": size}
 
 
 def settle(
@@ -146,8 +153,7 @@ def settle(
     origin = str(config_file) if config_file else "settings"
     resolved = config.resolve(config.merge(base, chosen), origin)
     if given.get("ignore_mask") or "ignore_mask" in over or not resolved.ignore_mask_sha256:
-        found = _sha256(resolved.ignore_mask)
-        resolved = resolved.model_copy(update={"ignore_mask_sha256": found})
+        resolved = resolved.model_copy(update=_of_mask(resolved.ignore_mask))
     if "variant" not in resolved.choose:
         notes += [f"{path} is set, but {resolved.variant} does not read it" for path in
                   resolved.unread(over)]  # fmt: skip

@@ -193,6 +193,7 @@ def _parsed(path: Path) -> Record:
             and all(isinstance(text, str) for text in record["metadata"].values())
             and _is_map(record.get("error_map"))
             and _is_depth(record.get("depth"))
+            and _is_size(record.get("mask_size"))
             and _is_list(record.get("trained_on"))
             and _is_baseline(record)
             and _is_earlier(record.get("earlier"))
@@ -220,6 +221,13 @@ def _is_map(stored: Any) -> bool:
 def _is_depth(stored: Any) -> bool:
     """Whether the bits in use of 16-bit pictures are such; most models have none."""
     return stored is None or (type(stored) is int and 8 <= stored <= 16)
+
+
+def _is_size(stored: Any) -> bool:
+    """Whether height and width of a mask are such; most models have none."""
+    if stored is None:
+        return True
+    return len(stored) == 2 and all(type(side) is int and side > 0 for side in stored)
 
 
 def _is_list(stored: Any) -> bool:

@@ -31,6 +31,7 @@ class Model(ABC):
         record: what is known of it.
         shape: (H, W, C) of a picture.
         depth: the bits in use of 16-bit pictures; None for all of them.
+        mask_size: (H, W) of the mask of what does not count, as it was drawn; None without one.
         batch_size: pictures in one call of the runtime.
         threshold: the stored default α.
         metadata: names, data, hashes and the like, as text.
@@ -43,6 +44,8 @@ class Model(ABC):
         self.record = record
         self.shape: tuple[int, int, int] = tuple(record["shape"])
         self.depth: int | None = record.get("depth")
+        size = record.get("mask_size")
+        self.mask_size: tuple[int, int] | None = None if size is None else (size[0], size[1])
         self.batch_size = batch_size(self.shape)
         self.threshold = model_record.threshold_of(record).alpha
         self.metadata = model_record.metadata_of(record)
@@ -129,21 +132,25 @@ class Model(ABC):
 
 
 class OnnxModel(Model):
-    """An `.onnx` file in ONNX Runtime."""
+    """An `.onnx` file in ONNX Runtime.
+
+    Attributes:
+        data: the file's bytes.
+    """
 
     def __init__(self, path: Path, record: Record):
         super().__init__(path, record)
         import onnxruntime
 
-        self._data = path.read_bytes()
+        self.data = path.read_bytes()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         self.session = onnxruntime.InferenceSession(
-            self._data, options, providers=["CPUExecutionProvider"]
+            self.data, options, providers=["CPUExecutionProvider"]
         )
 
     def stored(self):
-        return onnx_file.read(self._data)
+        return onnx_file.read(self.data)
 
     def _run(self, image, threshold, outputs):
         given = {} if threshold is None else {"threshold": np.asarray(threshold)}

@@ -27,6 +27,10 @@
       this.histogram = new desk.Histogram(find("histogram"), (value, exact) => {
         this.setThreshold(exact ? value : Number(value.toPrecision(5)));
       });
+      if (this.source.live) {
+        this.trial = new desk.Trial(find("trial"), this);
+        this.mask = new desk.Mask(this.viewer, this);
+      }
       this.fill();
       this.listen();
       this.recount();
@@ -60,7 +64,9 @@
       find("kind-box").hidden = head.kinds.length < 2;
       find("folder-box").hidden = head.folders.length < 2;
       find("maps-box").hidden = !head.has_maps;
-      for (const each of document.querySelectorAll("[data-live]")) each.hidden = !this.source.live;
+      find("lost").hidden = !head.lost || Boolean(find("report")); // whose text says it
+      find("lost").textContent = head.lost || "";
+      for (const each of document.querySelectorAll("[data-live]")) each.toggleAttribute("hidden", !this.source.live);
       for (const each of document.querySelectorAll("[data-frozen]")) each.hidden = this.source.live;
       this.tiles.beside = head.has_maps && find("beside").checked;
       find("tiles").classList.toggle("paired", this.tiles.beside);
@@ -101,7 +107,8 @@
     }
 
     key(event) {
-      if (event.ctrlKey || event.metaKey || event.altKey || find("help").open) return;
+      if (event.ctrlKey || event.metaKey || event.altKey) return;
+      if (find("help").open || find("trial").open) return;
       const typing = event.target.matches("input, select, textarea");
       if (typing && !(event.target.type === "range" && event.key.length === 1)) return;
       // Keys count where pictures have the focus; or nothing has, and there is nothing else to read.
@@ -338,7 +345,7 @@
     }
 
     say(text, wrong = false) {
-      for (const place of [find("said"), find("viewer-said")]) {
+      for (const place of [find("said"), find("viewer-said"), find("trial-said")]) {
         place.textContent = text;
         place.classList.toggle("wrong", wrong);
       }

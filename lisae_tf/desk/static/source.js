@@ -23,8 +23,10 @@ desk.LiveSource = class {
   }
 
   async ask(path, sent) {
+    const [kind, body] = sent instanceof Blob
+      ? ["application/octet-stream", sent] : ["application/json", JSON.stringify(sent)];
     const options = sent === undefined ? {} : {
-      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(sent),
+      method: "POST", headers: { "Content-Type": kind }, body,
     };
     let answer;
     try {
@@ -66,6 +68,12 @@ desk.LiveSource = class {
   mark(index, mark, threshold) { return this.ask("mark", { index, mark, threshold }); }
   write(threshold) { return this.ask("threshold", { threshold }); }
   undo() { return this.ask("undo", {}); }
+  mask(index, polygons) { return this.ask("mask", { index, polygons }); }
+
+  // A picture that is tried, read, or read and scored.
+  tried(file, how) {
+    return this.ask(`try/${how}?name=${encodeURIComponent(file.name)}`, file);
+  }
 };
 
 // The same without a server: names, thumbnails and maps are in the page, and nothing is written.
