@@ -195,13 +195,14 @@ def test_a_network_that_keeps_too_little_spread_restarts_whatever_its_error(monk
 
 
 def test_the_check_changes_nothing_about_a_healthy_training():
+    shares = ({"epochs": 2, "collapse_fraction": share} for share in (1e-9, 0.0))
     with steps_of_an_epoch(WHOLE_EPOCH):  # of a shorter training it would find a collapse
         checked, unchecked = (
             train(
-                tiny_config(variant="ae", feature_extraction={"epochs": 2, "collapse_fraction": share}),
-                tiny_data(), TrainingOptions(),
+                tiny_config(variant="ae", feature_extraction=settings), tiny_data(),
+                TrainingOptions(),
             )
-            for share in (1e-9, 0.0)
+            for settings in shares
         )  # fmt: skip
     assert checked.restart_seeds == []
     assert as_bytes(weights_of(checked.model)) == as_bytes(weights_of(unchecked.model))
