@@ -104,8 +104,8 @@ def _table_of(folder: Path) -> Path:
 
 def _in_tables(path: Path) -> Iterator[str]:
     for folder in path.parents:
-        if folder.name:
-            text = _rows(_table_of(folder)).get(path.relative_to(folder).as_posix())
+        if folder.name and (rows := _rows(_table_of(folder))):
+            text = rows.get(path.relative_to(folder).as_posix())
             if text:
                 yield text
 

@@ -4,7 +4,7 @@ Reads configurations and the latent sizes chosen; the tables themselves are in `
 """
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,17 @@ def latent_key(config: str, variant: str) -> str:
 def latent_choice(root: Path, config: str, variant: str) -> dict | None:
     """The record of the choice of the latent size of a model on a dataset; None where none is."""
     path = root / LATENTS
-    return read_json(path).get(latent_key(config, variant)) if path.is_file() else None
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    choices = _latents(path.absolute(), status.st_ino, status.st_mtime_ns)
+    return choices.get(latent_key(config, variant))
+
+
+@lru_cache(maxsize=4)
+def _latents(path: Path, *_state: int) -> dict[str, dict]:
+    return read_json(path)
 
 
 def chosen_latent(root: Path, config: str, variant: str) -> int | None:
