@@ -16,7 +16,10 @@ from lisae_tf.paper import published, tables
 from lisae_tf.training.sharing import phase1_key
 
 SURFACES = Column("surfaces", (("gravel",),))
-SMALL = merge(grid.QUICK, {"feature_extraction": {"warmup_steps": 20}})
+LARGE = {"batch_size": 256}  # few steps
+SMALL = merge(
+    grid.QUICK, {"feature_extraction": LARGE, "latent_shaping": LARGE | {"closed_form": True}}
+)
 TABLE = {
     (row, "surfaces"): Figure(SURFACES, system)
     for row, system in {

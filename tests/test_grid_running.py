@@ -248,7 +248,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 SMALL = {
     "network": {"filters": [4, 8], "latent": 8},
     "feature_extraction": {"epochs": 2, "collapse_fraction": 0.0},
-    "latent_shaping": {"epochs": 1},
+    "latent_shaping": {"epochs": 1, "closed_form": True},
 }
 
 

@@ -211,7 +211,9 @@ def test_the_first_page_is_short_and_leads_to_the_others(stored):
 
 TABLE2 = tables.table2("lis")
 LARGE = {"batch_size": 256}  # few steps
-QUICK = merge(grid.QUICK, {"feature_extraction": LARGE, "latent_shaping": LARGE})
+QUICK = merge(
+    grid.QUICK, {"feature_extraction": LARGE, "latent_shaping": LARGE | {"closed_form": True}}
+)
 
 
 def drawn(root):
