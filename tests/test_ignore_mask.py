@@ -35,6 +35,7 @@ from lisae_tf.training.phase import TrainingOptions
 IGNORED = np.zeros((32, 32), bool)
 IGNORED[:, 20:] = True
 POOLED = {"scoring": {"highest_share": 0.1}}
+SHORT = {"feature_extraction": {"epochs": 1}, "latent_shaping": {"epochs": 1}}
 
 
 def test_a_place_counts_if_less_than_half_of_it_is_masked():
@@ -96,7 +97,7 @@ def flawed(images, ignored):
 
 
 def fitted(over):
-    detector = make_detector(tiny_config(**over))
+    detector = make_detector(tiny_config(**SHORT | over))
     detector.fit_data(tiny_data().ignoring(IGNORED), TrainingOptions())
     return detector
 
@@ -321,27 +322,31 @@ def test_a_run_needs_its_mask_no_more(trained, cli, monkeypatch):
     np.testing.assert_array_equal(ignored, load_detector(trained / "run").ignored)
 
 
-def test_every_export_leaves_the_same_out(trained, cli, monkeypatch):
-    monkeypatch.chdir(trained)
+# The others are the very graph, and that of the quantised file.
+@pytest.mark.parametrize(
+    "how",
+    [("onnx",), ("tflite", "--quantize", "int8"),
+     *(pytest.param((kind,), marks=pytest.mark.slow) for kind in ("savedmodel", "tflite"))],
+    ids="-".join,
+)  # fmt: skip
+def test_every_export_leaves_the_same_out(how, trained, cli, tmp_path):
     detector = load_detector(trained / "run")
-    for each in (("all",), ("tflite", "--quantize", "int8")):
-        result = cli("export", "--run", "run", "--out", "models", "--format", *each)
-        assert result.exit_code == 0, result.output
-    paths = [*trained.rglob("model.*x"), *trained.rglob("model.tflite")]
-    paths += [path.parent for path in trained.rglob("saved_model.pb")]
-    assert len(paths) == 4
+    with contextlib.chdir(trained):
+        result = cli("export", "--run", "run", "--out", tmp_path, "--format", *how)
+    assert result.exit_code == 0, result.output
+    kind = how[0]
+    found = next(tmp_path.rglob("saved_model.pb" if kind == "savedmodel" else f"model.{kind}"))
+    model = open_model(found.parent if kind == "savedmodel" else found)
     side = detector.shape[0]
     pictures = np.random.default_rng(0).integers(0, 256, (6, *detector.shape)).astype(np.uint8)
     under = pictures.copy()
     under[:, detector.ignored] = 255
-    for path in paths:
-        model = open_model(path)
-        assert "41.7 % of each picture does not count" in model.record["metadata"]["description"]
-        share = 0.2 if model.record["quantization"] == "int8" else 1e-4
-        scores, maps = model.score(pictures), model.error_maps(pictures)
-        np.testing.assert_array_equal(model.score(under), scores)
-        np.testing.assert_allclose(scores, detector.score(pictures), rtol=share)
-        assert maps.shape == (6, side, side) and (maps[:, detector.ignored] == 0).all()
+    assert "41.7 % of each picture does not count" in model.record["metadata"]["description"]
+    share = 0.2 if model.record["quantization"] == "int8" else 1e-4
+    scores, maps = model.score(pictures), model.error_maps(pictures)
+    np.testing.assert_array_equal(model.score(under), scores)
+    np.testing.assert_allclose(scores, detector.score(pictures), rtol=share)
+    assert maps.shape == (6, side, side) and (maps[:, detector.ignored] == 0).all()
 
 
 @pytest.mark.slow
