@@ -15,6 +15,8 @@ SMALL = (
     *("--set", "feature_extraction.epochs=1", "--set", "latent_shaping.epochs=1"),
     *("--set", "hypersphere.epochs=1"),
 )
+# A backbone of four blocks instead of ten: built, exported and loaded in a third of the time.
+EARLY = ("--set", "features.taps=[block_4]")
 
 
 def parts(count: int, *, flaw: bool = False, seed: int = 0) -> np.ndarray:

@@ -1,24 +1,30 @@
-"""What every detector in the registry does once it has learnt; its invariances: test_laws."""
+"""What every detector in the registry does once it has learnt, and the laws that it keeps."""
 
 import contextlib
 import functools
 
+import detector_laws
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import WHOLE_EPOCH, steps_of_an_epoch
 from training_fixtures import surface, tiny_config
 
+from lisae_tf.config import variants
 from lisae_tf.config.settings import merge, resolve
 from lisae_tf.config.variants import GRAPHLESS
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.detectors import DETECTORS, load_detector, make_detector
+from lisae_tf.data.augmentation import random_flip_left_right, random_flip_up_down, random_strokes
+from lisae_tf.detectors import DETECTORS, base, load_detector, make_detector
 from lisae_tf.detectors.base import CONFIG, WEIGHTS
 from lisae_tf.detectors.encoders import EncoderDetector
+from lisae_tf.detectors.graph import GraphDetector
 from lisae_tf.detectors.rows import RowDetector
 from lisae_tf.grids.cells import held_out_loss
 from lisae_tf.model.checkpoints import set_weights, weights_of
 from lisae_tf.model.networks import scale
+from lisae_tf.training.phase import TrainingOptions
+from lisae_tf.training.sharing import SharedPhase1
 
 GRAPHED = [name for name in DETECTORS if name not in GRAPHLESS]
 # A phase 2 follows; `ae` stops before it.
@@ -31,6 +37,7 @@ ERROR_ALONE = [
 ]  # fmt: skip
 ERRORS = [*ERROR_ALONE, "linsep-fused", "anogan-fm"]  # the error is a part of it
 ROWS = ["mahalanobis", "knn", "lis-knn"]
+PHASE_1 = SharedPhase1()
 
 
 @pytest.fixture(params=DETECTORS)
@@ -38,28 +45,37 @@ def variant(request):
     return request.param
 
 
-def settings(variant, seed=0):
-    """The tiny settings; an encoder without a decoder says nothing before it has learnt."""
-    over = {"variant": variant, "seed": seed}
+def settings(variant):
+    """As short as may be; an encoder without a decoder says nothing before it has learnt."""
+    over = {
+        "variant": variant, "latent_shaping": {"epochs": 1},
+        "feature_extraction": {"epochs": 1, "warmup_steps": 2},
+        "anogan": {"epochs": 1, "critic_steps": 1, "encoder_epochs": 1},
+    }  # fmt: skip
     if issubclass(DETECTORS[variant], EncoderDetector):
         over["feature_extraction"] = {"epochs": 2, "batch_size": 16, "learning_rate": 5e-3}
-        over["hypersphere"] = {"epochs": 4, "learning_rate": 3e-3}
+        epochs = 4 if variant == "deep-sad" else 2
+        over["hypersphere"] = {"epochs": epochs, "learning_rate": 3e-3}
     if issubclass(DETECTORS[variant], RowDetector):  # pixels are none of theirs
         over["features"] = {"taps": ["block_1", "block_2"]}
     return tiny_config(**over)
 
 
 @functools.cache
-def fitted(variant, seed=0):
-    return fit(make_detector(settings(variant, seed)), "gravel", "coins", 300)
+def fitted(variant):
+    """A phase 1 that the variant before has trained too is taken over from it (test_sharing)."""
+    options = functools.partial(TrainingOptions, shared=PHASE_1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base, "TrainingOptions", options)
+        return fit(make_detector(settings(variant)), "gravel", "coins")
 
 
-def fit(detector, normal, negative, count):
+def fit(detector, normal, negative):
     """Without negatives where the detector needs none."""
-    negatives = surface(negative, count) if detector.needs_negatives else None
+    negatives = surface(negative, 300) if detector.needs_negatives else None
     whole = isinstance(detector, EncoderDetector)  # says nothing before it has learnt
     with steps_of_an_epoch(WHOLE_EPOCH) if whole else contextlib.nullcontext():
-        return detector.fit(surface(normal, count), negatives)
+        return detector.fit(surface(normal, 300), negatives)
 
 
 @pytest.fixture
@@ -194,3 +210,89 @@ def test_misuse_has_a_remedy(variant):
     if detector.needs_negatives:
         with pytest.raises(LisaeError, match="needs negative pictures"):
             detector.fit(surface("gravel", 100))
+
+
+def test_what_has_a_graph_is_what_the_table_says():
+    assert {name for name in DETECTORS if issubclass(DETECTORS[name], GraphDetector)} == {
+        name for name, row in variants.ROWS.items() if row.graph
+    }
+
+
+@pytest.mark.parametrize("flip", [random_flip_left_right, random_flip_up_down])
+def test_flipped_twice_a_picture_is_itself(flip):
+    seed = np.int32([3, 5])
+    images = np.asarray(random_strokes(24, (20, 24, 1), seed), np.float32)
+    once = flip(images, seed)
+    assert not np.array_equal(once, images)
+    np.testing.assert_array_equal(flip(once, seed), images)
+
+
+# The laws
+
+
+# Colour, and what has a graph of pixels elsewhere.
+ON_FEATURES = "linear-lis on features"
+KINDS = [*DETECTORS, ON_FEATURES]
+
+
+@functools.cache
+def of(kind):
+    """The detector, and how its sides are fitted to it."""
+    if kind != ON_FEATURES:
+        return fitted(kind), fit
+    features = {"taps": ["block_1", "block_2"], "places": 1000, "made": 20}
+    config = tiny_config(variant="linear-lis", network={"latent": 4}, features=features,
+                         scoring={"highest_share": 0.05})  # fmt: skip
+
+    def fit_colour(detector, *sides):
+        normal, negative = (np.repeat(surface(side, 100), 3, axis=3) for side in sides)
+        return detector.fit(normal, negative)
+
+    return fit_colour(make_detector(config), "gravel", "coins"), fit_colour
+
+
+def looks(detector):
+    """Ten pictures as those that it was trained on, and ten others."""
+    images = np.concatenate([surface("gravel", 10, "test"), surface("camera", 10, "test")])
+    return np.repeat(images, detector.shape[2], axis=3)
+
+
+# Their graphs are that of `lis` with other weights: stored and exported in `make slow` alone.
+SAME_GRAPH = {"ae", "linsep"}
+
+
+def laws():
+    for kind in KINDS:
+        graph = detector_laws.OF_GRAPHS * (kind not in GRAPHLESS)
+        for law in detector_laws.OF_ALL + graph:
+            marks = [pytest.mark.slow] * (law in detector_laws.OF_GRAPHS and kind in SAME_GRAPH)
+            yield pytest.param(law, kind, marks=marks, id=f"{kind}-{law.__name__}")
+
+
+@pytest.mark.parametrize("law, kind", [*laws()])
+def test_each_detector_keeps_each_law(law, kind, tmp_path):
+    detector, _ = of(kind)
+    law(detector, looks(detector), tmp_path)
+
+
+# They train as one of the others does: with another loss, head, latent layer or score.
+TRAINED_ALIKE = {
+    "ae", "linsep", "linsep-fused", "vae", "mem-ae", "sig-repnn", "anogan-fm", "hsc", "deep-sad",
+    "oc-dsvdd",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=[pytest.mark.slow] * (kind in TRAINED_ALIKE)) for kind in KINDS],
+)
+def test_a_second_fit_forgets_the_first_and_a_seed_repeats(kind):
+    """Without the sections that the variant does not read, so that reading one would fail."""
+    detector, fit_sides = of(kind)
+    images, given = looks(detector), detector.config
+    unread = given.model_dump().keys() - given.settings_read().keys()
+    again = make_detector(given.model_copy(update=dict.fromkeys(unread)))
+    other = fit_sides(again, "brick", "coins").score(images)
+    assert not np.array_equal(other, detector.score(images))
+    found = fit_sides(again, "gravel", "coins").score(images)
+    np.testing.assert_array_equal(found, detector.score(images))

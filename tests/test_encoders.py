@@ -1,5 +1,10 @@
-import functools
+"""Training of an encoder with a head: losses, collapse, both stages, and runs that are resumed."""
 
+import functools
+import shutil
+from dataclasses import replace
+
+import keras
 import numpy as np
 import pytest
 from conftest import WHOLE_EPOCH, steps_of_an_epoch
@@ -15,9 +20,8 @@ from training_fixtures import (
 
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.detectors import make_detector
-from lisae_tf.model.checkpoints import weights_of
 from lisae_tf.model.heads import DistanceHead, LabelledDistanceHead, LogitHead, PseudoHuberHead
-from lisae_tf.training.encoder_training import build_encoder, refuse_collapse, train_encoder
+from lisae_tf.training.encoder_training import build_encoder, refuse_collapse
 from lisae_tf.training.phase import TrainingOptions
 
 N, M = np.float32([0.5, 2.0]), np.float32([0.25, 1.0, 4.0])
@@ -76,38 +80,90 @@ def test_a_collapsed_sphere_is_refused_and_a_small_one_is_not():
         refuse_collapse(np.full((50, 8), np.nan), centre)
 
 
-def rows_of(variant, phase, normal, augment=True, **hypersphere):
-    config = tiny_config(
-        variant=variant, feature_extraction={"epochs": 4, "batch_size": 16}, hypersphere=hypersphere
-    )
-    detector = make_detector(config)
-    detector.fit_data(tiny_data(augment, normal), TrainingOptions())
+CONFIGS = {
+    "bce": tiny_config(variant="bce", feature_extraction={"epochs": 4, "batch_size": 16}),
+    "hsc": tiny_config(variant="hsc", feature_extraction={"epochs": 4, "batch_size": 16}),
+    "deep-sad": tiny_config(variant="deep-sad"),
+    "oc-dsvdd": tiny_config(variant="oc-dsvdd"),
+}
+
+
+def trained(variant, *options):
+    detector = make_detector(CONFIGS[variant])
+    detector.fit_data(tiny_data(augment=True), TrainingOptions(*options))
+    return detector
+
+
+def rows(detector, phase):
     return [row for row in detector.history if row["phase"] == phase]
 
 
+class KeepEach(keras.callbacks.Callback):
+    """Copies the checkpoint of each epoch, which is what a kill after it would leave."""
+
+    def __init__(self, checkpoint):
+        super().__init__()
+        self.checkpoint = checkpoint
+
+    def on_epoch_end(self, epoch, logs=None):
+        kept = self.checkpoint.with_name(f"{self.model.phase}-{epoch}.npz")
+        shutil.copy(self.checkpoint, kept)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Gives the run of a variant, and the folder of its checkpoints."""
+
+    @functools.cache
+    def run(variant):
+        checkpoint = tmp_path_factory.mktemp(variant) / "checkpoint.npz"
+        return trained(variant, checkpoint, (KeepEach(checkpoint),)), checkpoint.parent
+
+    return run
+
+
 @pytest.mark.parametrize("variant", ["bce", "hsc"])
-def test_training_tells_normals_from_negatives_better_and_better(variant):
-    rows = rows_of(variant, 1, "gravel")
-    gaps = [row["val_negative_score"] - row["val_normal_score"] for row in rows]
+def test_training_tells_normals_from_negatives_better_and_better(variant, undisturbed):
+    found = rows(undisturbed(variant)[0], 1)
+    gaps = [row["val_negative_score"] - row["val_normal_score"] for row in found]
     assert gaps[-1] > gaps[0]
-    assert min(row["val_loss"] for row in rows[1:]) < rows[0]["val_loss"]
+    assert min(row["val_loss"] for row in found[1:]) < found[0]["val_loss"]
+
+
+class Untrained(keras.callbacks.Callback):
+    """The held-out scores and the loss with which the encoder's own training begins."""
+
+    def __init__(self, data):
+        super().__init__()
+        self.data = data
+
+    def on_train_begin(self, logs=None):
+        if self.model.phase == "encoder":
+            normal, negative = (
+                self.model(side.stopping) for side in (self.data.normal, self.data.negative)
+            )
+            self.normal, self.negative = (float(np.mean(each)) for each in (normal, negative))
+            self.loss = float(self.model.head.loss(normal, negative))
 
 
 def test_deep_sad_pushes_negatives_away_from_where_the_pretraining_left_them():
     # With everything at distance one its loss is (1 + eta) / 2 = 1 and nothing is told apart.
-    (untrained,) = rows_of("deep-sad", 2, "brick", False, epochs=1, learning_rate=1e-9)
-    assert untrained["val_negative_score"] < 3 * untrained["val_normal_score"]
+    data = tiny_data(normal="brick")
+    detector, untrained = make_detector(tiny_config(
+        variant="deep-sad", feature_extraction={"epochs": 4, "batch_size": 16},
+        hypersphere={"epochs": 8, "learning_rate": 3e-3},
+    )), Untrained(data)  # fmt: skip
     with steps_of_an_epoch(WHOLE_EPOCH):
-        rows = rows_of("deep-sad", 2, "brick", False, epochs=8, learning_rate=3e-3)
-    best = min(rows, key=lambda row: row["val_loss"])
-    assert best["val_loss"] < min(0.7, untrained["val_loss"])
+        detector.fit_data(data, TrainingOptions(callbacks=(untrained,)))
+    assert untrained.negative < 3 * untrained.normal
+    best = min(rows(detector, 2), key=lambda row: row["val_loss"])
+    assert best["val_loss"] < min(0.7, untrained.loss)
     assert best["val_negative_score"] > 5 * best["val_normal_score"]
 
 
-def test_deep_svdd_starts_from_the_pretrained_encoder_and_draws_normals_in():
-    detector = make_detector(tiny_config(variant="oc-dsvdd"))
-    detector.fit_data(tiny_data(), TrainingOptions())
-    pretraining, sphere = ([r for r in detector.history if r["phase"] == p] for p in (1, 2))
+def test_deep_svdd_starts_from_the_pretrained_encoder_and_draws_normals_in(undisturbed):
+    detector, _ = undisturbed("oc-dsvdd")
+    pretraining, sphere = rows(detector, 1), rows(detector, 2)
     assert pretraining[0]["val_normal_error"] > 0
     assert sphere[-1]["val_normal_score"] < sphere[0]["val_normal_score"]
     assert "val_negative_score" not in sphere[0]
@@ -115,42 +171,37 @@ def test_deep_svdd_starts_from_the_pretrained_encoder_and_draws_normals_in():
     assert np.all(np.abs(centre) >= np.float32(0.1))
 
 
-def test_negatives_change_nothing_for_deep_svdd():
-    config, data = tiny_config(variant="oc-dsvdd"), tiny_data()
-    alone, beside = make_detector(config), make_detector(config)
-    alone.fit(data.normal.fit)
-    beside.fit(data.normal.fit, data.negative.fit)
-    pictures = surface("camera", 10, "test")
+def test_negatives_change_nothing_for_deep_svdd(undisturbed):
+    alone = make_detector(CONFIGS["oc-dsvdd"])
+    data = tiny_data(augment=True)
+    alone.fit_data(replace(data, negative=None), TrainingOptions())
+    pictures, (beside, _) = surface("camera", 10, "test"), undisturbed("oc-dsvdd")
     np.testing.assert_array_equal(alone.score(pictures), beside.score(pictures))
 
 
-@functools.cache
-def undisturbed_run(kind):
-    config, data = tiny_config(variant="bce"), tiny_data(augment=True)
-    return train_encoder(config, data, head_of(kind), TrainingOptions())
+def content(detector):
+    return without_times(detector.history), as_bytes(detector.arrays())
+
+
+def test_a_killed_run_resumes_byte_equal(tmp_path, undisturbed):
+    checkpoint = tmp_path / "checkpoint.npz"
+    with pytest.raises(Killed):
+        trained("bce", checkpoint, (KillAfter("encoder", 1),))
+    assert content(trained("bce", checkpoint)) == content(undisturbed("bce")[0])
 
 
 @pytest.mark.parametrize(
-    "kind, phase, epoch",
-    [(LogitHead, "encoder", 1), (LabelledDistanceHead, "feature-extraction", 1),
-     (LabelledDistanceHead, "encoder", 0), (DistanceHead, "encoder", 2)],
-)  # fmt: skip
-def test_a_killed_run_resumes_byte_equal(tmp_path, kind, phase, epoch):
-    config, data = tiny_config(variant="bce"), tiny_data(augment=True)
-    undisturbed = undisturbed_run(kind)
-    checkpoint = tmp_path / "checkpoint.npz"
-    with pytest.raises(Killed):
-        kill = TrainingOptions(checkpoint, (KillAfter(phase, epoch),))
-        train_encoder(config, data, head_of(kind), kill)
-    resumed = train_encoder(config, data, head_of(kind), TrainingOptions(checkpoint))
-
-    def content(result):
-        return without_times(result.history), list(as_bytes(weights_of(result.model)).values())
-
-    assert content(resumed) == content(undisturbed)
+    "variant, phase, epoch",
+    [("deep-sad", "feature-extraction", 1), ("deep-sad", "encoder", 0), ("oc-dsvdd", "encoder", 2)],
+)
+def test_from_its_checkpoints_a_run_ends_byte_equal(variant, phase, epoch, undisturbed):
+    detector, folder = undisturbed(variant)
+    assert content(trained(variant, folder / f"{phase}-{epoch}.npz")) == content(detector)
 
 
 def test_divergence_names_the_setting_of_the_stage():
-    config = tiny_config(variant="oc-dsvdd", hypersphere={"learning_rate": 1e30})
+    config = tiny_config(
+        variant="oc-dsvdd", feature_extraction={"epochs": 1}, hypersphere={"learning_rate": 1e30}
+    )
     with pytest.raises(LisaeError, match=r"phase 2 diverged.*hypersphere\.learning_rate"):
         make_detector(config).fit_data(tiny_data(), TrainingOptions())

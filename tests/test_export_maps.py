@@ -1,6 +1,7 @@
 """Exports of scores that are pooled from few places, and of maps smaller than their pictures."""
 
 import contextlib
+import functools
 import json
 
 import keras
@@ -16,7 +17,10 @@ from lisae_tf.detectors.lisae import LatentInsensitiveDetector
 from lisae_tf.exported.runtimes import open_model
 from lisae_tf.model.scoring import Pool
 
-WHICH = ("savedmodel", "onnx", "tflite", "tflite-fp16", "tflite-int8")
+# Each format is an export of its own. All of them have maps smaller than their pictures and pooled
+# scores in test_feature_exports; here one that is exact and one that is not.
+LATER = [pytest.param(which, marks=pytest.mark.slow)
+         for which in ("savedmodel", "tflite", "tflite-fp16")]  # fmt: skip
 TILES = {"whole": (), "in tiles": ("--input-size", "32,32", "--tile", 16, "--stride", 8)}
 SIDES = {"whole": 8, "in tiles": 32}  # of the map: tiles are mended at the resolution of pixels
 
@@ -31,7 +35,7 @@ class MeanOfPatches(layers.Layer):
 
 
 class Coarse(LatentInsensitiveDetector):
-    """Maps of a quarter of the resolution, as of a detector that looks at features."""
+    """`ae` with maps of a quarter of the resolution, as of a detector that looks at features."""
 
     def inference(self):
         plain = super().inference()
@@ -44,32 +48,32 @@ class Coarse(LatentInsensitiveDetector):
 # tiles are part of the graph is tested in test_tiling.
 @pytest.fixture(scope="module", params=["whole", pytest.param("in tiles", marks=pytest.mark.slow)])
 def exported(request, tmp_path_factory, cli):
-    """The side of the map, the detector, and the folder of its exports in every format."""
+    """The side of the map, the detector, and what exports it in a format and gives the path."""
     base = tmp_path_factory.mktemp("maps")
     options = ("--set", "scoring.highest_share=0.05", *TILES[request.param])
-    with pytest.MonkeyPatch.context() as patch, contextlib.chdir(base):
-        patch.setitem(DETECTORS, "lis", Coarse)
-        exports = (["all"], ["tflite", "--quantize", "fp16"], ["tflite", "--quantize", "int8"])
-        for command in (
-            ("train", "--quiet", *TRAIN, *options, "--out", "run"),
-            *(("export", "--run", "run", "--name", "m", "--format", *each) for each in exports),
-        ):
-            result = cli(*command)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DETECTORS, "ae", Coarse)
+        with contextlib.chdir(base):
+            result = cli("train", "--quiet", "--variant", "ae", *TRAIN, *options, "--out", "run")
+        assert result.exit_code == 0, result.stderr
+
+        @functools.cache
+        def path_of(which):
+            kind, _, quantize = which.partition("-")
+            how = (kind, "--quantize", quantize) if quantize else (kind,)
+            given = ("--run", base / "run", "--name", "m", "--out", base / "models")
+            result = cli("export", *given, "--format", *how)
             assert result.exit_code == 0, result.stderr
-        detector = load_detector(base / "run")
-    return SIDES[request.param], detector, base / "models"
+            folder = base / "models" / kind / (f"m-{quantize}" if quantize else "m") / "1"
+            return folder if kind == "savedmodel" else folder / f"model.{kind}"
+
+        yield SIDES[request.param], load_detector(base / "run"), path_of
 
 
-def path_of(models, which):
-    kind, _, quantize = which.partition("-")
-    folder = models / kind / (f"m-{quantize}" if quantize else "m") / "1"
-    return folder if kind == "savedmodel" else folder / f"model.{kind}"
-
-
-@pytest.mark.parametrize("which", WHICH)
+@pytest.mark.parametrize("which", ["onnx", "tflite-int8", *LATER])
 def test_scores_and_maps_are_those_of_keras(which, exported):
-    side, detector, models = exported
-    model = open_model(path_of(models, which))
+    side, detector, path_of = exported
+    model = open_model(path_of(which))
     pictures = load_test(detector.config).pixels[::151]
     share = {"tflite-fp16": 0.01, "tflite-int8": 0.2}.get(which, 1e-4)
     for count in (1, 7):
@@ -80,10 +84,10 @@ def test_scores_and_maps_are_those_of_keras(which, exported):
     assert np.abs(found - maps).max() < share * maps.max()
 
 
-@pytest.mark.parametrize("which", ["savedmodel", "onnx", "tflite"])
+@pytest.mark.parametrize("which", ["onnx", *LATER[:2]])
 def test_record_and_card_tell_of_map_and_pooling(which, exported):
-    side, _, models = exported
-    path = path_of(models, which)
+    side, _, path_of = exported
+    path = path_of(which)
     record = path / "lisae.json" if path.is_dir() else path.with_name(f"{path.name}.json")
     found = json.loads(record.read_text())["error_map"]
     assert found == {"shape": ["batch", side, side], "highest_share": 0.05}
@@ -94,8 +98,8 @@ def test_record_and_card_tell_of_map_and_pooling(which, exported):
 
 
 def test_the_error_is_computed_in_float_where_the_network_is_not(exported):
-    side, detector, models = exported
-    model = open_model(path_of(models, "tflite-int8"))
+    side, detector, path_of = exported
+    model = open_model(path_of("tflite-int8"))
     pictures = load_test(detector.config).pixels[::151]
     scores = model.score(pictures)
     assert len(np.unique(scores)) == len(pictures)
@@ -105,9 +109,9 @@ def test_the_error_is_computed_in_float_where_the_network_is_not(exported):
 
 
 def test_overlays_of_any_map_have_the_size_of_the_picture(exported, cli, tmp_path):
-    _, detector, models = exported
+    _, detector, path_of = exported
     np.save(tmp_path / "rows.npy", load_test(detector.config).pixels[:3])
-    options = ("--model", path_of(models, "onnx"), "--maps", tmp_path / "maps")
+    options = ("--model", path_of("onnx"), "--maps", tmp_path / "maps")
     result = cli("score", tmp_path / "rows.npy", *options)
     assert result.exit_code == 0, result.stderr
     drawn = [decode(path) for path in (tmp_path / "maps").iterdir()]

@@ -36,6 +36,7 @@ from lisae_tf.training.phase import TrainingOptions
 IGNORED = np.zeros((32, 32), bool)
 IGNORED[:, 20:] = True
 POOLED = {"scoring": {"highest_share": 0.1}}
+SHORT = {"feature_extraction": {"epochs": 1}, "latent_shaping": {"epochs": 1}}
 
 
 def test_a_place_counts_if_less_than_half_of_it_is_masked():
@@ -97,7 +98,7 @@ def flawed(images, ignored):
 
 
 def fitted(over):
-    detector = make_detector(tiny_config(**over))
+    detector = make_detector(tiny_config(**SHORT | over))
     detector.fit_data(tiny_data().ignoring(IGNORED), TrainingOptions())
     return detector
 
@@ -322,36 +323,13 @@ def test_a_run_needs_its_mask_no_more(trained, cli, monkeypatch):
     np.testing.assert_array_equal(ignored, load_detector(trained / "run").ignored)
 
 
-def test_every_export_leaves_the_same_out(trained, cli, monkeypatch):
-    monkeypatch.chdir(trained)
-    detector = load_detector(trained / "run")
-    for each in (("all",), ("tflite", "--quantize", "int8")):
-        result = cli("export", "--run", "run", "--out", "models", "--format", *each)
-        assert result.exit_code == 0, result.output
-    paths = [*trained.rglob("model.*x"), *trained.rglob("model.tflite")]
-    paths += [path.parent for path in trained.rglob("saved_model.pb")]
-    assert len(paths) == 4
-    side = detector.shape[0]
-    pictures = np.random.default_rng(0).integers(0, 256, (6, *detector.shape)).astype(np.uint8)
-    under = pictures.copy()
-    under[:, detector.ignored] = 255
-    for path in paths:
-        model = open_model(path)
-        assert "41.7 % of each picture does not count" in model.record["metadata"]["description"]
-        assert model.mask_size == (SIDE, SIDE)
-        share = 0.2 if model.record["quantization"] == "int8" else 1e-4
-        scores, maps = model.score(pictures), model.error_maps(pictures)
-        np.testing.assert_array_equal(model.score(under), scores)
-        np.testing.assert_allclose(scores, detector.score(pictures), rtol=share)
-        assert maps.shape == (6, side, side) and (maps[:, detector.ignored] == 0).all()
-
-    # A mask that is stretched over a picture is noted, by an export as by the run.
+def assert_stretched_masks_are_noted(cli, model):
+    """By an export as by the run."""
     for name, size in (("square", (40, 40)), ("nearly", (41, 40)), ("wide", (80, 40)),
                        ("tall", (40, 60))):  # fmt: skip
-        Image.new("RGB", size).save(trained / f"{name}.png")
+        Image.new("RGB", size).save(f"{name}.png")
     files = [f"{name}.png" for name in ("square", "nearly", "wide", "tall")]
-    onnx = next(path for path in paths if path.suffix == ".onnx")
-    for given in (("--run", "run"), ("--model", onnx)):
+    for given in (("--run", "run"), ("--model", model)):
         result = cli("score", *given, *files)
         assert result.exit_code == 0, result.stderr
         assert result.stderr.splitlines() == [
@@ -360,6 +338,37 @@ def test_every_export_leaves_the_same_out(trained, cli, monkeypatch):
             "are: wide.png, tall.png"
         ]
         assert cli("score", *given, *files[:2]).stderr == ""
+
+
+# The others are the very graph, and that of the quantised file.
+@pytest.mark.parametrize(
+    "how",
+    [("onnx",), ("tflite", "--quantize", "int8"),
+     *(pytest.param((kind,), marks=pytest.mark.slow) for kind in ("savedmodel", "tflite"))],
+    ids="-".join,
+)  # fmt: skip
+def test_every_export_leaves_the_same_out(how, trained, cli, tmp_path):
+    detector = load_detector(trained / "run")
+    with contextlib.chdir(trained):
+        result = cli("export", "--run", "run", "--out", tmp_path, "--format", *how)
+    assert result.exit_code == 0, result.output
+    kind = how[0]
+    found = next(tmp_path.rglob("saved_model.pb" if kind == "savedmodel" else f"model.{kind}"))
+    model = open_model(found.parent if kind == "savedmodel" else found)
+    side = detector.shape[0]
+    pictures = np.random.default_rng(0).integers(0, 256, (6, *detector.shape)).astype(np.uint8)
+    under = pictures.copy()
+    under[:, detector.ignored] = 255
+    assert "41.7 % of each picture does not count" in model.record["metadata"]["description"]
+    assert model.mask_size == (SIDE, SIDE)
+    share = 0.2 if model.record["quantization"] == "int8" else 1e-4
+    scores, maps = model.score(pictures), model.error_maps(pictures)
+    np.testing.assert_array_equal(model.score(under), scores)
+    np.testing.assert_allclose(scores, detector.score(pictures), rtol=share)
+    assert maps.shape == (6, side, side) and (maps[:, detector.ignored] == 0).all()
+    if kind == "onnx":
+        with contextlib.chdir(trained):
+            assert_stretched_masks_are_noted(cli, found)
 
 
 def test_test_pictures_that_the_mask_is_stretched_over_are_noted(trained, monkeypatch):

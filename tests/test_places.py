@@ -39,7 +39,7 @@ def settings(variant: str = "linear-lis", **features):
     return resolve(
         {
             "variant": variant,
-            "features": {"places": 4000} | features,
+            "features": {"places": 4000, "taps": ["block_4"]} | features,
             "network": {"latent": 8},
             "latent_shaping": {"closed_form": True},
             "knn": {"bank": 200},

@@ -2,6 +2,7 @@
 
 import socket
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -243,8 +244,27 @@ def test_the_photograph_is_the_middle_of_an_svhn_id(identifier, photo):
     assert datasets._photo({"id": identifier}) == photo
 
 
-def test_mnist_one_class_against_omniglot(tfds_dir):
+@pytest.fixture
+def reading(monkeypatch):
+    """`reading(name, data_dir)` opens a set, and gives all that is read of it from now on."""
+
+    def watch(name, data_dir):
+        opened, kept = datasets.open_dataset(name, data_dir), []
+
+        def read(*how):
+            kept.append(opened.read(*how))
+            return replace(kept[-1], pixels=kept[-1].pixels.copy())
+
+        watched = replace(opened, read=read)
+        monkeypatch.setitem(datasets.DATASETS, name, lambda data_dir: watched)
+        return kept
+
+    return watch
+
+
+def test_mnist_one_class_against_omniglot(tfds_dir, reading):
     data_dir = tfds_dir("mnist", "omniglot")
+    drawn = reading("omniglot", data_dir)
     characters = ",".join(map(str, range(0, 900, 30)))
     settings = {"protocol": "one-class", "normal_class": [8], "negatives": f"omniglot:{characters}"}
     config = resolve({"dataset": "mnist"} | settings)
@@ -263,16 +283,16 @@ def test_mnist_one_class_against_omniglot(tfds_dir):
     assert negative.fit.shape[1:] == data.shape == (28, 28, 1)
     assert not background_is_bright(normal.fit)
     assert not background_is_bright(negative.fit)
-    stored = datasets.open_dataset("omniglot", data_dir).read("train", [0], (28, 28), 1)
-    assert background_is_bright(stored.pixels)
+    assert len(drawn) == 1 and background_is_bright(drawn[0].pixels)
 
 
-def test_svhn_parts_share_no_photograph(tfds_dir):
+def test_svhn_parts_share_no_photograph(tfds_dir, reading):
     data_dir = tfds_dir("svhn_cropped")
+    kept = reading("svhn_cropped", data_dir)
     config = resolve({"dataset": "svhn_cropped", "normal_class": [9], "negatives": "none"})
     data = load_training(config, data_dir)
     assert data.notes == ()
-    read = datasets.open_dataset("svhn_cropped", data_dir).read("train", [9], (32, 32), 3)
+    (read,) = kept
     assert len(np.unique(read.groups)) < len(read.groups)  # some photographs hold several
     photo_of = dict(zip(pictures.content_hashes(read.pixels), read.groups.tolist(), strict=True))
     parts = (data.normal.fit, data.normal.stopping, data.normal.calibration)
