@@ -309,8 +309,8 @@ def test_one_command_at_a_time_writes_to_a_study(study, tmp_path, monkeypatch):
     assert "another command is writing to" in resume[0].output
 
 
-# Networks take seconds for each of many trainings; by default a formula takes their place. That the
-# command tries γ is in test_layout, and how it does in the tests of `study`.
+# Networks take seconds for each of many trainings; by default a formula takes their place, and the
+# tests of `study` say how γ and β are tried.
 @pytest.mark.parametrize(
     "variant, rounds",
     [("linear-ae", 0), pytest.param("lis", tuning.ROUNDS, marks=pytest.mark.slow)],
