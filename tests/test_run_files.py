@@ -288,7 +288,7 @@ def test_sigterm_leaves_no_half_written_file(two_runs):
         "    print('writing', flush=True)\n"
         "    time.sleep(600)\n"
         "score.write_rows = slowly\n"
-        f"cli.main(['score', '--model', 'model.onnx', 'anomaly', '--out', 's.csv'])\n"
+        "cli.main(['score', '--model', 'model.onnx', 'anomaly', '--out', 's.csv'])\n"
     )
     before = contents(".")
     command = [sys.executable, "-c", script]
