@@ -1,14 +1,16 @@
-"""A tiny trained detector and its exports in every format, made once in a session.
+"""A tiny trained detector and its exports in every format, made once for all workers of a session.
 
-A test module takes the fixtures over by assignment; the folders are shared.
+A test module takes the fixtures over by assignment; the folders are shared, and only read.
 """
 
 import contextlib
+import fcntl
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import WORKERS
 
 # Format, and what `--quantize` says.
 FLOATS = ("savedmodel", "onnx", "tflite")
@@ -20,27 +22,39 @@ TRAIN = (
 )
 
 
+@contextlib.contextmanager
+def made_once(base: Path, name: str):
+    """Whether something is still to be made; other workers wait until it is there."""
+    done = base / f"{name} is made"
+    with open(base / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield not done.exists()
+        done.touch()
+
+
 @pytest.fixture(scope="session")
 def run(tmp_path_factory, cli) -> Path:
     """A completed run on the embedded photographs, 32x32 grey."""
-    base = tmp_path_factory.getbasetemp() / "export"
-    if not base.exists():
-        base.mkdir()
-        with contextlib.chdir(base):
-            result = cli("train", "--quiet", *TRAIN)
-        assert result.exit_code == 0, result.stderr
+    own = tmp_path_factory.getbasetemp()
+    base = (own.parent if WORKERS else own) / "export"
+    base.mkdir(exist_ok=True)
+    with made_once(base, "run") as missing:
+        if missing:
+            with contextlib.chdir(base):
+                result = cli("train", "--quiet", *TRAIN)
+            assert result.exit_code == 0, result.stderr
     return base / (base / "runs" / "last").read_text().strip()
 
 
 @pytest.fixture(scope="session")
 def models(run, cli) -> Path:
     """The folder of all exports of `run`, each at version 1."""
-    out = run.parent / "models"
-    if out.exists():
-        return out
-    for options in (["all"], ["tflite", "--quantize", "fp16"], ["tflite", "--quantize", "int8"]):
-        result = cli("export", "--run", run, "--out", out, "--name", "tiny", "--format", *options)
-        assert result.exit_code == 0, result.stderr
+    out, to = run.parent / "models", ("--name", "tiny", "--format")
+    kinds = (["all"], ["tflite", "--quantize", "fp16"], ["tflite", "--quantize", "int8"])
+    with made_once(run.parents[1], "models") as missing:
+        for options in kinds if missing else ():
+            result = cli("export", "--run", run, "--out", out, *to, *options)
+            assert result.exit_code == 0, result.stderr
     return out
 
 

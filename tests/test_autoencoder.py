@@ -62,53 +62,59 @@ def phase_2(model, **options):
     return model.fit(stream(), steps_per_epoch=4, shuffle=False, verbose=0)
 
 
-def test_phase_1_trains_everything_but_the_logit(model):
-    before = parts_of(model)
-    phase_1(model)
-    assert changed(before, parts_of(model)) == {
+@pytest.fixture(scope="module")
+def moved():
+    """Which parts each step of one model's life moves; a graph is traced for each step but one."""
+    model, found = build_autoencoder(tiny_config(), (32, 32, 1), seed=0), {}
+
+    def step(name, train, *given, **options):
+        before = parts_of(model)
+        told = train(*given, **options)
+        found[name] = changed(before, parts_of(model))
+        return told
+
+    step("phase 1", phase_1, model)
+    model.encoder.trainable = model.decoder.trainable = False
+    step("frozen alone", model.fit, stream(), steps_per_epoch=4, shuffle=False, verbose=0)
+    step("phase 2", phase_2, model)
+    history = step("linsep after phase 2", phase_1, model, linsep_weight=0.1).history
+    return found, history
+
+
+def test_phase_1_trains_everything_but_the_logit(moved):
+    assert moved[0]["phase 1"] == {
         "encoder": True, "latent": True, "decoder": True, "logit": False
     }  # fmt: skip
 
 
-def test_linsep_trains_the_logit_too(model):
-    before = parts_of(model)
-    history = phase_1(model, linsep_weight=0.1).history
-    assert all(changed(before, parts_of(model)).values())
+def test_linsep_trains_the_logit_too(moved):
+    found, history = moved
+    assert all(found["linsep after phase 2"].values())
     assert history["separation"][0] > 0
 
 
-def test_phase_2_after_fit_leaves_frozen_weights_byte_equal(model):
-    phase_1(model)
-    before = parts_of(model)
-    phase_2(model)
-    assert changed(before, parts_of(model)) == {
+def test_phase_2_after_fit_leaves_frozen_weights_byte_equal(moved):
+    assert moved[0]["phase 2"] == {
         "encoder": False, "latent": True, "decoder": False, "logit": False
     }  # fmt: skip
 
 
-def test_freezing_without_compiling_would_train_on(model):
+def test_freezing_without_compiling_would_train_on(moved):
     """The reason why flags and compile stand in one method."""
-    phase_1(model)
-    before = parts_of(model)
-    model.encoder.trainable = model.decoder.trainable = False
-    model.fit(stream(), steps_per_epoch=4, shuffle=False, verbose=0)
-    assert changed(before, parts_of(model))["encoder"]
+    assert moved[0]["frozen alone"]["encoder"]
 
 
-def test_phase_1_may_follow_phase_2(model):
-    phase_2(model)
-    before = parts_of(model)
-    phase_1(model)
-    assert changed(before, parts_of(model))["encoder"]
+def test_phase_1_may_follow_phase_2(moved):
+    assert moved[0]["linsep after phase 2"]["encoder"]
 
 
 def test_phase_2_pushes_negatives_and_keeps_normals(model):
     model.enter_feature_extraction(keras.optimizers.Adam(3e-3))
-    model.fit(stream((0, 40)), steps_per_epoch=4, epochs=40, shuffle=False, verbose=0)
+    model.fit(stream((0, 40)), steps_per_epoch=160, shuffle=False, verbose=0)
     gravel, coins = surface("gravel", 64), surface("coins", 64)
     normal, negative = np.mean(model.errors_of(gravel)), np.mean(model.errors_of(coins))
     model.enter_latent_shaping(keras.optimizers.Adam(3e-3), gamma=0.3, beta=1.0)
-    model.fit(stream((0, 40)), steps_per_epoch=4, epochs=40, shuffle=False, verbose=0)
+    model.fit(stream((0, 40)), steps_per_epoch=160, shuffle=False, verbose=0)
     risen = np.mean(model.errors_of(gravel)) - normal
     pushed = np.mean(model.errors_of(coins)) - negative
     assert pushed > 0.5 * negative

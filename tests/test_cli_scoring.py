@@ -20,6 +20,7 @@ from lisae_tf.runs import folders as runs
 
 pytestmark = pytest.mark.usefixtures("drawn_figures")
 RUN = Path("runs/normal-lis-seed0")
+SOLVED = ("--variant", "linear-lis", *QUICK[:8])  # `train` options as QUICK, without a network
 FOLDERS = ("--normal-dir", "normal", "--negative-dir", "negative")
 # What `calibrate` may change in metrics.json.
 FOLLOW_ALPHA = {
@@ -208,7 +209,7 @@ def test_calibrate_takes_new_normal_pictures(workplace, cli):
 
 def test_train_takes_the_nearest_rate_and_says_so(workplace, cli):
     rate = ("--set", "calibration.false_positive_rate=0.001")
-    result = cli("train", *FOLDERS, *QUICK, *rate, "--out", "new", "--quiet")
+    result = cli("train", *FOLDERS, *SOLVED, *rate, "--out", "new", "--quiet")
     assert "note: 20 calibration pictures support a false-positive rate of 0.048" in result.stdout
     assert runs.read_metrics(Path("new"))["threshold_guaranteed_fpr"] == pytest.approx(1 / 21)
 
@@ -233,7 +234,7 @@ def test_file_names_may_hold_anything(bad_places, cli):
     for path, name in zip(picture_files.find(Path("anomaly")), names, strict=False):
         path.rename(Path("odd") / name)
     given = ("--normal-dir", "corrupt", *NEGATIVES, "--anomaly-dir", "odd", "--skip-bad")
-    result = cli("train", *given, *QUICK, "--out", "new")
+    result = cli("train", *given, *SOLVED, "--out", "new")
     assert result.exit_code == 0, result.output
     assert "left out: corrupt/[red]:cat:.jpg is damaged" in result.output
     assert Path("new/figures/reconstructions.png").is_file()

@@ -343,30 +343,27 @@ def chosen(column, root, sizes=(4, 6), rows=ROWS):
 
 
 def test_sizes_are_tried_once_and_the_test_decides_nothing(column, tmp_path, monkeypatch):
-    monkeypatch.setitem(grid.QUICK, "network", {"filters": [4, 8]})
-    for phase in ("feature_extraction", "latent_shaping"):
-        few_steps = grid.QUICK[phase] | {"batch_size": 256}
-        monkeypatch.setitem(grid.QUICK, phase, few_steps)
-    record = chosen(column, tmp_path, sizes=[4], rows={"LIS-AE": Row("lis")})["LIS-AE"]
+    rows = {"AE": Row("linear-ae", "none")}  # trained by a formula
+    record = chosen(column, tmp_path, sizes=[4], rows=rows)["AE"]
     assert record["tasks"] == ["moon", "hubble_deep_field"]
     assert set(record["trained"]) == {"4"}
     assert 0 <= record["sizes"]["4"]["auroc_left_out"] <= 1
-    assert latent_choice(tmp_path, "surfaces", "lis") == record
+    assert latent_choice(tmp_path, "surfaces", "linear-ae") == record
     record["trained"]["6"] = {}
     # The choice, with the figures turned round: it follows the held-out figure alone.
     for high, low, test in (("4", "6", 0.0), ("6", "4", 0.0)):
         for task in record["tasks"]:
             record["trained"][high][task] = {"auroc_left_out": 0.9, "auroc_test": test}
             record["trained"][low][task] = {"auroc_left_out": 0.1, "auroc_test": 1 - test}
-        update_json(tmp_path / LATENTS, latent_key("surfaces", "lis"), record)
+        update_json(tmp_path / LATENTS, latent_key("surfaces", "linear-ae"), record)
         monkeypatch.setattr(latents.Trial, "train", None)  # would fail if called
-        record = chosen(column, tmp_path, rows={"LIS-AE": Row("lis")})["LIS-AE"]
-        assert record["latent"] == int(high) == chosen_latent(tmp_path, "surfaces", "lis")
+        record = chosen(column, tmp_path, rows=rows)["AE"]
+        assert record["latent"] == int(high) == chosen_latent(tmp_path, "surfaces", "linear-ae")
         assert record["best_latent"] == int(low)
     # Other settings: nothing of it counts any more.
-    monkeypatch.setitem(grid.QUICK, "latent_shaping", {"gamma": 0.5})
+    monkeypatch.setitem(grid.QUICK, "scoring", {"highest_share": 0.5})
     with pytest.raises(LisaeError, match="not every size"):
-        chosen(column, tmp_path, rows={"LIS-AE": Row("lis")})
+        chosen(column, tmp_path, rows=rows)
 
 
 def test_a_size_that_fails_leaves_the_choice_open(column, tmp_path, monkeypatch):

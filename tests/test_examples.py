@@ -12,7 +12,6 @@ import time
 import feature_fixtures
 import numpy as np
 import pytest
-import serving_fixtures
 import serving_fixtures as toy
 from conftest import CHECKOUT
 from PIL import Image
@@ -53,19 +52,14 @@ def test_onnx_on_a_device(workplace, cli, tmp_path):
     assert (score, is_anomaly) == (found["score"][0], found["is_anomaly"][0])
 
 
-def test_tf_serving_client(tmp_path):
-    serving_fixtures.write_model(tmp_path / serving_fixtures.NAME, 1)
-    images = serving_fixtures.pictures(2)
+def test_tf_serving_client(place, tmp_path):
+    images = toy.pictures(2)
     (tmp_path / "new").mkdir()
     for k, image in enumerate(images):
         Image.fromarray(image.squeeze()).save(tmp_path / "new" / f"{k}.png")
-    server = serving_fixtures.Embedded(tmp_path / serving_fixtures.NAME)
-    try:
-        name, folder = serving_fixtures.NAME, tmp_path / "new"
-        scores = example("tf_serving_client")(name, str(folder), server.rest)
-    finally:
-        server.end()
-    np.testing.assert_allclose(scores, serving_fixtures.expected(images), rtol=1e-4)
+    _, server, _ = place
+    scores = example("tf_serving_client")(toy.NAME, str(tmp_path / "new"), server.rest)
+    np.testing.assert_allclose(scores, toy.expected(images), rtol=1e-4)
 
 
 def test_sklearn_pipeline():

@@ -240,21 +240,23 @@ def stored():
 
 @pytest.fixture
 def fresh(tmp_path, picture_folder, cli, monkeypatch):
-    """A working folder `old` with folders in `old/data` and a run on them."""
+    """Trains a variant in `old` on folders in `old/data`; their parent and what was said."""
     (tmp_path / "old").mkdir()
     monkeypatch.chdir(tmp_path / "old")
     for name, count, level in (("normal", 40, 60), ("anomaly", 5, 200), ("more", 30, 90)):
         picture_folder(Path("data") / name, count, level=level)
-    result = cli(
-        "train", "--normal-dir", "data/normal", "--anomaly-dir", "data/anomaly", "--variant", "ae",
-        *QUICK, "--out", "run",
-    )  # fmt: skip
-    assert result.exit_code == 0, result.stderr
-    return tmp_path, result.stdout
+
+    def train(*options):
+        sides = ("--normal-dir", "data/normal", "--anomaly-dir", "data/anomaly")
+        result = cli("train", *sides, *options, "--out", "run")
+        assert result.exit_code == 0, result.stderr
+        return tmp_path, result.stdout
+
+    return train
 
 
 def test_a_run_is_found_from_anywhere_and_moved_folders_are_named(fresh, cli, monkeypatch):
-    base, said = fresh
+    base, said = fresh("--variant", "ae", *QUICK)
     settings = read_settings(base / "old/run/config.yaml")
     assert settings["normal_dir"] == str(base / "old/data/normal")
     assert settings["anomaly_dir"] == str(base / "old/data/anomaly")
@@ -290,13 +292,14 @@ def test_a_run_is_found_from_anywhere_and_moved_folders_are_named(fresh, cli, mo
 
 
 def test_an_interrupted_run_is_resumed_on_moved_folders(fresh, cli):
-    base, _ = fresh
+    solved = ("--variant", "linear-ae", *QUICK[:8])
+    base, _ = fresh(*solved)
     shutil.move(base / "old/data", base / "new")
     for name in ("metrics.json", "digests.json"):  # as it was before its end
         Path("run", name).unlink()
     result = cli(
         "train", "--normal-dir", base / "new/normal", "--anomaly-dir", base / "new/anomaly",
-        "--variant", "ae", *QUICK, "--out", "run", "--resume", "--data-root",
+        *solved, "--out", "run", "--resume", "--data-root",
         f"{base / 'old/data'}={base / 'new'}",
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr

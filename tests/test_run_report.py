@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import copied
 from desk_fixtures import desk_of, drawn_desk
 
 from lisae_tf.core.arrays import save_arrays
@@ -72,12 +73,12 @@ class Outline(HTMLParser):
             self.scripts[-1] += data
 
 
-@pytest.fixture
-def report(workplace, cli):
-    """The report on the tiny run over folders, and the run's folder."""
-    result = cli("report")
+@pytest.fixture(scope="module")
+def report(drawn_figures, trained, tmp_path_factory, cli):
+    """The report on the tiny run over folders, and the run's folder, to be left as they are."""
+    folder = copied(trained, tmp_path_factory.mktemp("report"), RUN) / RUN
+    result = cli("report", "--run", folder)
     assert result.exit_code == 0, result.output
-    folder = workplace / "runs" / "normal-lis-seed0"
     return (folder / "report.html").read_text(encoding="utf-8"), folder
 
 
@@ -214,16 +215,18 @@ def test_intervals_hold_the_figure_and_shrink_with_more_pictures():
     assert many[0].high - many[0].low == pytest.approx(2 * 1.96 * 0.0083, rel=0.25)
 
 
-def test_it_says_where_normal_test_pictures_are_not_like_the_calibration_pictures(report):
+def test_it_says_where_normal_test_pictures_are_not_like_the_calibration_pictures(report, tmp_path):
     text, folder = report
+    folder = shutil.copytree(folder, tmp_path / "run")
     saying = "The normal test pictures are not like them"
     assert saying not in text
-    alpha = load_detector(folder).threshold_.alpha
+    detector = load_detector(folder)
+    alpha = detector.threshold_.alpha
     scores = runs.read_scores(folder) | {"is_anomaly": np.zeros(200, bool)}
     for alarms, said in ((0, False), (10, False), (150, True)):
         test = np.repeat(np.float32([2 * alpha, alpha / 2]), [alarms, 200 - alarms])
         save_arrays(folder / runs.SCORES, scores | {"test": test})
-        text = run_report.render(folder, load_detector(folder))
+        text = run_report.render(folder, detector)
         assert (saying in text) == said
     assert "150 of\n200 score above it" in text
 

@@ -7,6 +7,7 @@ from training_fixtures import surface, tiny_config, tiny_data
 from lisae_tf.data.decoded import DecodedPictures
 from lisae_tf.data.parts import Parts, TrainingData
 from lisae_tf.detectors import make_detector
+from lisae_tf.training.convergence import ResumePoint
 from lisae_tf.training.phase import TrainingOptions
 from lisae_tf.training.sharing import SharedPhase1, phase1_key
 
@@ -109,6 +110,18 @@ def test_a_shared_phase_1_gives_the_scores_of_an_unshared_one():
     assert np.array_equal(before, alone.phase1_detector().score(pictures))
 
 
+def test_one_of_another_key_is_not_found(tmp_path):
+    def linsep(negatives):
+        return tiny_config(**(GRAVEL | {"variant": "linsep", "negatives": negatives}))
+
+    shared = SharedPhase1()
+    shared.keep(linsep("surfaces:coins"), ResumePoint(None, phase=2))
+    assert shared.find(linsep("surfaces:coins"), tmp_path).phase == 2
+    assert shared.find(linsep("surfaces:moon"), tmp_path) is None
+
+
+# Two whole trainings. That the keys differ, and that another key finds nothing, is above.
+@pytest.mark.slow
 def test_linsep_trains_its_own_phase_1_for_each_negative_set():
     shared = SharedPhase1()
     first = fitted("linsep", "surfaces:coins", tiny_data(), shared)

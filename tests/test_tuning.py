@@ -309,16 +309,25 @@ def test_one_command_at_a_time_writes_to_a_study(study, tmp_path, monkeypatch):
     assert "another command is writing to" in resume[0].output
 
 
-@pytest.mark.parametrize("rounds", [0, pytest.param(tuning.ROUNDS, marks=pytest.mark.slow)])
-def test_on_the_embedded_photographs(tmp_path, monkeypatch, rounds):
-    """The whole command, with real trainings of one epoch."""
+# Networks take seconds for each of many trainings; by default a formula takes their place, and the
+# tests of `study` say how γ and β are tried.
+@pytest.mark.parametrize(
+    "variant, rounds",
+    [("linear-ae", 0), pytest.param("lis", tuning.ROUNDS, marks=pytest.mark.slow)],
+)
+def test_on_the_embedded_photographs(tmp_path, monkeypatch, variant, rounds):
+    """The whole command, with real trainings, of one epoch where there are epochs."""
     monkeypatch.setattr(tuning, "ROUNDS", rounds)
     quick = ("feature_extraction.epochs=1", "latent_shaping.epochs=1",
              "feature_extraction.collapse_fraction=0", "network.filters=[4,8]",
              "feature_extraction.batch_size=256", "latent_shaping.batch_size=256")  # fmt: skip
-    settings = [part for each in quick for part in ("--set", each)]
+    settings = [part for each in quick * (variant == "lis") for part in ("--set", each)]
     result = CliRunner().invoke(
-        main, ["tune", "--trials", "2", "--out", str(tmp_path / "study"), *settings]
+        main,
+        [
+            *("tune", "--variant", variant, "--trials", "2", "--out", str(tmp_path / "study")),
+            *settings,
+        ],
     )
     assert result.exit_code == 0, result.output
     assert "left out of each training, in turn: surfaces: camera; surfaces:" in result.output
