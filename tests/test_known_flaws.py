@@ -304,7 +304,7 @@ def test_known_flaws_that_cannot_be_used_are_refused(place, cli, tmp_path, monke
 def test_a_picture_that_chose_is_no_test_of_a_continued_run(run, cli, tmp_path, monkeypatch):
     folder, _ = run
     monkeypatch.chdir(folder.parent)
-    feature_fixtures.write_parts(tmp_path / "more", 2, seed=9)
+    feature_fixtures.write_parts(tmp_path / "more", 25, seed=9)
     listed = manifest.read(folder).of(manifest.KNOWN)
     chose = next(each.path for each in listed if each.part == "choosing")
     (tmp_path / "bad").mkdir()
