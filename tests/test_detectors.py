@@ -170,6 +170,14 @@ def test_the_score_is_that_of_the_printed_formula_to_the_last_bit(variant, pictu
     np.testing.assert_array_equal(detector.score(pictures), formula(pictures))
 
 
+# They pool as another of their class does, in the same layer.
+POOLED_ALIKE = {"lis", "linsep", "anogan", "mem-ae", "sig-repnn", "knn", "hsc", "oc-dsvdd"}
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in POOLED_ALIKE)) for name in DETECTORS],
+)
 def test_another_pooling_changes_the_score_and_not_the_map(variant, pictures):
     detector = fitted(variant)
     share = {"scoring": {"highest_share": 0.02}}

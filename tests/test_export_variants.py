@@ -19,12 +19,13 @@ SETTINGS = (
 )
 
 
-# Each is a training and six exports. A score without a map and one with it are always tested, both
-# of either sign; the two others differ in their graphs alone, whose operations test_operations has.
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("oc-dsvdd", "anogan-fm")]
+# Each is a training and five exports. A score of either sign without a map is always tested; what
+# has maps, in test_export in every format and in test_detectors of every variant, as ONNX.
+SLOW = [pytest.param(name, marks=pytest.mark.slow)
+        for name in ("linsep-fused", "oc-dsvdd", "anogan-fm")]  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=["bce", "linsep-fused", *SLOW])
+@pytest.fixture(scope="module", params=["bce", *SLOW])
 def exported(request, tmp_path_factory, cli):
     """A run of a variant, and its ONNX, TFLite and SavedModel exports."""
     base = tmp_path_factory.mktemp("variants")
@@ -81,7 +82,8 @@ def test_the_gate_measured_against_scores_of_the_usual_size(exported):
     assert ("error_map_worst_relative" in parity) == detector.has_maps
 
 
-@pytest.mark.parametrize("quantized", ["fp16", "int8"])
+# In halves test_export has a file in the default run.
+@pytest.mark.parametrize("quantized", [pytest.param("fp16", marks=pytest.mark.slow), "int8"])
 def test_quantised_files_rank_pictures_as_keras_does(quantized, exported, tmp_path, cli):
     detector, paths = exported
     run = paths["onnx"].parents[4] / "run"

@@ -91,12 +91,12 @@ def mosaic(name, count):
     return np.concatenate([patches[:count], patches[count:, :, :16]], axis=2)
 
 
-def data():
+def data(normal="gravel"):
     def parts(name):
         pixels = mosaic(name, 60)
         return Parts(pixels[:40], pixels[40:50], pixels[50:])
 
-    return TrainingData(parts("gravel"), parts("coins"))
+    return TrainingData(parts(normal), parts("coins"))
 
 
 @pytest.mark.parametrize("kind", [Cut, Highest, Mend])
@@ -143,6 +143,16 @@ def test_a_small_flaw_is_found_wherever_it_is(detector):
 @pytest.mark.parametrize("law", detector_laws.OF_ALL + detector_laws.OF_GRAPHS)
 def test_a_tiled_detector_keeps_each_law(law, detector, tmp_path):
     law(detector, np.concatenate([mosaic("gravel", 10), mosaic("moon", 10)]), tmp_path)
+
+
+# Two trainings of each; that the detector of the tiles forgets, test_detectors has.
+@pytest.mark.slow
+def test_a_second_fit_forgets_the_first_and_a_seed_repeats(detector):
+    pictures, again = mosaic("moon", 5), make_detector(detector.config)
+    again.fit_data(data("brick"), TrainingOptions())
+    assert not np.array_equal(again.score(pictures), detector.score(pictures))
+    again.fit_data(data(), TrainingOptions())
+    np.testing.assert_array_equal(again.score(pictures), detector.score(pictures))
 
 
 @pytest.fixture(scope="module")
