@@ -57,8 +57,9 @@ QUICK = (
 
 # Files of tests that take a minute and more: first, or one worker ends with them alone.
 LONG = {
-    "test_detectors", "test_distribution", "test_encoders", "test_export_maps",
-    "test_export_variants", "test_feature_exports", "test_kill", "test_training",
+    "test_damage", "test_detectors", "test_distribution", "test_estimator", "test_export",
+    "test_feature_commands", "test_feature_exports", "test_report", "test_serving_exports",
+    "test_training",
 }  # fmt: skip
 
 
