@@ -195,7 +195,8 @@ def test_a_reader_that_has_gone_is_no_error(workplace):
         "import numpy as np\n"
         "from lisae_tf.exported import runtimes\n"
         "dark = lambda pixels: np.zeros(len(pixels))\n"
-        "model = SimpleNamespace(shape=(12, 12, 3), depth=None, score=dark, threshold=1)\n"
+        "model = SimpleNamespace(shape=(12, 12, 3), depth=None, score=dark, threshold=1,\n"
+        "                        mask_size=None)\n"
         "runtimes.open_model = lambda path: model\n"  # needs no TensorFlow
         "sys.argv = ['cli.py', 'score', 'normal', '--model', 'model.onnx']\n"
         f"runpy.run_path({str(CHECKOUT / 'cli.py')!r}, run_name='__main__')\n"
