@@ -174,6 +174,7 @@ def load(folder: Path, base: Path, name: str, version: int) -> ServedModel:
                 raise LisaeError(
                     f"{path} leads out of {base}; copy the files instead of linking them"
                 )
+            path.stat()  # raises on a link to itself, which Python 3.13 resolves
         return ServedModel(name, version, folder)
     except LisaeError:
         raise
