@@ -15,6 +15,7 @@ from PIL import Image
 
 from lisae_tf.commands.calibrate import _once
 from lisae_tf.core.arrays import load_arrays
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import manifest, picture_files, pictures
 from lisae_tf.runs import folders as runs
 
@@ -199,6 +200,14 @@ def test_near_copies_count_once_where_they_can_be_sought(
     monkeypatch.setitem(sys.modules, "scipy.sparse", None)
     assert len(_once(decoded, first)) == 15
     assert "near copies are not sought, for scikit-learn is not" in capsys.readouterr().err
+
+
+def test_the_pattern_of_a_run_groups_new_pictures(picture_folder, tmp_path):
+    folder = picture_folder(tmp_path / "fresh", 12, level=62)
+    decoded = pictures.decode_all(picture_files.find(folder), (12, 12), 1)
+    assert len(_once(decoded, folder, "^(00|01)")) == 2
+    with pytest.raises(LisaeError, match=r"2 normal files do not match .* name these as the pict"):
+        _once(decoded, folder, "^00")
 
 
 def test_calibrate_takes_new_normal_pictures(workplace, cli):

@@ -147,7 +147,8 @@ def _once(decoded, folder: Path, pattern: str | None = None):
     try:
         from lisae_tf.data.groups import group
 
-        groups = group(decoded, paths, pattern, NORMAL)
+        remedy = "name these as the pictures that the run was trained on, whose pattern it is"
+        groups = group(decoded, paths, pattern, NORMAL, remedy)
         numbers = groups.numbers
         if not (groups.near or groups.by_name):  # too alike to be told apart
             click.echo("".join(f"note: {note}\n" for note in groups.notes), err=True, nl=False)

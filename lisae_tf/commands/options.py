@@ -173,13 +173,9 @@ def tell_others(paths: Iterable[Path]) -> None:
 
 def tell_reading(decoded: "Decoded", scorer) -> None:
     """Names pictures that have lost levels, or fit no mask of what does not count, on stderr."""
-    from lisae_tf.data import levels, proportions
+    from lisae_tf.data.proportions import reading_remarks
 
-    named = ("new", decoded.names, decoded.headers)
-    for remark in (
-        *levels.depth_remarks(*named, scorer.depth),
-        *proportions.stretched_remarks(*named, scorer.mask_size),
-    ):
+    for remark in reading_remarks(decoded.names, decoded.headers, scorer):
         click.echo(f"note: {remark}", err=True)
 
 

@@ -42,28 +42,32 @@ class Groups:
     notes: list[str]
 
 
-def named(paths: Sequence[str], pattern: str, what: str) -> list[str]:
+def named(paths: Sequence[str], pattern: str, what: str, remedy: str | None = None) -> list[str]:
     """The group of each picture by its path: the pattern's first group, else all that it matches.
 
     Args:
         paths: below the folder, with "/".
         pattern: a regular expression, sought anywhere in the path.
         what: the set that the pictures are of.
+        remedy: what to do about paths that it does not match; another pattern by default.
 
     Raises:
         LisaeError: paths that it does not match.
     """
+    remedy = remedy or f"write '{pattern}|.*' to let each of them stand alone"
     found = [re.search(pattern, path) for path in paths]
     if missed := [path for path, match in zip(paths, found, strict=True) if match is None]:
         files = "files do" if len(missed) > 1 else "file does"
         raise LisaeError(
-            f"{len(missed)} {what} {files} not match --group-by '{pattern}': {few(missed)}; write "
-            f"'{pattern}|.*' to let each of them stand alone"
+            f"{len(missed)} {what} {files} not match --group-by '{pattern}': {few(missed)}; "
+            f"{remedy}"
         )
     return [(match.groups() and match[1]) or match[0] for match in found]
 
 
-def group(found: Decoded, paths: Sequence[str], pattern: str | None, what: str) -> Groups:
+def group(
+    found: Decoded, paths: Sequence[str], pattern: str | None, what: str, remedy: str | None = None
+) -> Groups:
     """The groups of a folder's pictures: by name where a pattern is given, else by near copies.
 
     Exact copies stay together in any case.
@@ -73,6 +77,7 @@ def group(found: Decoded, paths: Sequence[str], pattern: str | None, what: str) 
         paths: of each below its folder, with "/".
         pattern: see `named`.
         what: the set that the pictures are of.
+        remedy: see `named`.
 
     Raises:
         LisaeError: see `named`.
@@ -80,7 +85,7 @@ def group(found: Decoded, paths: Sequence[str], pattern: str | None, what: str) 
     # Numbers are ranks of contents: a folder without near copies is divided as it always was.
     copies = np.unique(content_hashes(found.pixels), return_inverse=True)[1]
     if pattern is not None:
-        by_name = named(paths, pattern, what)
+        by_name = named(paths, pattern, what, remedy)
         joined = _joined(copies, np.unique(by_name, return_inverse=True)[1])
         return Groups(_lowest(joined, copies), by_name, True, False, remarks(by_name, what, True))
     joined = _joined(copies, checks.near_groups(found.pixels))

@@ -5,7 +5,7 @@ Runs without TensorFlow.
 
 from collections.abc import Sequence
 
-from lisae_tf.data.levels import Header
+from lisae_tf.data.levels import Header, depth_remarks
 from lisae_tf.data.picture_files import few
 
 CLEARLY = 0.05  # of two pictures' proportions: so much apart can be seen
@@ -39,4 +39,18 @@ def stretched_remarks(
         f"{len(other)} {what} {have} other proportions than the {mask_size[1]}x{mask_size[0]} of "
         f"the mask of what does not count, which is stretched over them; cut them as the normal "
         f"pictures are: {few(other)}"
+    ]
+
+
+def reading_remarks(names: Sequence[str], headers: Sequence[Header], scorer) -> list[str]:
+    """What new pictures lost on the way to a detector or exported model, a sentence each.
+
+    Args:
+        names: of the pictures.
+        headers: theirs, once decoded.
+        scorer: has `depth` and `mask_size`.
+    """
+    return [
+        *depth_remarks("new", names, headers, scorer.depth),
+        *stretched_remarks("new", names, headers, scorer.mask_size),
     ]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lisae_tf.data import levels, pictures, proportions
+from lisae_tf.data import pictures, proportions
 from lisae_tf.desk import maps, web_runtime
 from lisae_tf.desk.thumbnails import LARGEST, as_address, encoded
 from lisae_tf.exported.runtimes import OnnxModel
@@ -71,8 +71,7 @@ class Trial:
             [data], scorer.shape[:2], scorer.shape[2], names=[name], depth=scorer.depth
         )
         (pixels,), (header,) = found.pixels, found.headers
-        notes = levels.depth_remarks("new", [name], [header], scorer.depth)
-        notes += proportions.stretched_remarks("new", [name], [header], scorer.mask_size)
+        notes = proportions.reading_remarks([name], [header], scorer)
         return pixels, {
             "height": header.height,
             "width": header.width,
