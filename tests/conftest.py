@@ -63,7 +63,11 @@ LONG = {
 }  # fmt: skip
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
+    slow = [(item, mark) for item in items for mark in item.iter_markers("slow")]
+    if unexplained := [item.nodeid for item, mark in slow if not mark.args]:
+        raise pytest.UsageError(f"{unexplained[0]} is slow: say why, pytest.mark.slow('...')")
     items.sort(key=lambda item: item.path.stem not in LONG)
 
 
