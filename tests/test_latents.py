@@ -61,6 +61,7 @@ def test_there_is_no_second_phase(variant):
     "variant", ["vae", *(pytest.param(v, marks=pytest.mark.slow) for v in LATENTS[1:])]
 )
 @pytest.mark.parametrize("epoch", [0, 2])
+@pytest.mark.slow("the resume of other latent layers; test_training has the mechanism for LIS")
 def test_a_killed_run_resumes_byte_equal(variant, epoch, tmp_path):
     checkpoint = tmp_path / "checkpoint.npz"
     kill = KillAfter("feature-extraction", epoch)

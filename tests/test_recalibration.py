@@ -89,9 +89,11 @@ def test_calibrate_writes_a_file_of_another_name_and_never_over_one(models, tmp_
     assert "support a false-positive rate of" in result.stderr
 
 
-# A SavedModel is loaded and traced for each of six files; the test above writes two of them anew.
+WRITTEN = pytest.mark.slow("loaded and traced for each of six files; two are written anew above")
+
+
 @pytest.mark.parametrize(
-    "which", [pytest.param("savedmodel", marks=pytest.mark.slow), "onnx", "tflite-int8"]
+    "which", [pytest.param("savedmodel", marks=WRITTEN), "onnx", "tflite-int8"]
 )
 def test_a_threshold_set_by_hand_promises_nothing_and_is_taken_back(which, models, tmp_path, cli):
     from lisae_tf.exported.runtimes import open_model
