@@ -133,6 +133,7 @@ def test_a_killed_run_ends_byte_equal(tmp_path, undisturbed, phase, epoch):
     assert without_times(resumed.history) == without_times(undisturbed.history)
 
 
+@pytest.mark.slow("one more GAN; test_detectors trains one with feature matching")
 def test_feature_matching_adds_the_critics_distance_to_the_same_networks(undisturbed):
     pictures, plain = surface("camera", 20, "test"), undisturbed
     matching = make_detector(tiny_config(variant="anogan-fm", anogan={"kappa": 1.0}))

@@ -264,7 +264,7 @@ def test_one_kind_of_negatives_needs_a_foreign_set():
         selection.leave_out(tiny_config(**GRAVEL), None, negatives="surfaces:coins")
 
 
-@pytest.mark.slow  # decodes the whole of MNIST, Omniglot and Fashion-MNIST
+@pytest.mark.slow("decodes the whole of MNIST, Omniglot and Fashion-MNIST")
 def test_an_alphabet_or_a_foreign_set_is_left_out(tfds_dir, monkeypatch):
     monkeypatch.setattr(datasets, "DECODED", DecodedPictures(2**29))  # each set once
     data_dir = tfds_dir("mnist", "omniglot", "fashion_mnist")

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from training_fixtures import tiny_config, tiny_data
 
 from lisae_tf.core.arrays import load_arrays
@@ -127,7 +126,7 @@ def test_a_strategy_of_one_device_trains_to_the_result_of_fit():
 
 
 @pytest.mark.slow(
-    "two processes that import TensorFlow and one training; a strategy of one device stays in the fast set"
+    "two processes that import TensorFlow and one training; a strategy of one device stays fast"
 )
 def test_two_workers_train_to_the_result_of_one(alone, together):
     folder, ends = together

@@ -333,6 +333,7 @@ def marks_of(folder, said, path):
     return path
 
 
+@pytest.mark.slow("a training that goes on; what marks give to a training is in test_runs")
 def test_a_run_goes_on_with_marked_pictures(run, cli, tmp_path, monkeypatch):
     folder, _ = run
     monkeypatch.chdir(tmp_path)

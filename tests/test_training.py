@@ -193,9 +193,7 @@ def test_a_network_that_keeps_too_little_spread_restarts_whatever_its_error(monk
     assert result.restart_seeds == [feature_extraction.RESTART_STRIDE]
 
 
-@pytest.mark.slow(
-    "two trainings of whole epochs; that the check restarts only what kept no spread stays in the fast set"
-)
+@pytest.mark.slow("two trainings of whole epochs; what restarts is tested above")
 def test_the_check_changes_nothing_about_a_healthy_training():
     shares = ({"epochs": 2, "collapse_fraction": share} for share in (1e-9, 0.0))
     with steps_of_an_epoch(WHOLE_EPOCH):  # of a shorter training it would find a collapse
