@@ -36,7 +36,7 @@ def model(tmp_path):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a hundred thousand requests")
 def test_a_hundred_thousand_requests_three_new_versions_and_the_end(model, measured):
     versions = (1, 2, 3, 4)
     for version in versions:
@@ -274,7 +274,7 @@ def memory(server) -> int:
     return int(float(page.split("\nprocess_resident_memory_bytes ")[1].split()[0]))
 
 
-@pytest.mark.slow
+@pytest.mark.slow("thirty thousand requests and files")
 def test_thirty_thousand_fuzzed_requests_and_files(model, measured):
     server = toy.Embedded(model)
     fuzz = Fuzz(server, model)
