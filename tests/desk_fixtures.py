@@ -18,7 +18,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from PIL import Image
 
 from lisae_tf.commands.desk import _OfRun
-from lisae_tf.core.intervals import wilson
+from lisae_tf.core.thresholds import wilson
 from lisae_tf.data.pictures import decode_all
 from lisae_tf.desk.desk import Desk
 from lisae_tf.desk.pictures import scored
