@@ -200,7 +200,7 @@ def test_calls_without_their_message_take_no_place_and_no_thread(server):
 def test_a_connection_whose_header_does_not_come_is_ended():
     from aiohttp import web
 
-    from lisae_tf.serving.connections import Connections
+    from lisae_tf.serving.admission import Connections
 
     async def answer(_request):
         return web.Response(text="well")

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from lisae_tf.exported.codes import RequestError
 from lisae_tf.serving import inference, json_format, messages, metrics
-from lisae_tf.serving.connections import Connections
+from lisae_tf.serving.admission import Connections
 from lisae_tf.serving.limits import PARSED_BYTES
 from lisae_tf.serving.service import Service
 

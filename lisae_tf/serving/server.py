@@ -17,7 +17,7 @@ from aiohttp import web
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.exported import model_record, saved_model
 from lisae_tf.serving import grpc_server, warmup
-from lisae_tf.serving.connections import Connections, that_fit
+from lisae_tf.serving.admission import Connections, that_fit
 from lisae_tf.serving.limits import Limits
 from lisae_tf.serving.metrics import Metrics
 from lisae_tf.serving.rest_server import RestServer
