@@ -19,8 +19,8 @@ from test_serving_limits import IMAGE, PREDICT, encoded, post, refused
 
 from lisae_tf.exported.codes import Refused, RequestError
 from lisae_tf.serving.admission import Admission, Memory
+from lisae_tf.serving.metrics import Throttle
 from lisae_tf.serving.rest_client import RestClient
-from lisae_tf.serving.throttle import Throttle
 
 REQUESTS, CONNECTIONS = 6, 20
 MEMORY = 24  # MiB: the least with bodies of one MiB
@@ -293,7 +293,7 @@ def test_of_half_sent_bodies_that_hold_too_much_the_oldest_gives_way():
 
 def test_a_log_is_not_filled_by_one_kind_of_trouble(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("lisae_tf.serving.throttle.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("lisae_tf.serving.metrics.time.monotonic", lambda: now[0])
     throttle, written = Throttle(most=3, seconds=10), []
 
     def log(line, text):
