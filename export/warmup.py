@@ -15,7 +15,7 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from export.exportable import Exportable
 from export.serving_files import batch_sizes
-from lisae_tf.serving.warmup import FILE
+from lisae_tf.serving.inference import FILE
 
 GREY = 128
 

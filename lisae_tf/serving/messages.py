@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from google.protobuf import json_format
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from tensorflow.core.example import example_pb2, feature_pb2
 from tensorflow.core.framework import tensor_pb2
@@ -92,7 +92,7 @@ def metadata(model: ServedModel) -> get_model_metadata_pb2.GetModelMetadataRespo
 
 def to_json(message: Message) -> dict[str, Any]:
     """A status or metadata answer as TensorFlow Serving prints it over REST."""
-    return json_format.MessageToDict(
+    return MessageToDict(
         message, always_print_fields_with_no_presence=True, preserving_proto_field_name=True
     )
 
