@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from export.bounds import usual_score
 from export.exportable import Exportable
+from export.parity import usual_score
 from lisae_tf.core.arrays import in_batches
 from lisae_tf.core.thresholds import Threshold, choose_threshold
 from lisae_tf.detectors.base import Detector

@@ -11,8 +11,7 @@ from PIL import Image
 from test_kinds_of_files import READ, cases, png
 from test_what_is_lost import sixteen
 
-from export.bounds import BOUNDS
-from export.parity import _on_real
+from export.parity import BOUNDS, _on_real
 from export.savedmodel import decode_pictures
 from lisae_tf.data.pictures import decode, portable
 from lisae_tf.exported.codes import RequestError

@@ -15,7 +15,7 @@ import serving_fixtures
 from conftest import CHECKOUT, QUICK
 from training_fixtures import surface
 
-from export.bounds import BOUNDS
+from export.parity import BOUNDS
 from lisae_tf.cli import main
 from lisae_tf.config import sections
 from lisae_tf.config.variants import GRAPHLESS
