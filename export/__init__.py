@@ -109,7 +109,7 @@ def _stage(
         writer = importlib.import_module(FORMATS[kind])
         model = writer.write(labelled, folder, samples)
         if quantize:
-            from export.quantised import with_own_threshold
+            from export.tflite import with_own_threshold
 
             labelled = with_own_threshold(model, labelled, samples.calibration, stored, say)
     except ModuleNotFoundError as error:

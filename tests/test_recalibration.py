@@ -330,7 +330,7 @@ STORED = np.linspace(1, 2, 40, dtype=np.float32)
     ],
 )
 def test_the_pictures_that_a_threshold_rests_on_are_known_by_their_scores(found, alpha, those):
-    from export.quantised import rests_on_these
+    from export.tflite import rests_on_these
 
     threshold = choose_threshold(STORED, 0.1)
     if alpha:
