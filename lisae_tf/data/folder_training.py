@@ -9,7 +9,7 @@ import numpy as np
 from lisae_tf.config.settings import Config
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import masks, picture_files, pictures
-from lisae_tf.data.drawings import draw, match_polarity
+from lisae_tf.data.augmentation import draw, match_polarity
 from lisae_tf.data.folders import refuse_overlap, remarks, size_of
 from lisae_tf.data.layout import kind_of
 from lisae_tf.data.manifest import KNOWN

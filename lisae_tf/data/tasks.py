@@ -11,8 +11,8 @@ import numpy as np
 from lisae_tf.config.settings import FOLDER, Config
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import manifest, roots
+from lisae_tf.data.augmentation import background_is_bright, draw
 from lisae_tf.data.datasets import Dataset, Images, open_dataset
-from lisae_tf.data.drawings import background_is_bright, draw
 from lisae_tf.data.folder_test import read_test_masks, test_of
 from lisae_tf.data.folder_training import ignoring, training_of
 from lisae_tf.data.folders import FOLDER_SIZE
