@@ -49,11 +49,11 @@ def command(
     Shows a run's test pictures, or PICTURES (files, folders or .npy arrays), which are scored
     first. With --model, an ONNX or TFLite file needs no TensorFlow.
     """
-    from lisae_tf.data import lists
+    from lisae_tf.data import picture_files
 
     shared.refuse_both(run, model)
     if listed is not None:
-        pictures += tuple(lists.read(listed))
+        pictures += tuple(picture_files.read(listed))
     if save is not None:
         from lisae_tf.core.files import write_text
         from lisae_tf.desk import frozen
