@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from lisae_tf.config.settings import Config
-from lisae_tf.data import checks, masks, picture_files, proportions
+from lisae_tf.data import checks, levels, masks, picture_files
 from lisae_tf.data.folders import refuse_few, refuse_overlap, remarks, size_of
 from lisae_tf.data.layout import kind_of
 from lisae_tf.data.manifest import ANOMALY, KNOWN, NORMAL_TEST
@@ -40,7 +40,7 @@ def test_of(opened: Folders) -> TestData:
         notes += picture_files.remark(side.others, what) + remarks(
             read, what, opened.config.data.depth
         )
-        notes += proportions.stretched_remarks(
+        notes += levels.stretched_remarks(
             what, read.names, read.headers, opened.config.ignore_mask_size
         )
         rows = list(range(len(read.names)))

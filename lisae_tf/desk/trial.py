@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lisae_tf.data import pictures, proportions
+from lisae_tf.data import levels, pictures
 from lisae_tf.desk import maps, web_runtime
 from lisae_tf.desk.thumbnails import LARGEST, as_address, encoded
 from lisae_tf.exported.runtimes import OnnxModel
@@ -71,7 +71,7 @@ class Trial:
             [data], scorer.shape[:2], scorer.shape[2], names=[name], depth=scorer.depth
         )
         (pixels,), (header,) = found.pixels, found.headers
-        notes = proportions.reading_remarks([name], [header], scorer)
+        notes = levels.reading_remarks([name], [header], scorer)
         return pixels, {
             "height": header.height,
             "width": header.width,

@@ -14,7 +14,7 @@ from typing import Any
 
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import make_folder
-from lisae_tf.data import pictures, proportions
+from lisae_tf.data import levels, pictures
 from lisae_tf.exported import model_record
 from lisae_tf.exported.runtimes import Model
 from lisae_tf.watching import tables
@@ -301,7 +301,7 @@ class Watcher:
             self._arrivals.finish(arrival)
         self._count(rows)
         if not self._remarked:
-            remarks = proportions.reading_remarks(decoded.names, decoded.headers, model)
+            remarks = levels.reading_remarks(decoded.names, decoded.headers, model)
             self._remarked = bool(remarks)
             for remark in remarks:
                 self._say(f"note: {remark}; more like them are not named")
