@@ -22,10 +22,6 @@ from lisae_tf.data.protocols import base_name
 DATA_DIR_VARIABLE = "TFDS_DATA_DIR"
 
 
-# A grid reads the same sets again and again and raises this limit; one run does not.
-DECODED = DecodedPictures(limit=0)
-
-
 class DecodedPictures:
     """The parts of datasets that were read last, each decoded as far as it was asked for.
 
@@ -68,6 +64,10 @@ class DecodedPictures:
             pixels[missing] = decode(missing)
             known[missing] = True
         return pixels[indices]
+
+
+# A grid reads the same sets again and again and raises this limit; one run does not.
+DECODED = DecodedPictures(limit=0)
 
 
 @dataclass(frozen=True)
