@@ -12,7 +12,7 @@ from desk_fixtures import Thresholds, drawn_desk, visit
 from export_fixtures import path_of
 from PIL import Image
 
-from lisae_tf.desk import trial_routes, web_runtime
+from lisae_tf.desk import trial, web_runtime
 from lisae_tf.desk.desk import Desk
 from lisae_tf.desk.pictures import scored
 from lisae_tf.desk.thumbnails import Cache
@@ -32,7 +32,7 @@ def png(pixels: np.ndarray) -> bytes:
 def trying(client, data: bytes, how: str = "score", name: str = "new.png", **headers):
     """Sends a picture as the page does."""
     origin = f"http://{client.host}:{client.port}"
-    given = {"Origin": origin, "Content-Type": trial_routes.BINARY} | headers
+    given = {"Origin": origin, "Content-Type": trial.BINARY} | headers
     return client.post(f"{client.base}try/{how}?name={name}", data=io.BytesIO(data), headers=given)
 
 
@@ -79,7 +79,7 @@ def test_the_server_scores_a_picture_as_it_scored_the_others(tmp_path):
 
 def test_a_bad_picture_is_one_sentence_and_changes_nothing(tmp_path, monkeypatch):
     desk = drawn_desk(tmp_path / "p", 5, 4)
-    monkeypatch.setattr(trial_routes, "MOST", 2**20)
+    monkeypatch.setattr(trial, "MOST", 2**20)
     whole = Path(desk.pictures.names[0]).read_bytes()
 
     async def talk(client, _):
