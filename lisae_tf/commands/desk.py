@@ -113,7 +113,7 @@ def _opened(
     if paths:
         found = _scored(detector, detector.threshold_.alpha, paths, skip_bad)
     else:
-        from lisae_tf.desk.tested import pictures_of
+        from lisae_tf.desk.reported import pictures_of
 
         found = pictures_of(folder, detector.config, data_dir, data_roots)
     return desk_of_run(folder, detector, found, marks)
