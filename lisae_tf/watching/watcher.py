@@ -20,9 +20,9 @@ from lisae_tf.exported.runtimes import Model
 from lisae_tf.watching import tables
 from lisae_tf.watching.anomalies import Anomalies
 from lisae_tf.watching.arrivals import Arrival, Arrivals
-from lisae_tf.watching.counts import Counts
 from lisae_tf.watching.drift import Window
 from lisae_tf.watching.journal import Journal, Row
+from lisae_tf.watching.metrics import Counts
 from lisae_tf.watching.outbox import Outbox
 from lisae_tf.watching.receivers import ANOMALY, DRIFT, Receiver
 
