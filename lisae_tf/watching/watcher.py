@@ -23,8 +23,7 @@ from lisae_tf.watching.arrivals import Arrival, Arrivals
 from lisae_tf.watching.drift import Window
 from lisae_tf.watching.journal import Journal, Row
 from lisae_tf.watching.metrics import Counts
-from lisae_tf.watching.outbox import Outbox
-from lisae_tf.watching.receivers import ANOMALY, DRIFT, Receiver
+from lisae_tf.watching.outbox import ANOMALY, DRIFT, Outbox, Receiver
 
 _BATCH, _BATCH_BYTES = 64, 2**26  # pictures and encoded bytes of one transaction
 _LARGEST = 2**30  # bytes of a file that is read
