@@ -7,8 +7,8 @@ import keras
 from keras import ops
 
 from lisae_tf.detectors.graph import OnePhaseDetector
+from lisae_tf.model.checkpoints import OwnLayer
 from lisae_tf.model.networks import preactivation
-from lisae_tf.model.own_layer import OwnLayer
 
 
 def staircase(theta, levels: int, steepness: float):

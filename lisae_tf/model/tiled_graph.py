@@ -11,7 +11,7 @@ import keras
 from keras import ops
 
 from lisae_tf.config.tiling import Tiling
-from lisae_tf.model.own_layer import OwnLayer
+from lisae_tf.model.checkpoints import OwnLayer
 
 
 class OfTiles(OwnLayer):
