@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from lisae_tf.core.markdown import difference, folded, markdown
 from lisae_tf.grids.trainings import Row
 from lisae_tf.inspection import report as inspection
-from lisae_tf.paper import published, report_appendix, report_tuning, tables
+from lisae_tf.paper import published, report_appendix, tables, tuning_table
 
 if TYPE_CHECKING:
     from lisae_tf.paper.results import Results, Summed
@@ -86,7 +86,7 @@ def _behind(results: "Results") -> Iterator[tuple[str, str]]:
     yield "classifiers.md", _page(_rivals(results))
     yield "made-negatives.md", _page(_synthetic(results.synthetic))
     yield "inspection.md", _page(inspection.render(results.root / "inspection"))
-    yield "tuning.md", _page(report_tuning.render(results.tuning, results.root))
+    yield "tuning.md", _page(tuning_table.render(results.tuning, results.root))
     yield "latent-sizes.md", _page(_latents(results))
     yield (
         "appendix-a.md",
