@@ -16,7 +16,7 @@ from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import read_json, write_json
 from lisae_tf.experiments import experiment
 from lisae_tf.grids import grid
-from lisae_tf.paper import published, reconstructions, report, report_figures, tables
+from lisae_tf.paper import published, reconstructions, report, tables
 from lisae_tf.paper.reconstructions import EXHIBITS, Exhibit, decompose
 from lisae_tf.paper.results import Results
 
@@ -217,7 +217,7 @@ QUICK = merge(
 
 
 def drawn(root):
-    return dict(report_figures.draw_all(Results(root, {}), root / "figures"))
+    return dict(report.draw_all(Results(root, {}), root / "figures"))
 
 
 def test_a_figure_waits_for_all_its_tasks(tmp_path):
@@ -235,7 +235,7 @@ def test_the_curves_are_those_of_the_stage_and_of_one_seed(tmp_path):
     results = Results(tmp_path, {})
     found = {}
     for row in ("AE", "LIS-AE"):
-        found[row] = report_figures.curves(results, TABLE2[row, "cifar10"])
+        found[row] = report.curves(results, TABLE2[row, "cifar10"])
         assert list(found[row]) == list(tables.CIFAR10.values())
     entry = TABLE2["AE", "cifar10"].entries(tmp_path, 1, {})[0]
     stages = read_json(entry.cell.path)["detection"]
