@@ -297,7 +297,7 @@ def run(
 
 def _write(outcome: Outcome, folder: Path, calibration_scores: np.ndarray, watch: Stopwatch):
     """The run folder, all of it in one step."""
-    from lisae_tf.report import run_figures
+    from lisae_tf.report import figures as run_figures
 
     with changing(folder) as staged:
         outcome.detector.save(staged)
