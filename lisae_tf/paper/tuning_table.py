@@ -76,15 +76,15 @@ def render(figures: Mapping[tuple[str, str], "Summed"], root: Path) -> str:
             clearly += statistics.fmean(gains) > error
             if not any(gains):
                 compared = "defaults kept"
-        choice = choice(root, column)
-        settings = choice and choice["settings"]
+        kept = choice(root, column)
+        settings = kept and kept["settings"]
         said = settings and "latent {}, γ {:g}, β {:g}".format(
             settings["network"]["latent"],
             *(settings["latent_shaping"][name] for name in ("gamma", "beta")),
         )
-        held_out = choice and "{} → {:.4f} ({} trials; without {})".format(
-            "failed" if choice[DEFAULTS] is None else f"{choice[DEFAULTS]:.4f}",
-            choice[TUNED], choice["trials"], "; ".join(dict.fromkeys(choice["left_out"])),
+        held_out = kept and "{} → {:.4f} ({} trials; without {})".format(
+            "failed" if kept[DEFAULTS] is None else f"{kept[DEFAULTS]:.4f}",
+            kept[TUNED], kept["trials"], "; ".join(dict.fromkeys(kept["left_out"])),
         )  # fmt: skip
         shown = (given, tuned_ or "–", compared, said or "–", held_out or "–")
         lines.append([column, *map(str, shown)])
