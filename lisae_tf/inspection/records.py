@@ -9,7 +9,7 @@ from pathlib import Path
 from lisae_tf.core.files import read_json
 from lisae_tf.grids import stored
 from lisae_tf.grids.cells import counts, version_of
-from lisae_tf.inspection.cells import ROWS
+from lisae_tf.inspection.rows import ROWS
 
 CELLS, PEERS = "cells", "peers.json"  # below the folder of the results
 USUAL = "usual"  # the split without real negatives

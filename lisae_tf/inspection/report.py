@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lisae_tf.core.markdown import folded, markdown
-from lisae_tf.inspection.cells import AUTO
 from lisae_tf.inspection.records import USUAL, Results, mean, read
+from lisae_tf.inspection.rows import AUTO
 
 _HEAD = """## Pictures that people inspect
 
