@@ -24,7 +24,7 @@ from lisae_tf.features.negatives import MADE, NONE, pooled
 from lisae_tf.features.places import Memo, remembering
 from lisae_tf.inspection.cells import InspectionCell, config_of
 from lisae_tf.inspection.measure import FEATURES_KEPT, load
-from lisae_tf.inspection.rows import ROWS
+from lisae_tf.inspection.records import ROWS
 from lisae_tf.inspection.sets import InspectionSet, find_sets
 from lisae_tf.training.phase import TrainingOptions
 

@@ -13,7 +13,7 @@ from lisae_tf.config.settings import Config
 from lisae_tf.data.folders import settle_folder_channels
 from lisae_tf.experiments.settling import settle
 from lisae_tf.grids.cells import Cell
-from lisae_tf.inspection.rows import Row
+from lisae_tf.inspection.records import Row
 from lisae_tf.inspection.sets import InspectionSet, Split
 
 if TYPE_CHECKING:
