@@ -17,7 +17,7 @@ import serving_fixtures as toy
 from PIL import Image
 from test_serving_limits import IMAGE, PREDICT, encoded, post, refused
 
-from lisae_tf.exported.codes import Refused, RequestError
+from lisae_tf.exported.signatures import Refused, RequestError
 from lisae_tf.serving.admission import Admission, Memory
 from lisae_tf.serving.metrics import Throttle
 from lisae_tf.serving.rest_client import RestClient

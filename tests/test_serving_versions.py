@@ -12,7 +12,7 @@ import serving_fixtures as toy
 from conftest import contents
 
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.exported.codes import CODES, RequestError
+from lisae_tf.exported.signatures import CODES, RequestError
 from lisae_tf.serving import model_config
 from lisae_tf.serving.limits import Limits
 from lisae_tf.serving.versions import END, Versions

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 
 from aiohttp import web
 
-from lisae_tf.exported.codes import RequestError
+from lisae_tf.exported.signatures import RequestError
 
 # File descriptors for all that is no connection, and for a burst that is not yet turned away.
 _RESERVED = 256

@@ -16,9 +16,8 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import pictures
-from lisae_tf.exported.codes import RequestError
 from lisae_tf.exported.saved_model import ServedModel
-from lisae_tf.exported.signatures import STRINGS
+from lisae_tf.exported.signatures import STRINGS, RequestError
 from lisae_tf.serving.limits import Limits, decoding_bytes, named
 from lisae_tf.serving.messages import examples_of, to_array
 

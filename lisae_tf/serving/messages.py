@@ -19,9 +19,8 @@ from tensorflow_serving.apis import (
     model_pb2,
 )
 
-from lisae_tf.exported.codes import CODES, RequestError
 from lisae_tf.exported.saved_model import DEFAULT, ServedModel
-from lisae_tf.exported.signatures import STRINGS
+from lisae_tf.exported.signatures import CODES, STRINGS, RequestError
 from lisae_tf.serving import json_format
 from lisae_tf.serving.limits import Limits
 from lisae_tf.serving.versions import Versions

@@ -16,7 +16,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from lisae_tf.exported.codes import RequestError
+from lisae_tf.exported.signatures import RequestError
 from lisae_tf.serving.versions import AVAILABLE, Versions
 
 PATH = "/monitoring/prometheus/metrics"

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from lisae_tf.exported.codes import RequestError
+from lisae_tf.exported.signatures import RequestError
 from lisae_tf.serving import inference, json_format, messages, metrics
 from lisae_tf.serving.admission import Connections
 from lisae_tf.serving.limits import PARSED_BYTES
