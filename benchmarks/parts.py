@@ -8,9 +8,8 @@ import pyarrow
 from PIL import Image
 from pyarrow import parquet
 
-from benchmarks.measure import Row, compare
+from benchmarks.measure import Row, compare, subject
 from benchmarks.scoring import trained
-from benchmarks.subjects import subject
 from export import export_run
 from lisae_tf.core.files import make_folder
 from lisae_tf.experiments import bulk

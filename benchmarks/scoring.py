@@ -9,8 +9,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.measure import Row, compare, figures_row
-from benchmarks.subjects import FLOPS, Subject, multiplications, peak_flops, subject
+from benchmarks.measure import (
+    FLOPS,
+    Row,
+    Subject,
+    compare,
+    figures_row,
+    multiplications,
+    peak_flops,
+    subject,
+)
 from export import export_run
 from lisae_tf.commands.score import scored_rows
 from lisae_tf.config.settings import merge, resolve
