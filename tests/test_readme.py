@@ -91,7 +91,7 @@ def test_what_known_flaws_change_is_as_it_was_measured():
 
 def test_what_is_said_of_made_negatives_is_in_the_results():
     page = (CHECKOUT / "docs/how-to/negatives.md").read_text(encoding="utf-8")
-    results = (CHECKOUT / "docs/results/made-negatives.md").read_text(encoding="utf-8")
+    results = (CHECKOUT / "docs/results/negatives.md").read_text(encoding="utf-8")
     for name, row in (
         ("elastic", "| `synth:elastic` (default) |"),
         ("rotate", "| `synth:rotate` |"),
@@ -135,7 +135,7 @@ def measured():
     for name, column in {"SVHN": "svhn", "MNIST two-class": "mnist_2class"}.items():
         before, after = (tuning[row][column]["mean"] for row in ("folder defaults", "tuned"))
         yield "how-to/runs.md", f"| {name} | {before:.3f} | {after:.3f} |"
-    gains = (CHECKOUT / "docs/results/tuning.md").read_text(encoding="utf-8")
+    gains = (CHECKOUT / "docs/results/settings.md").read_text(encoding="utf-8")
     for column in ("fashion_mnist", "cifar10"):
         gain, error = re.search(rf"\| {column} \|.* ▲ \+(\S+) ± (\S+) \|", gains).groups()
         assert float(gain) < float(error)
