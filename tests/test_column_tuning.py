@@ -184,7 +184,7 @@ def test_the_report_compares_columns_whose_tasks_are_all_there(tmp_path):
             "cifar10": {"mean": 0.8, "std": None, "seeds": 1},
         },
     }
-    text = (tmp_path / report.PAGES / "tuning.md").read_text()
+    text = (tmp_path / report.PAGES / "settings.md").read_text()
     assert "better on 2 of 3 columns, on 1 of them by more than the standard error" in text
     assert "| ▲ +0.1000 ± 0.0000 |" in text and "| ▲ +0.0050 ± 0.0117 |" in text
     assert "| cifar10 | 0.8000 | 0.8000 | defaults kept |" in text

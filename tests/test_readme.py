@@ -211,8 +211,8 @@ def stated():
     bounds = limits.Limits()
     yield "pictures.md", f"more than {pictures.MAX_PIXELS:,} pixels | refused before a pixel"
     yield "how-to/own-folders.md", f"differ by less than {checks.NEAR_LEVELS} of\n255 levels"
-    yield "how-to/tiles.md", f"| with tiles | {16 * sections.WHOLE:,} pixels |"
-    yield "how-to/tiles.md", f"| without | {sections.WHOLE:,} pixels |"
+    yield "how-to/own-folders.md", f"| with tiles | {16 * sections.WHOLE:,} pixels |"
+    yield "how-to/own-folders.md", f"| without | {sections.WHOLE:,} pixels |"
     yield "how-to/edge.md", f"the run's, to {BOUNDS[None].relative:.0e}".replace("e-0", "e-")
     yield "how-to/edge.md", "{}, {} and {} have no graph".format(*(f"`{n}`" for n in GRAPHLESS))
     drift = inspect.signature(monitoring.compare).parameters
