@@ -12,8 +12,7 @@ from lisae_tf.config.settings import Config
 from lisae_tf.config.tiling import tiling_of
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import checks, levels, masks, picture_files, pictures
-from lisae_tf.data.folder_test import read_test_masks
-from lisae_tf.data.folder_training import read_negative_masks
+from lisae_tf.data.folder_tasks import read_negative_masks, read_test_masks
 from lisae_tf.data.folders import MIN_NEGATIVE, MIN_NORMAL, settle_folder_channels
 from lisae_tf.data.layout import PictureSet, kind_of, test_sets
 from lisae_tf.data.levels import FULL_DEPTH

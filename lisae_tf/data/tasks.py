@@ -13,8 +13,7 @@ from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import manifest, roots
 from lisae_tf.data.augmentation import background_is_bright, draw
 from lisae_tf.data.datasets import Dataset, Images, open_dataset
-from lisae_tf.data.folder_test import read_test_masks, test_of
-from lisae_tf.data.folder_training import ignoring, training_of
+from lisae_tf.data.folder_tasks import ignoring, read_test_masks, test_of, training_of
 from lisae_tf.data.folders import FOLDER_SIZE
 from lisae_tf.data.manifest import Manifest
 from lisae_tf.data.masks import Masks
