@@ -5,8 +5,13 @@ The page scores an ONNX model itself where ONNX Runtime Web is at hand. No Tenso
 
 import asyncio
 import base64
+import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +19,14 @@ from aiohttp import web
 
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import levels, pictures
-from lisae_tf.desk import maps, web_runtime
+from lisae_tf.desk import maps
 from lisae_tf.desk.desk import Desk
 from lisae_tf.desk.thumbnails import LARGEST, as_address, encoded
 from lisae_tf.exported.runtimes import OnnxModel
 
+PACKAGE = "onnxruntime-web"
+SCRIPT, CODE = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"  # in its dist
+_MOST = 2**26  # bytes of a file
 MOST = 2**26  # bytes of a picture
 BINARY = "application/octet-stream"
 _LONGEST_NAME = 255
@@ -27,6 +35,55 @@ _OF_WORKER = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; "
     "connect-src 'self'; frame-ancestors 'none'"
 }
+
+
+@dataclass(frozen=True)
+class WebRuntime:
+    """What a page needs to run an ONNX model.
+
+    Attributes:
+        version: of the npm package.
+        script: a JavaScript module.
+        code: WebAssembly.
+    """
+
+    version: str
+    script: bytes
+    code: bytes
+
+
+def places() -> Iterator[Traversable]:
+    """Where the npm package is looked for: beside the page, then where people install it."""
+    yield files("lisae_tf.desk").joinpath(PACKAGE)
+    yield Path("node_modules") / PACKAGE
+
+
+def find() -> WebRuntime | None:
+    """The first whole package of those places; None where there is none."""
+    for place in places():
+        try:
+            version = json.loads(place.joinpath("package.json").read_text("utf-8"))["version"]
+            script, code = (_read(place.joinpath("dist", name)) for name in (SCRIPT, CODE))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            continue
+        if isinstance(version, str):
+            return WebRuntime(version, script, code)
+    return None
+
+
+def _read(path: Traversable) -> bytes:
+    """A regular file, for a pipe may never end.
+
+    Raises:
+        OSError: it is none, or too large.
+    """
+    if not path.is_file():
+        raise OSError(f"{path} is no file")
+    with path.open("rb") as stream:
+        found = stream.read(_MOST + 1)
+    if len(found) > _MOST:
+        raise OSError(f"{path} is too large")
+    return found
 
 
 class Trial:
@@ -45,9 +102,9 @@ class Trial:
         if not isinstance(scorer, OnnxModel):
             self._why = "a page can run exported ONNX models alone"
             return
-        self.runtime = web_runtime.find()
+        self.runtime = find()
         if self.runtime is None:
-            self._why = f"the npm package {web_runtime.PACKAGE} is not at hand"
+            self._why = f"the npm package {PACKAGE} is not at hand"
 
     @property
     def model(self) -> bytes:
