@@ -18,12 +18,12 @@ from lisae_tf.data import levels, pictures
 from lisae_tf.exported import model_record
 from lisae_tf.exported.runtimes import Model
 from lisae_tf.watching import tables
-from lisae_tf.watching.anomalies import Anomalies
 from lisae_tf.watching.arrivals import Arrival, Arrivals
 from lisae_tf.watching.drift import Window
 from lisae_tf.watching.journal import Journal, Row
 from lisae_tf.watching.metrics import Counts
 from lisae_tf.watching.outbox import ANOMALY, DRIFT, Outbox, Receiver
+from lisae_tf.watching.tables import Anomalies
 
 _BATCH, _BATCH_BYTES = 64, 2**26  # pictures and encoded bytes of one transaction
 _LARGEST = 2**30  # bytes of a file that is read
