@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from lisae_tf.core.markdown import difference, folded, markdown
 from lisae_tf.grids.trainings import Row
 from lisae_tf.inspection import report as inspection
-from lisae_tf.paper import published, report_appendix, tables, tuning_table
+from lisae_tf.paper import published, tables, tuning_table
 
 if TYPE_CHECKING:
     from lisae_tf.paper.results import Results, Summed
@@ -96,9 +96,7 @@ def _behind(results: "Results") -> Iterator[tuple[str, str]]:
     )
     yield (
         "appendix-a.md",
-        _page(report_appendix.render(results.appendix) or "## Appendix A\n")
-        + "\n"
-        + _contradictions(),
+        _page(published.render(results.appendix) or "## Appendix A\n") + "\n" + _contradictions(),
     )
 
 
