@@ -16,7 +16,7 @@ from lisae_tf.data.pictures import content_hashes
 from lisae_tf.grids import stored as table
 from lisae_tf.grids.cells import STILL_COUNTED, TRAINING_VERSION
 from lisae_tf.inspection import cells, measure, records, report
-from lisae_tf.inspection.sets import InspectionSet, Split, find_sets
+from lisae_tf.inspection.cells import InspectionSet, Split, find_sets
 
 CHECKOUT = Path(__file__).parents[1]
 QUICK_ROWS = "linear-ae,linear-lis made,linear-lis real"

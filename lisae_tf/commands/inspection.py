@@ -44,8 +44,8 @@ def command(data_dir: Path, sets, rows, seeds, jobs, out: Path):
     from lisae_tf.core.files import make_folder, write_text
     from lisae_tf.grids import grid
     from lisae_tf.inspection import cells, report
+    from lisae_tf.inspection.cells import find_sets
     from lisae_tf.inspection.records import chosen
-    from lisae_tf.inspection.sets import find_sets
 
     numbers, systems = _seeds(seeds), chosen(shared.listed(rows))
     failures, groups = {}, []
