@@ -19,7 +19,7 @@ from lisae_tf.data.pictures import content_hashes
 from lisae_tf.data.surfaces import PHOTOGRAPHS, patches
 from lisae_tf.experiments import selection, tuning
 from lisae_tf.grids import grid
-from lisae_tf.grids.trainings import LATENTS, Column, Row, chosen_latent, latent_choice, latent_key
+from lisae_tf.grids.cells import LATENTS, Column, Row, chosen_latent, latent_choice, latent_key
 from lisae_tf.paper import column_tuning, latents, report, tables, tuning_table
 
 COLUMN = "fashion_mnist"

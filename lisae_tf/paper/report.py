@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import make_folder, write_json, write_text
-from lisae_tf.grids.trainings import Figure
+from lisae_tf.grids.cells import Figure
 from lisae_tf.paper import reconstructions, report_text, tables
 from lisae_tf.paper.results import Results
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from lisae_tf.core.markdown import difference, folded, markdown
-from lisae_tf.grids.trainings import Row
+from lisae_tf.grids.cells import Row
 from lisae_tf.inspection import report as inspection
 from lisae_tf.paper import published, tables, tuning_table
 
