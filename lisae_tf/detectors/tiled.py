@@ -78,7 +78,11 @@ def _spread(parts, starts: range, side: int, axis: int):
 
 
 def tiled(inference: keras.Model, tiling: Tiling) -> keras.Model:
-    """Inference on pictures from inference on tiles.
+    """Inference on pictures from inference on tiles: cut, each scored by itself, put together.
+
+    A picture's score is the highest of its tiles' scores; where tiles overlap, its map of errors is
+    the mean of theirs. All of it is made of slices, sums and resizing, which every exported format
+    has.
 
     Args:
         inference: x, float32 (N, tile, tile, C) -> {"score": (N,)}, maybe "error_map" (N, h, w).

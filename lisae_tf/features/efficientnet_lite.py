@@ -107,6 +107,10 @@ def _literal(stream: IO[bytes]) -> Any:
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """The named arrays in a file that `torch.save` wrote before PyTorch 1.6.
 
+    The format is a stream of pickles and then the numbers. Here their opcodes are only looked at:
+    a small machine knows the few that lay out named tensors, and refuses all others. Nothing is
+    imported and nothing is called.
+
     Args:
         path: the file, whose hash the caller has checked.
 
@@ -174,7 +178,10 @@ def blocks() -> Iterator[Block]:
 
 
 def build(shape: tuple[int, int, int]) -> keras.Model:
-    """The network without its head, with random weights.
+    """The network without its head, with random weights (Tan & Le 2019, Lite: with ReLU6).
+
+    Only what is needed of a frozen network: the batch normalisations are folded into the
+    convolutions before them. Pictures become (x − 127) / 128 first.
 
     Args:
         shape: (H, W, 3).
