@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lisae_tf.data.roots import moved
+from lisae_tf.data.folders import moved
 from lisae_tf.data.tasks import reopen
 from lisae_tf.detectors.base import Detector
 

@@ -178,7 +178,7 @@ def _write(folder: Path, detector, stored: dict, threshold, scores, say) -> None
     from lisae_tf.core.arrays import save_arrays
     from lisae_tf.core.files import write_json
     from lisae_tf.data import manifest
-    from lisae_tf.data.roots import here
+    from lisae_tf.data.folders import here
     from lisae_tf.evaluation.metrics import (
         Scored,
         by_folder,

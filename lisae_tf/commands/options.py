@@ -188,7 +188,7 @@ def console() -> "Console":
 
 def stored(config):
     """Settings as a run keeps them: folders of pictures with whole paths."""
-    from lisae_tf.data.roots import absolute
+    from lisae_tf.data.folders import absolute
 
     return absolute(config)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from lisae_tf.config.settings import FOLDER, Config
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.data import manifest, picture_files, roots
+from lisae_tf.data import folders, manifest, picture_files
 from lisae_tf.data.layout import GOOD, PictureSet
 from lisae_tf.data.manifest import ANOMALY, KNOWN, NORMAL, TEST, Entry
 from lisae_tf.data.tasks import reopen
@@ -114,7 +114,7 @@ def pictures_of(
     stored = runs.read_scores(run)
     scores = np.asarray(stored["test"], np.float32)
     truth = stored["is_anomaly"].astype(np.int8)
-    config = roots.absolute(roots.moved(config, data_roots))
+    config = folders.absolute(folders.moved(config, data_roots))
     kept = manifest.read(run)
     if kept is None:  # a named set, mostly, which has no files
         test = reopen(run, config, data_dir).test()

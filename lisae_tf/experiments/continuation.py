@@ -13,7 +13,8 @@ import numpy as np
 
 from lisae_tf.config.settings import FOLDER, Config, read_settings, resolve
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.data import manifest, roots
+from lisae_tf.data import folders as roots
+from lisae_tf.data import manifest
 from lisae_tf.data.manifest import Manifest
 from lisae_tf.data.parts import TestData
 from lisae_tf.evaluation.metrics import auroc

@@ -18,11 +18,11 @@ from lisae_tf.core.arrays import save_arrays
 from lisae_tf.core.files import write_json
 from lisae_tf.core.thresholds import choose_threshold
 from lisae_tf.data.datasets import open_dataset
+from lisae_tf.data.folders import here
 from lisae_tf.data.manifest import Manifest
 from lisae_tf.data.masks import Masks
 from lisae_tf.data.parts import TestData, TrainingData
 from lisae_tf.data.protocols import make_task, synthetic_generators
-from lisae_tf.data.roots import here
 from lisae_tf.data.tasks import TaskData, load_masks
 from lisae_tf.detectors import make_detector
 from lisae_tf.detectors.base import Detector
