@@ -14,8 +14,7 @@ from PIL import Image
 
 from lisae_tf.desk import trial
 from lisae_tf.desk.desk import Desk
-from lisae_tf.desk.pictures import scored
-from lisae_tf.desk.thumbnails import Cache
+from lisae_tf.desk.pictures import Cache, scored
 from lisae_tf.exported.runtimes import open_model
 
 run, models, samples = export_fixtures.run, export_fixtures.models, export_fixtures.samples

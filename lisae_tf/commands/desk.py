@@ -89,7 +89,7 @@ def _opened(
 ):  # fmt: skip
     """The desk that the command line asks for, its pictures scored."""
     from lisae_tf.desk.desk import Desk
-    from lisae_tf.desk.thumbnails import Cache, cache_folder
+    from lisae_tf.desk.pictures import Cache, cache_folder
     from lisae_tf.runs.marks import place_of, read_marks
 
     if model is not None:
@@ -130,7 +130,7 @@ def desk_of_run(folder: Path, detector, pictures, marks: Path | None = None):
     """
     from lisae_tf.config.settings import FOLDER
     from lisae_tf.desk.desk import Desk
-    from lisae_tf.desk.thumbnails import Cache, cache_folder
+    from lisae_tf.desk.pictures import Cache, cache_folder
     from lisae_tf.runs.files import CONFIG
     from lisae_tf.runs.marks import place_of
 

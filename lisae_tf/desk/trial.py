@@ -21,7 +21,7 @@ from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import levels, pictures
 from lisae_tf.desk import maps
 from lisae_tf.desk.desk import Desk
-from lisae_tf.desk.thumbnails import LARGEST, as_address, encoded
+from lisae_tf.desk.pictures import LARGEST, as_address, encoded
 from lisae_tf.exported.runtimes import OnnxModel
 
 PACKAGE = "onnxruntime-web"
