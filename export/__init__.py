@@ -63,8 +63,7 @@ def export_run(
     Raises:
         LisaeError: a detector without a graph, missing data or packages, or a gate that failed.
     """
-    from export.exportable import make_exportable
-    from export.samples import load_samples
+    from export.exportable import load_samples, make_exportable
     from export.serving_files import stable_versions, write_serving_files
     from lisae_tf.detectors import load_detector
     from lisae_tf.experiments.experiment import FEATURES_KEPT

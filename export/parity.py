@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from export.exportable import Exportable
-from export.samples import Samples
+from export.exportable import Exportable, Samples
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import write_json
 from lisae_tf.evaluation.metrics import Scored, auroc, evaluate

@@ -12,8 +12,7 @@ from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-from export.exportable import Exportable
-from export.samples import Samples
+from export.exportable import Exportable, Samples
 from export.serving_files import batch_sizes
 from lisae_tf.data.levels import FULL_DEPTH
 from lisae_tf.data.pictures import MAX_PIXELS

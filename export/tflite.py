@@ -15,9 +15,8 @@ import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
-from export.exportable import Exportable
+from export.exportable import Exportable, Samples
 from export.parity import usual_score
-from export.samples import Samples
 from lisae_tf.core.arrays import in_batches
 from lisae_tf.core.quiet import no_stderr
 from lisae_tf.core.thresholds import Threshold, choose_threshold

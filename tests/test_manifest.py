@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import QUICK, assert_one_sentence
 
-from export.samples import load_samples
+from export.exportable import load_samples
 from lisae_tf.config.settings import read_settings, resolve
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import read_json, sha256

@@ -231,7 +231,7 @@ def test_monitor_compares_with_the_scores_of_the_file_itself(
 
 @pytest.mark.parametrize("which", QUANTISED)
 def test_a_quantised_file_tells_what_it_reaches_itself(which, opened, models):
-    from export.samples import MAX_REAL
+    from export.exportable import MAX_REAL
 
     model, measured = opened[which], opened[which].record["metrics"]
     parity = json.loads((model.path.parent / "parity.json").read_text())
