@@ -14,9 +14,8 @@ from lisae_tf.config.settings import Config, resolve
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import make_folder, read_json, update_json, write_json
 from lisae_tf.data import datasets, tasks
-from lisae_tf.data.datasets import DecodedPictures
+from lisae_tf.data.datasets import PHOTOGRAPHS, DecodedPictures, patches
 from lisae_tf.data.pictures import content_hashes
-from lisae_tf.data.surfaces import PHOTOGRAPHS, patches
 from lisae_tf.experiments import selection, tuning
 from lisae_tf.grids import grid
 from lisae_tf.grids.cells import LATENTS, Column, Row, chosen_latent, latent_choice, latent_key
