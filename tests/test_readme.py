@@ -146,7 +146,7 @@ def measured():
 
 def of_the_paper():
     """What the page on the paper repeats: the embedded photographs, tables 1 and 2, and more."""
-    page = "paper.md"
+    page = "datasets.md"
     cells = one_dataset.cells("surfaces", ["lis", "linsep"], range(1), CHECKOUT / "results")
     yield page, one_dataset.table(one_dataset.stored([*cells]))
     summary = read_json(CHECKOUT / "results/summary.json")

@@ -297,7 +297,7 @@ def run(
 
 def _write(outcome: Outcome, folder: Path, calibration_scores: np.ndarray, watch: Stopwatch):
     """The run folder, all of it in one step."""
-    from lisae_tf.report import figures as run_figures
+    from lisae_tf.report.figures import draw
 
     with changing(folder) as staged:
         outcome.detector.save(staged)
@@ -315,8 +315,6 @@ def _write(outcome: Outcome, folder: Path, calibration_scores: np.ndarray, watch
             scores["test_phase1"] = outcome.before.scores
         save_arrays(staged / SCORES, scores)
         with watch.stage("figures"):
-            run_figures.draw(
-                outcome.detector, outcome.test, outcome.before, outcome.after, staged / FIGURES
-            )
+            draw(outcome.detector, outcome.test, outcome.before, outcome.after, staged / FIGURES)
         write_json(staged / METRICS, outcome.metrics)
     (folder / CHECKPOINT).unlink(missing_ok=True)
