@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-
-from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
-from prometheus_client import start_http_server as _start
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from typing import TYPE_CHECKING
 
 from lisae_tf.core.errors import LisaeError
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 HOST = "127.0.0.1"
 
@@ -56,8 +56,10 @@ class _Collector:
     def __init__(self, counts: Callable[[], Counts]):
         self._counts = counts
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> "Iterator[Metric]":
         """The metrics of now."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
         counts = self._counts()
         pictures = CounterMetricFamily(
             "lisae_watch_pictures", "Pictures since the start.", labels=["outcome"]
@@ -103,6 +105,9 @@ def serve(port: int, counts: Callable[[], Counts]) -> tuple[int, Callable[[], No
     Raises:
         LisaeError: the port is taken.
     """
+    from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+    from prometheus_client import start_http_server as _start
+
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
