@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lisae_tf.core.files import make_folder, write_json
 from lisae_tf.grids import cells
-from lisae_tf.grids.trainings import Figure
+from lisae_tf.grids.cells import Figure
 from lisae_tf.paper import tables
 
 NAMES = {

@@ -73,7 +73,7 @@ def pytest_collection_modifyitems(items):
 
 def load_folder_training(config, *, skip_bad=False):
     """What training sees of the user's folders."""
-    from lisae_tf.data.folder_training import training_of
+    from lisae_tf.data.folder_tasks import training_of
     from lisae_tf.data.opened_folders import Folders
 
     return training_of(Folders(config, skip_bad=skip_bad))
@@ -81,7 +81,7 @@ def load_folder_training(config, *, skip_bad=False):
 
 def load_folder_test(config, *, skip_bad=False):
     """Their test alone."""
-    from lisae_tf.data.folder_test import test_of
+    from lisae_tf.data.folder_tasks import test_of
     from lisae_tf.data.opened_folders import Folders
 
     return test_of(Folders(config, skip_bad=skip_bad))

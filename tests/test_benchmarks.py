@@ -82,7 +82,7 @@ def test_torch_has_the_same_network(sides):
 def test_multiplications_of_a_known_network():
     import keras
 
-    from benchmarks.subjects import multiplications
+    from benchmarks.measure import multiplications
 
     network = keras.Sequential([
         keras.Input((8, 8, 3)),

@@ -18,8 +18,7 @@ from lisae_tf.data.augmentation import random_flip_left_right, random_flip_up_do
 from lisae_tf.detectors import DETECTORS, base, load_detector, make_detector
 from lisae_tf.detectors.base import CONFIG, WEIGHTS
 from lisae_tf.detectors.encoders import EncoderDetector
-from lisae_tf.detectors.graph import GraphDetector
-from lisae_tf.detectors.rows import RowDetector
+from lisae_tf.detectors.graph import GraphDetector, RowDetector
 from lisae_tf.grids.cells import held_out_loss
 from lisae_tf.model.checkpoints import set_weights, weights_of
 from lisae_tf.model.networks import scale

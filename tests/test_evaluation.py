@@ -14,8 +14,14 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.core.intervals import CONFIDENCE, Z, wilson
-from lisae_tf.core.thresholds import Threshold, choose_threshold, smallest_fpr
+from lisae_tf.core.thresholds import (
+    CONFIDENCE,
+    Threshold,
+    Z,
+    choose_threshold,
+    smallest_fpr,
+    wilson,
+)
 from lisae_tf.evaluation.metrics import (
     Scored,
     accuracy_trade_off,

@@ -11,7 +11,7 @@ from lisae_tf.core.files import make_folder, read_json, update_json, write_json
 from lisae_tf.data.datasets import open_dataset
 from lisae_tf.data.protocols import make_negatives, make_task
 from lisae_tf.grids import cells, grid, workers
-from lisae_tf.grids.trainings import LATENTS, Column, Figure, Row, latent_key
+from lisae_tf.grids.cells import LATENTS, Column, Figure, Row, latent_key
 from lisae_tf.paper import published, tables
 from lisae_tf.training.sharing import phase1_key
 

@@ -15,8 +15,8 @@ from lisae_tf.data import folders
 from lisae_tf.data.pictures import content_hashes
 from lisae_tf.grids import stored as table
 from lisae_tf.grids.cells import STILL_COUNTED, TRAINING_VERSION
-from lisae_tf.inspection import cells, measure, records, report, rows
-from lisae_tf.inspection.sets import InspectionSet, Split, find_sets
+from lisae_tf.inspection import cells, measure, records, report
+from lisae_tf.inspection.cells import InspectionSet, Split, find_sets
 
 CHECKOUT = Path(__file__).parents[1]
 QUICK_ROWS = "linear-ae,linear-lis made,linear-lis real"
@@ -90,7 +90,7 @@ def test_a_split_is_laid_out_in_folders_that_go_again(data):
 
 def test_nothing_is_trained_on_that_is_tested(data):
     of = find_sets(data)[0]
-    found = list(cells.cells_of(of, rows.chosen(["linear-lis both"]), [0], data))
+    found = list(cells.cells_of(of, records.chosen(["linear-lis both"]), [0], data))
     assert len(found) == len(of.splits())
     for cell in found:
         loaded = measure.load(cell)
@@ -156,7 +156,7 @@ def test_cells_are_kept_and_a_failed_one_stops_nothing(data, tmp_path, cli):
 
 def test_another_setting_makes_a_cell_stale(data, tmp_path):
     of = find_sets(data)[1]
-    cell = cells.cells_of(of, rows.chosen(["knn"]), [0], tmp_path)[0]
+    cell = cells.cells_of(of, records.chosen(["knn"]), [0], tmp_path)[0]
     make_folder(cell.path.parent)
     record = {"config": cell.config.model_dump(), "training_version": TRAINING_VERSION}
     write_json(cell.path, record)
@@ -167,7 +167,7 @@ def test_another_setting_makes_a_cell_stale(data, tmp_path):
 
 
 def test_rows_without_chance_have_one_seed(data, tmp_path):
-    chosen = rows.chosen(["linear-ae", "knn"])
+    chosen = records.chosen(["linear-ae", "knn"])
     found = cells.cells_of(find_sets(data)[1], chosen, [3, 4], tmp_path)
     assert [(cell.row.name, cell.config.seed) for cell in found] == [
         ("linear-ae", 3), ("knn", 3), ("knn", 4)

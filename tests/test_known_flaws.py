@@ -16,7 +16,7 @@ from lisae_tf.config.settings import CHOSEN, read_settings, resolve
 from lisae_tf.core.arrays import load_arrays
 from lisae_tf.core.thresholds import choose_threshold
 from lisae_tf.data import manifest
-from lisae_tf.data.folder_test import read_test_masks
+from lisae_tf.data.folder_tasks import read_test_masks
 from lisae_tf.data.parts import halves
 from lisae_tf.detectors.known_flaws import Candidate, candidates, factor_of, gain_of, order, pick
 from lisae_tf.evaluation.metrics import known_found

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from lisae_tf.config.settings import resolve
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import datasets, pictures, tasks
+from lisae_tf.data.augmentation import background_is_bright
 from lisae_tf.data.datasets import Dataset, Images
-from lisae_tf.data.drawings import background_is_bright
 from lisae_tf.data.protocols import PROTOCOLS, Negatives, class_numbers, make_negatives, make_task
 from lisae_tf.data.tasks import load_test, load_training
 

@@ -233,7 +233,7 @@ def test_monitor_compares_with_the_scores_of_the_file_itself(
 
 @pytest.mark.parametrize("which", QUANTISED)
 def test_a_quantised_file_tells_what_it_reaches_itself(which, opened, models):
-    from export.samples import MAX_REAL
+    from export.exportable import MAX_REAL
 
     model, measured = opened[which], opened[which].record["metrics"]
     parity = json.loads((model.path.parent / "parity.json").read_text())
@@ -332,7 +332,7 @@ STORED = np.linspace(1, 2, 40, dtype=np.float32)
     ],
 )
 def test_the_pictures_that_a_threshold_rests_on_are_known_by_their_scores(found, alpha, those):
-    from export.quantised import rests_on_these
+    from export.tflite import rests_on_these
 
     threshold = choose_threshold(STORED, 0.1)
     if alpha:

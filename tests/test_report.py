@@ -16,7 +16,7 @@ from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import read_json, write_json
 from lisae_tf.experiments import experiment
 from lisae_tf.grids import grid
-from lisae_tf.paper import published, reconstructions, report, report_figures, tables
+from lisae_tf.paper import published, reconstructions, report, tables
 from lisae_tf.paper.reconstructions import EXHIBITS, Exhibit, decompose
 from lisae_tf.paper.results import Results
 
@@ -89,7 +89,7 @@ def test_a_seed_begun_changes_no_task_of_the_whole_ones(stored):
     def table2():
         written(stored)
         text = (stored / "RESULTS.md").read_text()
-        page = stored / report.PAGES / "cifar10.md"
+        page = stored / report.PAGES / "tasks.md"
         return text[text.index("## Table 2") : text.index("## Table 3")] + page.read_text()
 
     before, figure = table2(), tables.table2("lis")[LIS]
@@ -191,7 +191,7 @@ def test_the_committed_report_follows_from_the_committed_cells(tmp_path):
     results = shutil.copytree(CHECKOUT / "results", tmp_path / "results")
     written = report.write(results, tmp_path / "RESULTS.md", {})
     texts = [path.relative_to(tmp_path) for path in written if path.suffix in (".md", ".json")]
-    assert len(texts) == 14
+    assert len(texts) == 8
     for name in texts:
         assert (tmp_path / name).read_text() == (CHECKOUT / name).read_text(), (
             f"{name} is not that of the cells: run 'python cli.py benchmark report' and commit it"
@@ -203,7 +203,7 @@ def test_the_first_page_is_short_and_leads_to_the_others(stored):
     text = (stored / "RESULTS.md").read_text()
     assert len(text.splitlines()) <= 250
     pages = list((stored / report.PAGES).glob("*.md"))
-    assert len(pages) > 3
+    assert len(pages) > 2
     for path in pages:
         assert f"]({report.PAGES}/{path.name})" in text
         assert path.read_text().startswith("# ")
@@ -217,7 +217,7 @@ QUICK = merge(
 
 
 def drawn(root):
-    return dict(report_figures.draw_all(Results(root, {}), root / "figures"))
+    return dict(report.draw_all(Results(root, {}), root / "figures"))
 
 
 def test_a_figure_waits_for_all_its_tasks(tmp_path):
@@ -235,7 +235,7 @@ def test_the_curves_are_those_of_the_stage_and_of_one_seed(tmp_path):
     results = Results(tmp_path, {})
     found = {}
     for row in ("AE", "LIS-AE"):
-        found[row] = report_figures.curves(results, TABLE2[row, "cifar10"])
+        found[row] = report.curves(results, TABLE2[row, "cifar10"])
         assert list(found[row]) == list(tables.CIFAR10.values())
     entry = TABLE2["AE", "cifar10"].entries(tmp_path, 1, {})[0]
     stages = read_json(entry.cell.path)["detection"]

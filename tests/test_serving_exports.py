@@ -17,8 +17,15 @@ from export_fixtures import path_of, strings
 
 from lisae_tf.core.files import read_json, write_json
 from lisae_tf.detectors import load_detector
-from lisae_tf.exported.codes import CODES, RequestError, from_http, from_number
-from lisae_tf.exported.signatures import STRINGS, Signature, Tensor
+from lisae_tf.exported.signatures import (
+    CODES,
+    STRINGS,
+    RequestError,
+    Signature,
+    Tensor,
+    from_http,
+    from_number,
+)
 from lisae_tf.serving import json_format
 from lisae_tf.serving.limits import Limits
 

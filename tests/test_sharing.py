@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from training_fixtures import surface, tiny_config, tiny_data
 
-from lisae_tf.data.decoded import DecodedPictures
+from lisae_tf.data.datasets import DecodedPictures
 from lisae_tf.data.parts import Parts, TrainingData
 from lisae_tf.detectors import make_detector
 from lisae_tf.training.convergence import ResumePoint

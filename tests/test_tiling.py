@@ -18,8 +18,8 @@ from lisae_tf.config.tiling import Tiling
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.parts import Parts, TrainingData
 from lisae_tf.detectors import load_detector, make_detector
+from lisae_tf.detectors.tiled import Cut, Highest, Mend
 from lisae_tf.exported.runtimes import open_model
-from lisae_tf.model.tiled_graph import Cut, Highest, Mend
 from lisae_tf.report.error_maps import resized
 from lisae_tf.training.phase import TrainingOptions
 
