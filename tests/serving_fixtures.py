@@ -195,7 +195,7 @@ def _serve(arguments: list[str], outputs) -> None:
     """`cli.py serve` in this process, which gets these for its standard output and error."""
     for number, output in enumerate(outputs, start=1):
         os.dup2(output.fileno(), number)
-    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", 1, closefd=False)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", 1, closefd=False)
     os.chdir(ROOT)
     from lisae_tf.cli import main
 
@@ -226,7 +226,7 @@ class Embedded:
         self.process.start()
         for each in theirs:
             each.close()
-        self._stdout, self._stderr = (open(os.dup(own.fileno())) for own, _ in pipes)
+        self._stdout, self._stderr = (os.fdopen(os.dup(own.fileno())) for own, _ in pipes)
 
     def _running(self) -> bool:
         return self.process.is_alive()
