@@ -6,6 +6,7 @@ Its score is known in closed form, so that any answer can be checked without Ten
 
 import atexit
 import io
+import multiprocessing
 import os
 import re
 import shlex
@@ -185,43 +186,86 @@ def write_served(base: Path) -> Path:
     return base
 
 
+# Imports TensorFlow once for all servers: each is a copy of that process, there in a second.
+_copies = multiprocessing.get_context("forkserver")
+_copies.set_forkserver_preload(["lisae_tf.serving.server"])
+
+
+def _serve(arguments: list[str], outputs) -> None:
+    """`cli.py serve` in this process, which gets these for its standard output and error."""
+    for number, output in enumerate(outputs, start=1):
+        os.dup2(output.fileno(), number)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", 1, closefd=False)
+    os.chdir(ROOT)
+    from lisae_tf.cli import main
+
+    main(["serve", *arguments])
+
+
 class Embedded:
-    """`cli.py serve` in a process of its own on free loopback ports."""
+    """`serve` in a process of its own on free loopback ports."""
 
     def __init__(self, model: Path, *options: str):
-        command = [sys.executable, "cli.py", "serve", "--model", str(model), *options]
-        self.process = subprocess.Popen(
-            [*command, "--rest-port", "0", "--grpc-port", "0", "--poll", "0.2"],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        arguments = ["--model", str(model), *options]
+        arguments += ["--rest-port", "0", "--grpc-port", "0", "--poll", "0.2"]
+        self._start(arguments)
         atexit.register(self.process.kill)  # a test that fails may leave it behind
-        line = self.process.stdout.readline()
+        line = self._stdout.readline()
         found = re.search(r"at http://(\S+) \(REST\) and (\S+) \(gRPC\)", line)
         if not found:
-            raise RuntimeError(line + self.process.communicate()[1])
+            raise RuntimeError(line + self._stderr.read())
         self.rest, self.grpc = found.groups()
         self.log: list[str] = []
-        self._reader = threading.Thread(
-            target=lambda: self.log.extend(self.process.stderr), daemon=True
-        )
+        self._reader = threading.Thread(target=lambda: self.log.extend(self._stderr), daemon=True)
         self._reader.start()
+
+    def _start(self, arguments: list[str]) -> None:
+        pipes = [_copies.Pipe(duplex=False) for _ in ("output", "error")]
+        theirs = [theirs for _, theirs in pipes]
+        self.process = _copies.Process(target=_serve, args=(arguments, theirs), daemon=True)
+        self.process.start()
+        for each in theirs:
+            each.close()
+        self._stdout, self._stderr = (os.fdopen(os.dup(own.fileno())) for own, _ in pipes)
+
+    def _running(self) -> bool:
+        return self.process.is_alive()
+
+    def _wait(self) -> int:
+        self.process.join(60)
+        assert self.process.exitcode is not None, "the server does not end"
+        return self.process.exitcode
 
     def terminate(self) -> None:
         """Asks it to end, as a service manager does."""
-        self.process.send_signal(signal.SIGTERM)
+        os.kill(self.process.pid, signal.SIGTERM)
 
     def end(self) -> int:
         """Ends it if it has not, and gives its exit code."""
-        if self.process.poll() is None:
+        if self._running():
             self.terminate()
-        code = self.process.wait(60)
+        code = self._wait()
         self._reader.join()
-        self.process.stdout.close()
-        self.process.stderr.close()
+        self._stdout.close()
+        self._stderr.close()
         return code
+
+
+class Started(Embedded):
+    """`cli.py serve` as a user starts it: by a Python of its own."""
+
+    def _start(self, arguments: list[str]) -> None:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen(
+            [sys.executable, "cli.py", "serve", *arguments], cwd=ROOT, **pipes
+        )
+        self._stdout, self._stderr = self.process.stdout, self.process.stderr
+
+    def _running(self) -> bool:
+        return self.process.poll() is None
+
+    def _wait(self) -> int:
+        return self.process.wait(60)
 
 
 def free_port() -> int:

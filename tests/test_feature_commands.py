@@ -20,27 +20,21 @@ from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
 
 from lisae_tf.config.sections import Backbone
+from lisae_tf.config.settings import resolve
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import read_json
 from lisae_tf.data.pictures import decode
-from lisae_tf.detectors import load_detector
+from lisae_tf.detectors import load_detector, make_detector
 from lisae_tf.exported.runtimes import open_model
 from lisae_tf.features import backbones
 from lisae_tf.interfaces.estimator import LISAEDetector
 
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, cli):
-    """Folders and a completed run, `run`."""
-    base = feature_fixtures.write_folders(tmp_path_factory.mktemp("commands"))
-    result, _ = feature_fixtures.train(cli, base, *feature_fixtures.EARLY)
-    assert result.exit_code == 0, result.stderr
-    return base
+early = feature_fixtures.early
 
 
 @pytest.fixture
-def workplace(trained, tmp_path, monkeypatch):
-    copied(trained, tmp_path, "run")
+def workplace(early, tmp_path, monkeypatch):
+    copied(early, tmp_path, "run")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -95,7 +89,6 @@ def test_thresholds_and_drift(workplace, cli):
     feature_fixtures.write_parts(workplace / "flawed", 30, flaw=True, seed=3)
     ran(cli, "score", "flawed", "--run", "run", "--out", "scores.csv")
     assert cli("monitor", "--run", "run", "--scores", "scores.csv").exit_code == 3
-    ran(cli, "score", "good", "--run", "run", "--out", "scores.csv")
 
 
 def test_a_later_normal_class(workplace, cli):
@@ -110,19 +103,12 @@ def test_a_later_normal_class(workplace, cli):
 
 def test_tuning_tries_what_the_variant_reads(workplace, cli):
     options = ("--set", "data.size=[64,64]", "--set", "features.places=1000",
-               "--set", "features.made=100", "--set", "network.latent=8")  # fmt: skip
+               "--set", "features.made=40", "--set", "network.latent=8",
+               *feature_fixtures.EARLY)  # fmt: skip
     feature_fixtures.write_parts(workplace / "many", 70, seed=9)
     result = ran(cli, "tune", "--normal-dir", "many", *options, "--trials", "2", "--out", "tuned")
     assert "gamma" not in result.stdout and "directions 80" in result.stdout
     ran(cli, "train", "--config", "tuned/best.yaml", "--out", "best", "--quiet")
-
-
-def test_tiles_are_trained_scored_and_drawn(workplace, cli):
-    options = ("--tile", "64", "--stride", "32", "--input-size", "96,96", *feature_fixtures.EARLY)
-    result, run = feature_fixtures.train(cli, workplace, *options, out="tiles")
-    assert result.exit_code == 0, result.stderr
-    ran(cli, "score", "bad", "--run", run, "--maps", "maps")
-    assert len(list((workplace / "maps").iterdir())) == 10
 
 
 def test_what_training_refuses_data_check_refuses(workplace, cli):
@@ -141,19 +127,15 @@ def test_a_finished_run_is_not_resumed(workplace, cli):
     assert "Traceback" not in result.output
 
 
-# A deep network takes half a minute, most of it for the export of layers of one kind; the default
-# run has one of them up to an early layer.
-DEEP = [pytest.param(name, (), marks=pytest.mark.slow)
-        for name in Backbone.__args__ if name != "efficientnet_lite0"]  # fmt: skip
-SHALLOW = ("mobilenet_v3_small", ("--set", "features.taps=[expanded_conv_2_add]"))
+DEEP = pytest.mark.slow("half a minute, most of it for the export of layers of one kind")
 
 
 def test_the_settings_know_all_backbones():
     assert set(Backbone.__args__) == set(backbones.BACKBONES)
 
 
-@pytest.mark.parametrize(("name", "options"), [SHALLOW, *DEEP])
-def test_it_trains_scores_and_is_exported(name, options, cli, tmp_path, monkeypatch):
+def without_download(name, monkeypatch):
+    """The backbone, whose weights are now random ones."""
     backbone = backbones.BACKBONES[name]
 
     def random(shape):
@@ -161,8 +143,27 @@ def test_it_trains_scores_and_is_exported(name, options, cli, tmp_path, monkeypa
         return backbones.weights_by_path(backbone.network(shape))
 
     monkeypatch.setitem(backbones.BACKBONES, name, replace(backbone, pretrained=random))
+    return backbone
+
+
+def test_a_network_of_keras_trains_scores_and_is_stored(tmp_path, monkeypatch):
+    without_download("mobilenet_v3_small", monkeypatch)
+    features = {"backbone": "mobilenet_v3_small", "taps": ["expanded_conv_2_add"], "places": 1000}
+    detector = make_detector(resolve({"variant": "mahalanobis", "features": features}))
+    detector.fit(feature_fixtures.parts(12))
+    pictures = feature_fixtures.parts(4, seed=8)
+    scores = detector.score(pictures)
+    assert np.isfinite(scores).all() and len(np.unique(scores)) == 4
+    detector.save(tmp_path)
+    np.testing.assert_array_equal(load_detector(tmp_path).score(pictures), scores)
+
+
+@DEEP
+@pytest.mark.parametrize("name", [each for each in Backbone.__args__ if "lite0" not in each])
+def test_it_trains_scores_and_is_exported(name, cli, tmp_path, monkeypatch):
+    backbone = without_download(name, monkeypatch)
     feature_fixtures.write_folders(tmp_path)
-    result, run = feature_fixtures.train(cli, tmp_path, "--features", name, *options)
+    result, run = feature_fixtures.train(cli, tmp_path, "--features", name)
     assert result.exit_code == 0, result.stderr
     taps = backbones.build(name, (64, 64, 3)).output
     assert [len(tap.shape) for tap in taps] == [4] * len(backbone.taps)
@@ -287,9 +288,6 @@ def test_given_negatives_join_made_ones(sides):
 
 
 def test_negatives_given_to_a_detector_itself_are_real_ones(sides):
-    from lisae_tf.config.settings import resolve
-    from lisae_tf.detectors import make_detector
-
     features = SMALL["features"] | {"negatives": "real"}
     config = resolve({"variant": "linear-lis", "features": features, "network": {"latent": 8},
                       "latent_shaping": {"closed_form": True}})  # fmt: skip
@@ -310,9 +308,7 @@ def test_what_cannot_be_is_said(x, more, words):
         make().set_params(**more).fit(x)
 
 
-# PyOD takes ten seconds to import; the default run has its interface in test_estimator, and the
-# estimator on features above.
-@pytest.mark.slow
+@pytest.mark.slow("PyOD takes ten seconds to import; the estimator on features is tested above")
 def test_pyod_takes_it_too(sides):
     pytest.importorskip("pyod")
     from lisae_tf.interfaces.pyod_estimator import LISAEPyOD

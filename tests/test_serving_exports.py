@@ -29,20 +29,29 @@ from lisae_tf.exported.signatures import (
 from lisae_tf.serving import json_format
 from lisae_tf.serving.limits import Limits
 
-SLOW = [pytest.param(side, marks=pytest.mark.slow) for side in (320, 512)]
+early, early_models = feature_fixtures.early, feature_fixtures.early_models
+SIDES = (64, 320, 512)
+WHOLE = pytest.mark.slow("the same on the whole backbone, and of pictures that fill a request")
 
 
-@pytest.fixture(scope="module", params=[64, *SLOW])
+@pytest.fixture(
+    scope="module", params=["first blocks", *(pytest.param(each, marks=WHOLE) for each in SIDES)]
+)
 def served(request, tmp_path_factory, cli):
-    """A detector on features of colour pictures, and a server of its export."""
-    base = feature_fixtures.write_folders(tmp_path_factory.mktemp("served"))
+    """A detector on features of colour pictures, and a server of its export as `m`."""
     side = request.param
-    result, run = feature_fixtures.train(cli, base, "--set", f"data.size=[{side},{side}]")
-    assert result.exit_code == 0, result.stderr
-    with contextlib.chdir(base):
-        result = cli("export", "--run", run, "--format", "savedmodel", "--name", "m")
-    assert result.exit_code == 0, result.output
-    server = toy.Embedded(base / "models" / "savedmodel" / "m")
+    if side == "first blocks":
+        early, models = map(request.getfixturevalue, ("early", "early_models"))
+        run, model = early / "run", models / "savedmodel" / "run"
+    else:
+        base = feature_fixtures.write_folders(tmp_path_factory.mktemp("served"))
+        result, run = feature_fixtures.train(cli, base, "--set", f"data.size=[{side},{side}]")
+        assert result.exit_code == 0, result.stderr
+        with contextlib.chdir(base):
+            result = cli("export", "--run", run, "--format", "savedmodel")
+        assert result.exit_code == 0, result.output
+        model = base / "models" / "savedmodel" / "run"
+    server = toy.Embedded(model, "--name", "m")
     yield load_detector(run), server
     assert server.end() == 0
 

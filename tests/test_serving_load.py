@@ -36,12 +36,12 @@ def model(tmp_path):
     return folder
 
 
-@pytest.mark.slow("a hundred thousand requests")
+@pytest.mark.slow("a hundred thousand requests; test_serving_clients changes a version once")
 def test_a_hundred_thousand_requests_three_new_versions_and_the_end(model, measured):
     versions = (1, 2, 3, 4)
     for version in versions:
         toy.built(version)
-    server = toy.Embedded(model)
+    server = toy.Started(model)
     traffic = Traffic(server, versions, threads=3)
     started, each = time.monotonic(), REQUESTS // len(versions)
     for version in versions:
@@ -274,9 +274,9 @@ def memory(server) -> int:
     return int(float(page.split("\nprocess_resident_memory_bytes ")[1].split()[0]))
 
 
-@pytest.mark.slow("thirty thousand requests and files")
+@pytest.mark.slow("thirty thousand requests; test_serving_limits has one of each kind")
 def test_thirty_thousand_fuzzed_requests_and_files(model, measured):
-    server = toy.Embedded(model)
+    server = toy.Started(model)
     fuzz = Fuzz(server, model)
     settled = 0
     for count in range(FUZZED):

@@ -61,7 +61,15 @@ def version(base, number, good=True):
     (base / str(number) / ("good" if good else "bad")).touch()
 
 
-def test_a_version_that_fails_leaves_the_one_before_in_place(tmp_path):
+@pytest.fixture
+def collected(monkeypatch):
+    """How often garbage was collected; walking all of TensorFlow for strings takes a second."""
+    calls = []
+    monkeypatch.setattr("lisae_tf.serving.versions.gc.collect", lambda: calls.append(1))
+    return calls
+
+
+def test_a_version_that_fails_leaves_the_one_before_in_place(tmp_path, collected):
     loader = Loader()
     versions = Versions(tmp_path, "m", loader)
     versions.poll()
@@ -75,9 +83,11 @@ def test_a_version_that_fails_leaves_the_one_before_in_place(tmp_path):
     versions.poll()
     assert (versions.serving, loader.calls) == ([1], [1, 10])
     assert versions.states[10].error == "it is bad"
+    assert collected == []
     (tmp_path / "10" / "good").touch()
     versions.poll()
     assert versions.serving == [10]
+    assert collected == [1]  # graphs are held in cycles
     with pytest.raises(RequestError) as caught:
         versions.pick(1)
     assert caught.value.code == "NOT_FOUND"
@@ -97,7 +107,7 @@ def test_a_broken_newest_version_does_not_hide_a_good_one(tmp_path):
     assert versions.serving == [1]
 
 
-def test_a_version_that_cannot_be_read_does_not_keep_others_waiting(tmp_path):
+def test_a_version_that_cannot_be_read_does_not_keep_others_waiting(tmp_path, collected):
     def load(folder, number):
         if not (folder / "good").exists():
             raise PermissionError(13, "Permission denied", str(folder))
@@ -170,8 +180,10 @@ SPOILT = {
 }
 
 
-# A process for each start. That a second one finds what the first did is seen in the files.
-@pytest.mark.parametrize("starts", [1, pytest.param(2, marks=pytest.mark.slow)])
+TWICE = pytest.mark.slow("a second process; what the first start did is seen in the files")
+
+
+@pytest.mark.parametrize("starts", [1, pytest.param(2, marks=TWICE)])
 def test_a_server_starts_beside_versions_that_cannot_be_loaded(tmp_path, starts):
     import requests
 
