@@ -197,13 +197,15 @@ def test_the_paper_contradicts_itself_eighteen_times():
                 assert row["avg"] == pytest.approx(statistics.fmean(row["outliers"].values()))
 
 
-def test_the_committed_report_follows_from_the_committed_cells(tmp_path):
-    results = shutil.copytree(CHECKOUT / "results", tmp_path / "results")
-    written = report.write(results, tmp_path / "RESULTS.md", {})
-    texts = [path.relative_to(tmp_path) for path in written if path.suffix in (".md", ".json")]
+def test_the_committed_report_follows_from_the_committed_cells(tmp_path, monkeypatch):
+    shutil.copytree(CHECKOUT / "results", tmp_path / "results")
+    monkeypatch.chdir(tmp_path)  # relative, as in a checkout
+    monkeypatch.setattr(report_figures, "_draw", lambda path, *_: path.touch())  # texts alone
+    written = report.write(Path("results"), Path("RESULTS.md"), {})
+    texts = [path for path in written if path.suffix in (".md", ".json")]
     assert len(texts) == 14
     for name in texts:
-        assert (tmp_path / name).read_text() == (CHECKOUT / name).read_text(), (
+        assert name.read_text() == (CHECKOUT / name).read_text(), (
             f"{name} is not that of the cells: run 'python cli.py benchmark report' and commit it"
         )
 
