@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmark_fixtures import store
+from benchmark_fixtures import store, tiny_surfaces
 from conftest import contents
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
@@ -281,7 +281,8 @@ def test_pictures_are_made_once_for_the_same_settings(kind, tmp_path, monkeypatc
             reconstructions, name, lambda *of, draw=draw: outcomes.append(of[1]) or draw(*of)
         )
     said = []
-    made = list(reconstructions.make_all(tmp_path, None, QUICK, said.append))
+    with tiny_surfaces():
+        made = list(reconstructions.make_all(tmp_path, None, QUICK, said.append))
     assert [path.name for path in made] == ["made.png"]
     assert len(said) == 1
     assert said[0].startswith("failing: failed: there is no class")
@@ -297,6 +298,7 @@ def test_pictures_are_made_once_for_the_same_settings(kind, tmp_path, monkeypatc
     other = merge(QUICK, {"latent_shaping": {"gamma": 0.5}})
     # Without another training: what it gives is drawn above.
     monkeypatch.setattr(experiment, "run", lambda *_: outcomes[0])
+    monkeypatch.setattr(experiment, "load", lambda *_: None)
     assert len(list(reconstructions.make_all(tmp_path, None, other, said.append))) == 1
 
 
