@@ -311,7 +311,7 @@ def test_there_are_six_commands_for_own_pictures_and_six_for_production():
     )
 
 
-@pytest.mark.slow("every command of the page, each a process of its own")
+@pytest.mark.slow("every command of the page, two trainings among them")
 def test_readme_commands_do_what_they_say(used):
     base, found = used
     assert "training would start" in found[commands("Your own pictures")[0]]
