@@ -109,20 +109,33 @@ def test_phase_1_may_follow_phase_2(moved):
     assert moved[0]["linsep after phase 2"]["encoder"]
 
 
-def test_phase_2_pushes_negatives_and_keeps_normals(model):
+def test_phase_2_pushes_negatives_and_keeps_normals():
+    gravel, coins = (surface(name, 128)[:, ::2, ::2] for name in ("gravel", "coins"))
+    model = build_autoencoder(tiny_config(), (16, 16, 1), seed=0)
+
+    def fit():
+        batches = training_batches(
+            {"normal": gravel}, {"negative": coins}, batch_size=32, epochs=(0, 40), seed=0, phase=1
+        )
+        model.fit(batches, steps_per_epoch=160, shuffle=False, verbose=0)
+
     model.enter_feature_extraction(keras.optimizers.Adam(3e-3))
-    model.fit(stream((0, 25)), steps_per_epoch=100, shuffle=False, verbose=0)
-    gravel, coins = surface("gravel", 64), surface("coins", 64)
+    fit()
     normal, negative = np.mean(model.errors_of(gravel)), np.mean(model.errors_of(coins))
     model.enter_latent_shaping(keras.optimizers.Adam(3e-3), gamma=0.3, beta=1.0)
-    model.fit(stream((0, 25)), steps_per_epoch=100, shuffle=False, verbose=0)
+    fit()
     risen = np.mean(model.errors_of(gravel)) - normal
     pushed = np.mean(model.errors_of(coins)) - negative
     assert pushed > 0.5 * negative
     assert risen < 0.3 * pushed
 
 
-@pytest.mark.parametrize("hinge", ["hinge", "squared-hinge", "literal"])
+LITERAL = pytest.param(
+    "literal", marks=pytest.mark.slow("of the three forms two show that the model takes the name")
+)
+
+
+@pytest.mark.parametrize("hinge", ["hinge", "squared-hinge", LITERAL])
 def test_reported_loss_is_equation_4(model, hinge):
     model.enter_latent_shaping(keras.optimizers.Adam(0.0), gamma=0.1, beta=0.7, hinge=hinge)
     normal, negative = surface("gravel", 32), surface("coins", 32)
@@ -213,14 +226,20 @@ def sides(error_gap: float, logit_gap: float, seed: int = 0):
     return normal, (5 + 3 * (noise[2] + error_gap), 7 + 2 * (noise[3] - logit_gap))
 
 
-PHASE_1 = SharedPhase1()  # the same for both
+PHASE_1 = SharedPhase1()
+
+
+def trained(variant, data):
+    """One epoch of each phase; both variants have the same phase 1, which is trained once."""
+    once = {"feature_extraction": {"epochs": 1}, "latent_shaping": {"epochs": 1}}
+    detector = make_detector(tiny_config(variant=variant, **once))
+    detector.fit_data(data, TrainingOptions(shared=PHASE_1))
+    return detector
 
 
 @pytest.fixture(scope="module")
 def fused():
-    detector = make_detector(tiny_config(variant="linsep-fused"))
-    detector.fit_data(tiny_data(), TrainingOptions(shared=PHASE_1))
-    return detector
+    return trained("linsep-fused", tiny_data())
 
 
 @pytest.mark.parametrize(
@@ -264,8 +283,7 @@ def test_the_graph_fuses_the_final_error_with_the_logit_of_phase_1(fused):
 
 
 def test_all_but_the_score_is_that_of_linsep(fused):
-    linsep = make_detector(tiny_config(variant="linsep"))
-    linsep.fit_data(tiny_data(), TrainingOptions(shared=PHASE_1))
+    linsep = trained("linsep", tiny_data())
     pictures = surface("camera", 20, "test")
     np.testing.assert_array_equal(fused.reconstruct(pictures), linsep.reconstruct(pictures))
     before = fused.phase1_detector()
@@ -274,9 +292,6 @@ def test_all_but_the_score_is_that_of_linsep(fused):
     assert not np.array_equal(fused.score(pictures), linsep.score(pictures))
 
 
-@pytest.mark.slow(
-    "one more training of both phases; calibration rows are nowhere in `choose_fusion`"
-)
 def test_the_weight_is_chosen_on_held_out_pictures_alone(fused):
     """Other calibration pictures change nothing of it."""
     data = tiny_data()
@@ -284,8 +299,7 @@ def test_the_weight_is_chosen_on_held_out_pictures_alone(fused):
         side: Parts(part.fit, part.stopping, part.calibration[:1])
         for side, part in (("normal", data.normal), ("negative", data.negative))
     }
-    again = make_detector(fused.config)
-    again.fit_data(dataclasses.replace(data, **swapped), TrainingOptions())
+    again = trained("linsep-fused", dataclasses.replace(data, **swapped))
     assert again.fusion == fused.fusion
     assert any("held-out AUROC by weight" in note for note in fused.notes)
 

@@ -37,17 +37,34 @@ ERROR_ALONE = [
 ERRORS = [*ERROR_ALONE, "linsep-fused", "anogan-fm"]  # the error is a part of it
 ROWS = ["mahalanobis", "knn", "lis-knn"]
 PHASE_1 = SharedPhase1()
-# Each is one of a family of which another stays in the fast set: mem-ae, anogan-fm, bce.
-OF_A_FAMILY = {"vae", "sig-repnn", "anogan", "hsc", "oc-dsvdd", "deep-sad"}
-ONE_MORE = pytest.mark.slow("another of its family stays in the fast set; its own tests are there")
+# Colour, and what has a graph of pixels elsewhere.
+ON_FEATURES = "linear-lis on features"
+KINDS = [*DETECTORS, ON_FEATURES]
+
+ENCODER = "an encoder with a head as bce is; test_encoders trains it"
+LATENT_LAYER = "a latent layer of its own as vae has; test_latents tests it"
+ADVERSARIAL = "trains a generator and a critic first; test_adversarial trains it"
+PLACES = "works on places as lis-knn does; test_row_detectors and test_places fit it"
+# What is long, and tested beside the slow tests by another of its kind and by files of its own.
+ELSEWHERE = {
+    "ae": "phase 1 of lis and nothing else",
+    "linsep": "the same networks and losses as linsep-fused",
+    "oc-dsvdd": ENCODER, "deep-sad": ENCODER, "hsc": ENCODER,
+    "anogan": ADVERSARIAL, "anogan-fm": ADVERSARIAL,
+    "mem-ae": LATENT_LAYER, "sig-repnn": LATENT_LAYER,
+    "mahalanobis": PLACES, "knn": PLACES,
+    ON_FEATURES: "works on places as lis-knn does; test_places fits it",
+}  # fmt: skip
 
 
-def each(names):
-    """Parameters, those of a family whose first member stands for them slow."""
-    return [pytest.param(name, marks=ONE_MORE) if name in OF_A_FAMILY else name for name in names]
+def each_of(kinds, slow=None):
+    """A parameter for each; the slow ones with the reason."""
+    reasons = ELSEWHERE | (slow or {})
+    marks = {kind: [pytest.mark.slow(reasons[kind])] for kind in kinds if kind in reasons}
+    return [pytest.param(kind, marks=marks.get(kind, ())) for kind in kinds]
 
 
-@pytest.fixture(params=each(DETECTORS))
+@pytest.fixture(params=each_of(DETECTORS))
 def variant(request):
     return request.param
 
@@ -106,7 +123,7 @@ def test_an_obvious_anomaly_ranks_above_normals(variant):
     assert fitted(variant).score(obvious)[0] > np.quantile(normal, 0.95)
 
 
-@pytest.mark.parametrize("variant", each(NETWORKS))
+@pytest.mark.parametrize("variant", each_of(NETWORKS))
 def test_weights_under_other_names_are_refused(variant):
     model = fitted(variant).model
     stored = weights_of(model)
@@ -118,6 +135,11 @@ def test_weights_under_other_names_are_refused(variant):
         np.testing.assert_array_equal(value, stored[name])
 
 
+# The sums are of files, whatever a detector stores in them.
+FILES_ALIKE = dict.fromkeys({*DETECTORS} - {"lis", "kde"}, "the same files as those of lis and kde")
+
+
+@pytest.mark.parametrize("variant", each_of(DETECTORS, FILES_ALIKE))
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
 def test_altered_files_are_refused_before_parsing(variant, tmp_path, name):
     fitted(variant).save(tmp_path)
@@ -128,7 +150,7 @@ def test_altered_files_are_refused_before_parsing(variant, tmp_path, name):
         load_detector(tmp_path)
 
 
-@pytest.mark.parametrize("variant", each(GRAPHED))
+@pytest.mark.parametrize("variant", each_of(GRAPHED))
 def test_the_graph_decides_by_the_threshold(variant, pictures):
     detector = fitted(variant)
     assert detector.graph.input.dtype == "uint8"
@@ -145,7 +167,7 @@ def test_maps_are_there_or_refused(variant):
             detector.require_maps()
 
 
-@pytest.mark.parametrize("variant", each(ERRORS))
+@pytest.mark.parametrize("variant", each_of(ERRORS))
 def test_maps_are_squared_errors(variant, pictures):
     detector = fitted(variant)
     maps = detector.error_maps(pictures)
@@ -156,14 +178,14 @@ def test_maps_are_squared_errors(variant, pictures):
     assert same == (variant in ERROR_ALONE)
 
 
-@pytest.mark.parametrize("variant", ROWS)
+@pytest.mark.parametrize("variant", each_of(ROWS))
 def test_maps_of_places_have_the_score_as_their_mean(variant, pictures):
     maps = fitted(variant).error_maps(pictures)
     assert (maps.shape, maps.dtype) == ((80, 8, 8), np.float32)
     np.testing.assert_allclose(fitted(variant).score(pictures), maps.mean(axis=(1, 2)), rtol=1e-4)
 
 
-@pytest.mark.parametrize("variant", each(ERROR_ALONE))
+@pytest.mark.parametrize("variant", each_of(ERROR_ALONE))
 def test_the_score_is_that_of_the_printed_formula_to_the_last_bit(variant, pictures):
     detector = fitted(variant)
     encoder, latent, decoder = detector.networks()
@@ -177,14 +199,11 @@ def test_the_score_is_that_of_the_printed_formula_to_the_last_bit(variant, pictu
     np.testing.assert_array_equal(detector.score(pictures), formula(pictures))
 
 
-POOLED = {"ae", "linear-ae", "linsep-fused", "bce", "lis-knn", "kde"}  # one of each class
-POOLED_ALIKE = pytest.mark.slow("pools as another of its class does, in the same layer")
+# They pool as another of their class does, in the same layer.
+POOLED_ALIKE = dict.fromkeys(["vae", "linear-ae"], "pooled in the same layer as the map of lis")
 
 
-@pytest.mark.parametrize(
-    "variant",
-    [name if name in POOLED else pytest.param(name, marks=POOLED_ALIKE) for name in DETECTORS],
-)
+@pytest.mark.parametrize("variant", each_of(DETECTORS, POOLED_ALIKE))
 def test_another_pooling_changes_the_score_and_not_the_map(variant, pictures):
     detector = fitted(variant)
     share = {"scoring": {"highest_share": 0.02}}
@@ -245,11 +264,6 @@ def test_flipped_twice_a_picture_is_itself(flip):
 # The laws
 
 
-# Colour, and what has a graph of pixels elsewhere.
-ON_FEATURES = "linear-lis on features"
-KINDS = [*DETECTORS, ON_FEATURES]
-
-
 @functools.cache
 def of(kind):
     """The detector, and how its sides are fitted to it."""
@@ -272,18 +286,12 @@ def looks(detector):
     return np.repeat(images, detector.shape[2], axis=3)
 
 
-SAME_GRAPH = {"ae", "linsep"}
-WEIGHTS_ALONE = pytest.mark.slow("its graph is that of lis with other weights")
-
-
 def laws():
-    for kind in KINDS:
+    for each in each_of(KINDS):
+        (kind,) = each.values
         graph = detector_laws.OF_GRAPHS * (kind not in GRAPHLESS)
         for law in detector_laws.OF_ALL + graph:
-            marks = [ONE_MORE] * (kind in OF_A_FAMILY)
-            if law in detector_laws.OF_GRAPHS and kind in SAME_GRAPH:
-                marks = [WEIGHTS_ALONE]
-            yield pytest.param(law, kind, marks=marks, id=f"{kind}-{law.__name__}")
+            yield pytest.param(law, kind, marks=each.marks, id=f"{kind}-{law.__name__}")
 
 
 @pytest.mark.parametrize("law, kind", [*laws()])
@@ -292,13 +300,14 @@ def test_each_detector_keeps_each_law(law, kind, tmp_path):
     law(detector, looks(detector), tmp_path)
 
 
-TRAINED = {"lis", "linear-lis", "lis-knn", "kde", "if", "oc-svm"}
-TRAINED_ALIKE = pytest.mark.slow("two more trainings; LIS, a solved and the default one are fast")
+TRAINED_ALIKE = {
+    "linsep-fused": "two more trainings of two phases, which those of lis are as well",
+    "vae": "two more trainings of phase 1, which those of lis begin with",
+    "linear-lis": "a formula twice more; linear-ae and lis-knn are fitted by theirs",
+}
 
 
-@pytest.mark.parametrize(
-    "kind", [kind if kind in TRAINED else pytest.param(kind, marks=TRAINED_ALIKE) for kind in KINDS]
-)
+@pytest.mark.parametrize("kind", each_of(KINDS, TRAINED_ALIKE))
 def test_a_second_fit_forgets_the_first_and_a_seed_repeats(kind):
     """Without the sections that the variant does not read, so that reading one would fail."""
     detector, fit_sides = of(kind)

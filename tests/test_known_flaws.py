@@ -24,6 +24,9 @@ from lisae_tf.evaluation.verdict import rate_to_type, verdict
 from lisae_tf.experiments.settling import settle
 from lisae_tf.runs.marks import Mark, append_mark
 
+# `train` options of runs that are quick.
+SMALL = (*feature_fixtures.SMALL, *feature_fixtures.EARLY)
+
 
 def divided(kinds, groups, seed=0):
     generator = np.random.default_rng(seed)
@@ -162,7 +165,7 @@ def run(place, cli):
     """A completed run with known flaws and no other anomalies, and what it said."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        options = ("--normal-dir", "good", "--known-dir", "known", *feature_fixtures.SMALL)
+        options = ("--normal-dir", "good", "--known-dir", "known", *SMALL)
         result = cli("train", *options, "--out", "run")
     assert result.exit_code == 0, result.stderr
     return place / "run", result.stdout
@@ -238,7 +241,7 @@ def test_other_settings_are_trained_where_they_are_chosen(place, cli, monkeypatc
 
     monkeypatch.setattr(places, "pick", choose)
     monkeypatch.chdir(place)
-    options = ("--normal-dir", "good", "--known-dir", "known", *feature_fixtures.SMALL)
+    options = ("--normal-dir", "good", "--known-dir", "known", *SMALL)
     result = cli("train", "--quiet", *options, "--out", "knn")
     assert result.exit_code == 0, result.stderr
     config = resolve(read_settings(Path("knn/config.yaml")))
@@ -255,7 +258,7 @@ def test_other_settings_are_trained_where_they_are_chosen(place, cli, monkeypatc
 
 
 def base_options(*more):
-    return ("train", "--quiet", "--normal-dir", "good", *feature_fixtures.SMALL, *more)
+    return ("train", "--quiet", "--normal-dir", "good", *SMALL, *more)
 
 
 @pytest.mark.parametrize(
@@ -333,7 +336,6 @@ def marks_of(folder, said, path):
     return path
 
 
-@pytest.mark.slow("a training that goes on; what marks give to a training is in test_runs")
 def test_a_run_goes_on_with_marked_pictures(run, cli, tmp_path, monkeypatch):
     folder, _ = run
     monkeypatch.chdir(tmp_path)
@@ -390,7 +392,7 @@ def test_known_flaws_in_the_test_have_no_masks(place, tmp_path, monkeypatch):
 
 def test_the_dry_run_looks_at_known_flaws_too(place, cli, tmp_path, monkeypatch):
     monkeypatch.chdir(place)
-    size = feature_fixtures.SMALL[:2]
+    size = SMALL[:2]
     result = cli("data", "check", "--normal-dir", "good", "--known-dir", "known", *size)
     assert result.exit_code == 0, result.output
     assert "kinds of known pictures: crack 6, dent 4" in result.stdout

@@ -17,6 +17,8 @@ from lisae_tf.training.phase import TrainingOptions, build_autoencoder
 
 LATENTS = ("vae", "mem-ae", "sig-repnn")
 DATA = tiny_data()
+# Two epochs, or nothing would be left after one.
+QUICK = {"feature_extraction": {"epochs": 2}, "memory": {"items": 50}}
 SHAPE = (32, 32, 1)
 
 
@@ -27,11 +29,15 @@ def untrained(variant, **sections):
     return build_autoencoder(config, SHAPE, seed=0, **options)
 
 
+def trained(variant, *options):
+    detector = make_detector(tiny_config(variant=variant, **QUICK))
+    detector.fit_data(DATA, TrainingOptions(*options))
+    return detector
+
+
 @functools.cache
 def undisturbed(variant):
-    detector = make_detector(tiny_config(variant=variant))
-    detector.fit_data(DATA, TrainingOptions())
-    return detector
+    return trained(variant)
 
 
 @pytest.mark.parametrize("variant", LATENTS)
@@ -42,41 +48,40 @@ def test_encoder_decoder_and_first_layer_start_as_those_of_the_plain_autoencoder
         assert list(ours.values()) == list(theirs.values())
 
 
-ONE_MORE = pytest.mark.slow("one more training")
+# The replicator's layer has but the weights of the plain one.
+TRAINED = ["vae", "mem-ae"]
+PLAIN = pytest.mark.slow("a training of no other weights than the plain latent layer's")
 
 
-@pytest.mark.parametrize(
-    "variant", ["vae", *(pytest.param(name, marks=ONE_MORE) for name in LATENTS[1:])]
-)
+@pytest.mark.parametrize("variant", [*TRAINED, pytest.param("sig-repnn", marks=PLAIN)])
 def test_training_moves_every_weight_of_the_latent_layer(variant):
-    before, after = untrained(variant).latent, undisturbed(variant).model.latent
+    before, after = untrained(variant, **QUICK).latent, undisturbed(variant).model.latent
     assert len(before.weights) == {"vae": 5, "mem-ae": 3, "sig-repnn": 2}[variant]
     for old, new in zip(before.weights, after.weights, strict=True):
         assert np.any(old.numpy() != new.numpy()), old.path
 
 
-@pytest.mark.parametrize("variant", LATENTS)
+@pytest.mark.parametrize("variant", [*TRAINED, pytest.param("sig-repnn", marks=PLAIN)])
 def test_there_is_no_second_phase(variant):
     assert undisturbed(variant).phase1_detector() is None
     assert {row["phase"] for row in undisturbed(variant).history} == {1}
 
 
-# Two trainings each. `vae` alone keeps a state beside its weights: how often it has drawn.
-@pytest.mark.slow("the resume of other latent layers; test_training has the mechanism for LIS")
-@pytest.mark.parametrize("variant", LATENTS)
-@pytest.mark.parametrize("epoch", [0, 2])
+STATELESS = pytest.mark.slow("vae alone keeps a state beside its weights: how often it has drawn")
+COMPLETE = pytest.mark.slow("a training that is complete, which test_training resumes as well")
+
+
+@pytest.mark.parametrize(
+    "variant", ["vae", *(pytest.param(v, marks=STATELESS) for v in LATENTS[1:])]
+)
+@pytest.mark.parametrize("epoch", [0, pytest.param(1, marks=COMPLETE)])
 def test_a_killed_run_resumes_byte_equal(variant, epoch, tmp_path):
     checkpoint = tmp_path / "checkpoint.npz"
-    kill = KillAfter("feature-extraction", epoch)
     with pytest.raises(Killed):
-        make_detector(tiny_config(variant=variant)).fit_data(
-            DATA, TrainingOptions(checkpoint, (kill,))
-        )
-    resumed = make_detector(tiny_config(variant=variant))
-    resumed.fit_data(DATA, TrainingOptions(checkpoint))
+        trained(variant, checkpoint, (KillAfter("feature-extraction", epoch),))
+    resumed = trained(variant, checkpoint)
     assert as_bytes(resumed.arrays()) == as_bytes(undisturbed(variant).arrays())
-    again = make_detector(tiny_config(variant=variant))  # complete already
-    again.fit_data(DATA, TrainingOptions(checkpoint))
+    again = trained(variant, checkpoint)  # complete already
     assert as_bytes(again.arrays()) == as_bytes(undisturbed(variant).arrays())
 
 

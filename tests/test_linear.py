@@ -73,7 +73,12 @@ def test_b_has_the_shape_that_makes_e_a_matrix_and_the_decoder_stays(random_fit)
 
 def test_a_relative_gamma_is_a_multiple_of_the_held_out_error_of_the_subspace():
     config = tiny_config(variant="linear-lis", latent_shaping={"gamma_times": 10.0})
-    data = tiny_data()
+    whole = tiny_data()
+    sides = [
+        Parts(*(part[:, ::2, ::2] for part in (side.fit, side.stopping, side.calibration)))
+        for side in (whole.normal, whole.negative)
+    ]
+    data = TrainingData(*sides)
     detector = make_detector(config)
     detector.fit_data(data, TrainingOptions())
     error = float(np.mean(detector.phase1_detector().score(data.normal.stopping)))

@@ -162,6 +162,7 @@ def test_the_choice_is_on_disk_and_what_lacks_a_part_is_refused(which, request, 
     assert loaded.choice.name == detector.choice.name
     if which == "without_negatives":  # which has no phase 2 to come before
         assert isinstance(loaded._inner, LinearDetector)
+        return
     arrays = detector.arrays()
     for broken in ({"usual"}, {"negatives"}, {"features:mean"}):
         with pytest.raises(LisaeError, match="train again"):
@@ -170,7 +171,12 @@ def test_the_choice_is_on_disk_and_what_lacks_a_part_is_refused(which, request, 
         loaded.restore(arrays | {"negatives": np.int64(9)})
 
 
-@pytest.mark.parametrize("variant", ["knn", "mahalanobis"])
+MAHALANOBIS = pytest.param(
+    "mahalanobis", marks=pytest.mark.slow("a detector of rows in the same places as knn")
+)
+
+
+@pytest.mark.parametrize("variant", ["knn", MAHALANOBIS])
 def test_rivals_need_no_negatives_and_have_maps_too(variant, data):
     rival = fit(settings(variant), TrainingData(data.normal, None))
     assert rival.has_maps and rival.choice is None

@@ -309,14 +309,11 @@ def test_one_command_at_a_time_writes_to_a_study(study, tmp_path, monkeypatch):
     assert "another command is writing to" in resume[0].output
 
 
-# Networks take seconds for each of many trainings; by default a formula takes their place, and the
-# tests of `study` say how γ and β are tried.
+NETWORKS = pytest.mark.slow("many trainings of seconds; the tests of `study` try γ and β")
+
+
 @pytest.mark.parametrize(
-    "variant, rounds",
-    [
-        ("linear-ae", 0),
-        pytest.param("lis", tuning.ROUNDS, marks=pytest.mark.slow("trains dozens of networks")),
-    ],
+    "variant, rounds", [("linear-ae", 0), pytest.param("lis", tuning.ROUNDS, marks=NETWORKS)]
 )
 def test_on_the_embedded_photographs(tmp_path, monkeypatch, variant, rounds):
     """The whole command, with real trainings, of one epoch where there are epochs."""
