@@ -47,13 +47,13 @@ def _measured(rows, quick: bool) -> None:
 
 
 def _groups() -> dict:
-    from benchmarks import growth, parts, scoring, training
+    from benchmarks import growth, scoring, training
 
     return {
         "training": training.run,
         "task": training.run_task,
         "scoring": scoring.run,
-        "parts": parts.run,
+        "parts": scoring.run_parts,
         "memory": growth.peak_memory,
     }
 

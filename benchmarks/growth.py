@@ -8,14 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.measure import Row, figures_row
-from benchmarks.subjects import subject
+from benchmarks.measure import RESULTS, Row, figures_row, subject
 from lisae_tf.config.settings import dataset_settings, merge, resolve
-from lisae_tf.core.files import read_json, write_json
+from lisae_tf.core.files import read_json, update_json
 from lisae_tf.data.parts import TrainingData, split_side
 
 ROOT = Path(__file__).parents[1]
-DATA = Path(__file__).with_name("growth.json")
 FIGURE = Path(__file__).with_name("growth.png")
 PICTURES, FACTORS, WIDTHS = 2000, (1, 2, 4, 8), (1, 2, 4)
 FILTERS = (16, 32)
@@ -93,20 +91,22 @@ def peak_memory(data_dir: Path | None, quick: bool) -> list[Row]:
     ]  # fmt: skip
 
 
-def measure(data_dir: Path | None, quick: bool, path: Path = DATA) -> None:
+def measure(
+    data_dir: Path | None, quick: bool, path: Path = RESULTS, figure: Path = FIGURE
+) -> None:
     """Trains at every size and writes the figures and their plot."""
     pictures = FEW if quick else PICTURES
     sizes = [(pictures * factor, 1) for factor in FACTORS[: 2 if quick else None]]
     sizes += [(pictures, width) for width in WIDTHS[1 : 2 if quick else None]]
-    write_json(path, {"rows": [apart(*size, data_dir) for size in sizes]})
-    draw(path, path.with_suffix(".png"))
+    update_json(path, "growth", [apart(*size, data_dir) for size in sizes])
+    draw(path, figure)
 
 
-def draw(path: Path = DATA, figure: Path = FIGURE) -> None:
+def draw(path: Path = RESULTS, figure: Path = FIGURE) -> None:
     """The plot of a file of figures."""
     from lisae_tf.core.plots import plt, save
 
-    rows = read_json(path)["rows"]
+    rows = read_json(path)["growth"]
     first = min(rows, key=lambda row: (row["width"], row["pictures"]))
     series = {
         "pictures": [row for row in rows if row["width"] == first["width"]],

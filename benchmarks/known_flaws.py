@@ -22,10 +22,9 @@ from lisae_tf.detectors.known_flaws import Candidate, candidates, pick
 from lisae_tf.detectors.places import MOST_HELD_OUT, evenly
 from lisae_tf.features.negatives import MADE, NONE, pooled
 from lisae_tf.features.places import Memo, remembering
-from lisae_tf.inspection.cells import InspectionCell, config_of
+from lisae_tf.inspection.cells import InspectionCell, InspectionSet, config_of, find_sets
 from lisae_tf.inspection.measure import FEATURES_KEPT, load
-from lisae_tf.inspection.rows import ROWS
-from lisae_tf.inspection.sets import InspectionSet, find_sets
+from lisae_tf.inspection.records import ROWS
 from lisae_tf.training.phase import TrainingOptions
 
 FILE = Path(__file__).parents[1] / "results" / "inspection" / "known_flaws.json"

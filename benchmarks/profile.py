@@ -8,13 +8,11 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from benchmarks.subjects import FLOPS, TRAINING, multiplications, peak_flops, subject
+from benchmarks.measure import FLOPS, RESULTS, TRAINING, multiplications, peak_flops, subject
 from benchmarks.training import built
-from lisae_tf.core.files import update_json
+from lisae_tf.core.files import read_json, update_json
 from lisae_tf.core.markdown import markdown
 from lisae_tf.data.pipelines import steps_at_once, steps_per_epoch, training_batches
-
-PROFILES = Path(__file__).with_name("profiles.json")
 
 
 def _milliseconds(work: Callable[[], object], repeats: int) -> float:
@@ -81,7 +79,7 @@ def phase_1(
 
 
 def write(
-    dataset: str, data_dir: Path | None, quick: bool, path: Path = PROFILES, *, before: bool = False
+    dataset: str, data_dir: Path | None, quick: bool, path: Path = RESULTS, *, before: bool = False
 ) -> str:
     """Measures, stores the milliseconds of each part, and gives them as a table.
 
@@ -89,7 +87,7 @@ def write(
         dataset: whose network and pictures.
         data_dir: folder of TensorFlow Datasets.
         quick: tiny and once.
-        path: file of all profiles.
+        path: file of all figures.
         before: as it was before anything was changed: TensorFlow was started without oneDNN's
             kernels, and each step is a call of its own.
     """
@@ -100,7 +98,9 @@ def write(
             [part, round(value, 2)] for part, value in phase_1(dataset, data_dir, quick, before)
         ],
     }
-    update_json(path, f"phase1-{dataset}{'-before' if before else ''}", profile)
+    profiles = read_json(path).get("profiles", {}) if path.exists() else {}
+    profiles[f"phase1-{dataset}{'-before' if before else ''}"] = profile
+    update_json(path, "profiles", profiles)
     return table(profile)
 
 

@@ -1,4 +1,4 @@
-"""`benchmarks/README.md` from the files of figures, in seconds."""
+"""`benchmarks/README.md` from the file of figures, in seconds."""
 
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def write(path: Path = README, results: Path = RESULTS) -> Path:
     parts = [HEAD, markdown(heads, rows)]
     if FIGURE.exists():
         parts.append("\n## As work grows\n\n![time and memory](growth.png)")
-    for name, found in sorted(read_json(profile.PROFILES).items()):
+    for name, found in sorted(read_json(results).get("profiles", {}).items()):
         parts.append(f"\n## Profile: {name}\n\n{found['of']}\n\n{profile.table(found)}")
     write_text(path, "\n".join(parts).rstrip() + "\n")
     return path

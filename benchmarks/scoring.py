@@ -1,4 +1,7 @@
-"""Scoring beside `predict`, PyTorch and PyOD: arrays, folders, one picture, start-up, int8."""
+"""Scoring beside `predict`, PyTorch and PyOD: arrays, folders, one picture, start-up, int8; parts.
+
+Parquet parts are Ray's beside the local engine's, and of a table beside those of PNG files.
+"""
 
 import subprocess
 import sys
@@ -7,16 +10,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 from PIL import Image
+from pyarrow import parquet
 
-from benchmarks.measure import Row, compare, figures_row
-from benchmarks.subjects import FLOPS, Subject, multiplications, peak_flops, subject
+from benchmarks.measure import (
+    FLOPS,
+    Row,
+    Subject,
+    compare,
+    figures_row,
+    multiplications,
+    peak_flops,
+    subject,
+)
 from export import export_run
 from lisae_tf.commands.score import scored_rows
 from lisae_tf.config.settings import merge, resolve
 from lisae_tf.core.files import make_folder
 from lisae_tf.detectors.base import Detector
-from lisae_tf.experiments import experiment
+from lisae_tf.experiments import bulk, experiment
 from lisae_tf.exported.runtimes import open_model
 
 ROOT = Path(__file__).parents[1]
@@ -179,3 +192,60 @@ def run(data_dir: Path | None, quick: bool) -> list[Row]:
                 few = images[:2000]
                 rows += int8(item, Path(name) / "run", out, few, data_dir, 1 if quick else 7)
     return rows
+
+
+def _files(images: np.ndarray, folder: Path) -> Path:
+    make_folder(folder)
+    for k, image in enumerate(images):
+        Image.fromarray(image.squeeze()).save(folder / f"{k:06d}.png")
+    return folder
+
+
+def _table(files: Path, path: Path) -> Path:
+    encoded = [{"bytes": file.read_bytes()} for file in sorted(files.iterdir())]
+    parquet.write_table(pyarrow.table({"image": encoded}), path, row_group_size=1000)
+    return path
+
+
+def run_parts(data_dir: Path | None, quick: bool) -> list[Row]:
+    """Both comparisons, on pictures of 32×32×3."""
+    import ray
+
+    count, size, repeats = (60, 20, 1) if quick else (20_000, 2500, 3)
+    item = subject("cifar10", data_dir, count)
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        trained(item, data_dir, root / "run")
+        model = export_run(root / "run", ["onnx"], root / "models", data_dir=data_dir)[0].path
+        files = _files(item.normal, root / "pictures")
+        table = _table(files, root / "pictures.parquet")
+        begun: list[Path] = []
+
+        def score(source: Path, engine: str) -> None:
+            begun.append(root / f"parts-{len(begun)}")
+            scorer = bulk.scorer_of(None, model)
+            bulk.score(
+                bulk.claim(begun[-1], [source], size, scorer), begun[-1], scorer, engine=engine
+            )
+
+        ray.init(address="local", include_dashboard=False, log_to_driver=False)
+        try:
+            work = {"repeats": repeats, "work": len(item.normal), "unit": "pictures/s"}
+            rows = [
+                compare(
+                    f"parts from PNG files, {item.label}: Ray, the local engine",
+                    lambda: score(files, "ray"), lambda: score(files, "local"), target=1.0,
+                    note="a warm Ray on the same cores", **work,
+                ),
+                compare(
+                    f"parts from a Parquet table, {item.label}: from PNG files",
+                    lambda: score(table, "local"), lambda: score(files, "local"), target=1.0,
+                    **work,
+                ),
+            ]  # fmt: skip
+        finally:
+            ray.shutdown()
+        bytes_a_row = sum(p.stat().st_size for p in begun[0].glob("*.parquet")) / len(item.normal)
+        encoded = table.stat().st_size / len(item.normal)
+    note = f"{bytes_a_row:.0f} bytes a row of scores, {encoded:.0f} bytes a picture in the table"
+    return [rows[0], Row(**(vars(rows[1]) | {"note": note}))]

@@ -9,8 +9,17 @@ import numpy as np
 import tensorflow as tf
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.measure import Row, compare, figures_row
-from benchmarks.subjects import FLOPS, TRAINING, Subject, multiplications, peak_flops, subject
+from benchmarks.measure import (
+    FLOPS,
+    TRAINING,
+    Row,
+    Subject,
+    compare,
+    figures_row,
+    multiplications,
+    peak_flops,
+    subject,
+)
 from lisae_tf.config.settings import merge, resolve
 from lisae_tf.data.pipelines import steps_at_once, steps_per_epoch, training_batches
 from lisae_tf.experiments import experiment

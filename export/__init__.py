@@ -63,8 +63,7 @@ def export_run(
     Raises:
         LisaeError: a detector without a graph, missing data or packages, or a gate that failed.
     """
-    from export.exportable import make_exportable
-    from export.samples import load_samples
+    from export.exportable import load_samples, make_exportable
     from export.serving_files import stable_versions, write_serving_files
     from lisae_tf.detectors import load_detector
     from lisae_tf.experiments.experiment import FEATURES_KEPT
@@ -109,7 +108,7 @@ def _stage(
         writer = importlib.import_module(FORMATS[kind])
         model = writer.write(labelled, folder, samples)
         if quantize:
-            from export.quantised import with_own_threshold
+            from export.tflite import with_own_threshold
 
             labelled = with_own_threshold(model, labelled, samples.calibration, stored, say)
     except ModuleNotFoundError as error:

@@ -1,10 +1,10 @@
-"""What is exported, whatever the format: the scoring graph as functions, and its record.
+"""What is exported, whatever the format: the scoring graph as functions, its record, and samples.
 
 Each exporter wraps `answer` and `error_map` in its own signatures; none computes anything.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +15,8 @@ import tensorflow as tf
 from lisae_tf import __version__
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import manifest
+from lisae_tf.data.folders import moved
+from lisae_tf.data.tasks import reopen
 from lisae_tf.detectors.base import Detector
 from lisae_tf.detectors.graph import GraphDetector
 from lisae_tf.exported import baseline, seen
@@ -24,6 +26,12 @@ from lisae_tf.runs import folders as runs
 
 PAPER = "Battikh and Lenskiy (2021), Latent-Insensitive Autoencoders for Anomaly Detection"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+MAX_REAL = 1000  # of normal pictures, and of anomalies
+MAX_REPRESENTATIVE = 200  # likewise
+MADE_UP = 64
+TEST_ANOMALIES = "test anomalies"
+# Of so many pixels together, at most: large pictures say as much in smaller numbers.
+REPRESENTATIVE_PIXELS, MADE_UP_PIXELS = 2**22, 2**20
 
 
 @dataclass(frozen=True)
@@ -187,3 +195,88 @@ def _record(detector: GraphDetector, graph: keras.Model, metrics: dict, dtype: s
             **{name: str(value) for name, value in depth.items()},
         },
     }
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Pictures of the shape that the model takes, uint8 (N, H, W, C).
+
+    Attributes:
+        real: the run's test pictures.
+        is_anomaly: bool (N,), which of `real` count as anomalies.
+        anomalies: what these are.
+        representative: training pictures, normal and negative, for choosing int8 ranges.
+        calibration: the run's calibration pictures, as far as they are still there.
+    """
+
+    real: np.ndarray
+    is_anomaly: np.ndarray
+    anomalies: str
+    representative: np.ndarray
+    calibration: np.ndarray
+
+    @property
+    def is_test(self) -> np.ndarray:
+        """Which of `real` are of the run's test: without test anomalies the normal ones alone."""
+        return ~self.is_anomaly | (self.anomalies == TEST_ANOMALIES)
+
+    @property
+    def kinds(self) -> dict[str, np.ndarray]:
+        """What the gate compares on."""
+        count = _affordable(MADE_UP, MADE_UP_PIXELS, self.real.shape[1:])
+        shape = (count, *self.real.shape[1:])
+        return {
+            "real": self.real,
+            "noise": noise(shape),
+            "black": np.zeros(shape, np.uint8),
+            "white": np.full(shape, 255, np.uint8),
+        }
+
+
+def noise(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    """Uniform noise, uint8."""
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8, endpoint=False)
+
+
+def _affordable(most: int, pixels: int, shape: tuple[int, ...]) -> int:
+    """At most so many pictures of a shape, and so many pixels in all of them; at least 8."""
+    return min(most, max(8, pixels // (shape[0] * shape[1])))
+
+
+def _evenly(pictures: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` pictures, spread over all."""
+    if len(pictures) <= count:
+        return np.asarray(pictures)
+    return np.asarray(pictures[np.linspace(0, len(pictures) - 1, count).astype(int)])
+
+
+def load_samples(
+    detector: Detector, run: Path, data_dir: Path | None, data_roots: Sequence[str] = ()
+) -> Samples:
+    """The pictures for one run.
+
+    Without test anomalies, held-out negatives take their place; without those, noise.
+
+    Raises:
+        LisaeError: the run's data is missing.
+    """
+    opened = reopen(run, moved(detector.config, data_roots), data_dir, skip_bad=True)
+    training, test = opened.training(), opened.test()
+    normal = _evenly(test.pixels[~test.is_anomaly], MAX_REAL)
+    anomalies, what = _evenly(test.pixels[test.is_anomaly], MAX_REAL), TEST_ANOMALIES
+    count = _affordable(MAX_REPRESENTATIVE, REPRESENTATIVE_PIXELS, detector.shape)
+    made_up = noise((count, *detector.shape), seed=1)
+    negatives = made_up if training.negative is None else training.negative.fit
+    if not len(anomalies) and training.negative is not None:
+        anomalies = _evenly(training.negative.calibration, MAX_REAL)
+        what = "held-out negatives"
+    elif not len(anomalies):
+        anomalies, what = made_up, "noise"
+    representative = [_evenly(each, count) for each in (training.normal.fit, negatives)]
+    return Samples(
+        np.concatenate([normal, anomalies]),
+        np.arange(len(normal) + len(anomalies)) >= len(normal),
+        what,
+        np.concatenate(representative),
+        training.normal.calibration,
+    )

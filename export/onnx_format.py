@@ -4,8 +4,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from export.exportable import PAPER, Exportable
-from export.samples import Samples
+from export.exportable import PAPER, Exportable, Samples
 from lisae_tf import __version__
 from lisae_tf.exported import onnx_file
 

@@ -11,11 +11,9 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from export.bounds import ABSOLUTE, BOUNDS, usual_score
-from export.encoded import decode_pictures
-from export.exportable import Exportable
-from export.samples import Samples
-from export.savedmodel import LABELS, METHODS
+from export.exportable import Exportable, Samples
+from export.parity import ABSOLUTE, BOUNDS, usual_score
+from export.savedmodel import LABELS, METHODS, decode_pictures
 from lisae_tf.data import pictures
 from lisae_tf.exported.runtimes import SavedModel
 

@@ -1,11 +1,15 @@
-"""Result files as a grid would write them, without any training."""
+"""Result files as a grid would write them, without any training, and trainings of a moment."""
 
+import contextlib
 import zlib
 from pathlib import Path
 
+import pytest
+
 from lisae_tf.core.files import make_folder, write_json
+from lisae_tf.data import surfaces
 from lisae_tf.grids import cells
-from lisae_tf.grids.trainings import Figure
+from lisae_tf.grids.cells import Figure
 from lisae_tf.paper import tables
 
 NAMES = {
@@ -38,3 +42,20 @@ def store(figure: Figure, root: Path, seeds=(0,), tasks: int | None = None, auro
         for entry in figure.entries(root, seed, {})[:tasks]:
             make_folder(entry.cell.path.parent)
             write_json(entry.cell.path, invented(entry.cell, auroc))
+
+
+@contextlib.contextmanager
+def tiny_surfaces():
+    """The embedded photographs in few and small patches: what is in closed form takes no time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(surfaces, "PATCH", 8)
+        patch.setattr(surfaces, "MAX_PATCHES", 100)
+        yield
+
+
+class TinyCell(cells.Cell):
+    """A cell on tiny surfaces, in whatever process it is trained."""
+
+    def train(self, data_dir, shared=None):
+        with tiny_surfaces():
+            return super().train(data_dir, shared)

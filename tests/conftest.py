@@ -63,13 +63,17 @@ LONG = {
 }  # fmt: skip
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
+    slow = [(item, mark) for item in items for mark in item.iter_markers("slow")]
+    if unexplained := [item.nodeid for item, mark in slow if not mark.args]:
+        raise pytest.UsageError(f"{unexplained[0]} is slow: say why, pytest.mark.slow('...')")
     items.sort(key=lambda item: item.path.stem not in LONG)
 
 
 def load_folder_training(config, *, skip_bad=False):
     """What training sees of the user's folders."""
-    from lisae_tf.data.folder_training import training_of
+    from lisae_tf.data.folder_tasks import training_of
     from lisae_tf.data.opened_folders import Folders
 
     return training_of(Folders(config, skip_bad=skip_bad))
@@ -77,7 +81,7 @@ def load_folder_training(config, *, skip_bad=False):
 
 def load_folder_test(config, *, skip_bad=False):
     """Their test alone."""
-    from lisae_tf.data.folder_test import test_of
+    from lisae_tf.data.folder_tasks import test_of
     from lisae_tf.data.opened_folders import Folders
 
     return test_of(Folders(config, skip_bad=skip_bad))

@@ -18,13 +18,12 @@ from aiohttp.test_utils import TestClient, TestServer
 from PIL import Image
 
 from lisae_tf.commands.desk import _OfRun
-from lisae_tf.core.intervals import wilson
+from lisae_tf.core.thresholds import wilson
 from lisae_tf.data.pictures import decode_all
 from lisae_tf.desk.desk import Desk
-from lisae_tf.desk.pictures import scored
+from lisae_tf.desk.pictures import Cache, scored
+from lisae_tf.desk.reported import pictures_of
 from lisae_tf.desk.server import DeskServer
-from lisae_tf.desk.tested import pictures_of
-from lisae_tf.desk.thumbnails import Cache
 from lisae_tf.runs import files as run_files
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

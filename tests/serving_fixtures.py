@@ -75,7 +75,7 @@ def built(version: int) -> Path:
     import keras
     import tensorflow as tf
 
-    from export.encoded import decode_pictures
+    from export.savedmodel import decode_pictures
 
     image = keras.Input(SHAPE, dtype="uint8", name="image")
     x = keras.layers.Rescaling(1 / 255, -0.5)(image)

@@ -119,10 +119,10 @@ def test_a_run_that_was_killed_in_stage_2_ends_byte_equal(undisturbed, resumed_i
     assert without_times(resumed.history) == without_times(undisturbed.history)
 
 
-# Five graphs are traced for each. Killed after the last epoch, a run resumes as those within.
-@pytest.mark.parametrize(
-    "phase, epoch", [("adversarial", 1), pytest.param("encoder", 2, marks=pytest.mark.slow)]
+@pytest.mark.slow(
+    "five graphs for each; one that was killed between its stages stays in the fast set"
 )
+@pytest.mark.parametrize("phase, epoch", [("adversarial", 1), ("encoder", 2)])
 def test_a_killed_run_ends_byte_equal(tmp_path, undisturbed, phase, epoch):
     config, checkpoint = tiny_config(variant="anogan"), tmp_path / "checkpoint.npz"
     with pytest.raises(Killed):
@@ -133,6 +133,7 @@ def test_a_killed_run_ends_byte_equal(tmp_path, undisturbed, phase, epoch):
     assert without_times(resumed.history) == without_times(undisturbed.history)
 
 
+@pytest.mark.slow("one more GAN; test_detectors trains one with feature matching")
 def test_feature_matching_adds_the_critics_distance_to_the_same_networks(undisturbed):
     pictures, plain = surface("camera", 20, "test"), undisturbed
     matching = make_detector(tiny_config(variant="anogan-fm", anogan={"kappa": 1.0}))

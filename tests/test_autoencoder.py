@@ -20,6 +20,7 @@ from lisae_tf.model.checkpoints import set_weights, weights_of
 from lisae_tf.model.losses import HINGES, negative_loss, reconstruction_error, separation_loss
 from lisae_tf.model.networks import Architecture, build_networks
 from lisae_tf.training.phase import TrainingOptions, build_autoencoder
+from lisae_tf.training.sharing import SharedPhase1
 
 
 @pytest.fixture
@@ -110,11 +111,11 @@ def test_phase_1_may_follow_phase_2(moved):
 
 def test_phase_2_pushes_negatives_and_keeps_normals(model):
     model.enter_feature_extraction(keras.optimizers.Adam(3e-3))
-    model.fit(stream((0, 40)), steps_per_epoch=160, shuffle=False, verbose=0)
+    model.fit(stream((0, 25)), steps_per_epoch=100, shuffle=False, verbose=0)
     gravel, coins = surface("gravel", 64), surface("coins", 64)
     normal, negative = np.mean(model.errors_of(gravel)), np.mean(model.errors_of(coins))
     model.enter_latent_shaping(keras.optimizers.Adam(3e-3), gamma=0.3, beta=1.0)
-    model.fit(stream((0, 40)), steps_per_epoch=160, shuffle=False, verbose=0)
+    model.fit(stream((0, 25)), steps_per_epoch=100, shuffle=False, verbose=0)
     risen = np.mean(model.errors_of(gravel)) - normal
     pushed = np.mean(model.errors_of(coins)) - negative
     assert pushed > 0.5 * negative
@@ -212,10 +213,13 @@ def sides(error_gap: float, logit_gap: float, seed: int = 0):
     return normal, (5 + 3 * (noise[2] + error_gap), 7 + 2 * (noise[3] - logit_gap))
 
 
+PHASE_1 = SharedPhase1()  # the same for both
+
+
 @pytest.fixture(scope="module")
 def fused():
     detector = make_detector(tiny_config(variant="linsep-fused"))
-    detector.fit_data(tiny_data(), TrainingOptions())
+    detector.fit_data(tiny_data(), TrainingOptions(shared=PHASE_1))
     return detector
 
 
@@ -261,7 +265,7 @@ def test_the_graph_fuses_the_final_error_with_the_logit_of_phase_1(fused):
 
 def test_all_but_the_score_is_that_of_linsep(fused):
     linsep = make_detector(tiny_config(variant="linsep"))
-    linsep.fit_data(tiny_data(), TrainingOptions())
+    linsep.fit_data(tiny_data(), TrainingOptions(shared=PHASE_1))
     pictures = surface("camera", 20, "test")
     np.testing.assert_array_equal(fused.reconstruct(pictures), linsep.reconstruct(pictures))
     before = fused.phase1_detector()
@@ -270,6 +274,9 @@ def test_all_but_the_score_is_that_of_linsep(fused):
     assert not np.array_equal(fused.score(pictures), linsep.score(pictures))
 
 
+@pytest.mark.slow(
+    "one more training of both phases; calibration rows are nowhere in `choose_fusion`"
+)
 def test_the_weight_is_chosen_on_held_out_pictures_alone(fused):
     """Other calibration pictures change nothing of it."""
     data = tiny_data()

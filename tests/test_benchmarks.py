@@ -82,7 +82,7 @@ def test_torch_has_the_same_network(sides):
 def test_multiplications_of_a_known_network():
     import keras
 
-    from benchmarks.subjects import multiplications
+    from benchmarks.measure import multiplications
 
     network = keras.Sequential([
         keras.Input((8, 8, 3)),
@@ -128,7 +128,7 @@ def test_the_grid_row_adds_up_the_seconds_of_its_cells_and_wants_all_of_them(mon
         whole.stored(Path("results"), jobs=2)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("trains in PyTorch as well, several seconds a rival")
 def test_training_and_its_rivals_run_and_store_nothing(tfds_dir, monkeypatch):
     pytest.importorskip("torch", reason=WITHOUT_TORCH)
     monkeypatch.setattr(measure, "store", lambda rows: pytest.fail("quick figures were stored"))

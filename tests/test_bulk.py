@@ -140,8 +140,8 @@ def test_memory_does_not_grow_with_the_number_of_files(tmp_path):
         assert sum(part.size for part in parts) == 100 * folders
         return found
 
-    few = peak(25)
-    assert peak(100) < few + 7_500 * 20  # bytes: a path alone has more than 100
+    few = peak(10)
+    assert peak(40) < few + 3_000 * 20  # bytes: a path alone has more than 100
 
 
 def test_a_name_that_is_not_utf_8_is_told_all_the_same(cli, model, pictures, tmp_path):

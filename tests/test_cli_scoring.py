@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import QUICK, assert_one_sentence, contents
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from lisae_tf.commands.calibrate import _once
@@ -19,7 +20,6 @@ from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import manifest, picture_files, pictures
 from lisae_tf.runs import folders as runs
 
-pytestmark = pytest.mark.usefixtures("drawn_figures")
 RUN = Path("runs/normal-lis-seed0")
 SOLVED = ("--variant", "linear-lis", *QUICK[:8])  # `train` options as QUICK, without a network
 FOLDERS = ("--normal-dir", "normal", "--negative-dir", "negative")
@@ -28,6 +28,12 @@ FOLLOW_ALPHA = {
     "threshold", "threshold_requested_fpr", "threshold_guaranteed_fpr", "false_positive_rate",
     "detection_rate", "n_calibration", "chance_of_false_alarms",
 }  # fmt: skip
+
+
+@pytest.fixture
+def drawn(blank_figures, monkeypatch):
+    """Figures are drawn, where they are what is compared."""
+    monkeypatch.setattr(FigureCanvasAgg, "print_png", blank_figures)
 
 
 def rows_of(result):
@@ -88,9 +94,10 @@ def test_skip_bad_names_what_it_leaves_out_beside_the_scores(bad_places, cli):
 def test_files_that_are_no_pictures_by_name_are_told_beside_the_scores(workplace, cli):
     shutil.copytree("anomaly", "mixed")
     (Path("mixed") / "a.gif").write_text("x")
-    assert cli("score", "anomaly").stderr == ""
+    plain = cli("score", "anomaly")
+    assert plain.stderr == ""
     result, note = cli("score", "mixed"), "note: 1 file is left out, for only .png, .jpg"
-    assert len(result.stdout.splitlines()) == len(cli("score", "anomaly").stdout.splitlines())
+    assert len(result.stdout.splitlines()) == len(plain.stdout.splitlines())
     assert result.stderr.startswith(note) and "mixed/a.gif" in result.stderr
     assert cli("calibrate", "--fpr", 0.1, "--normal-dir", "mixed").stderr.startswith(note)
     assert note in cli("score", "mixed", "--parts", "parts").stderr
@@ -99,7 +106,7 @@ def test_files_that_are_no_pictures_by_name_are_told_beside_the_scores(workplace
 # Thresholds
 
 
-def test_calibrate_changes_what_follows_from_alpha_and_nothing_else(workplace, cli):
+def test_calibrate_changes_what_follows_from_alpha_and_nothing_else(workplace, cli, drawn):
     before, scored = runs.read_metrics(RUN), rows_of(cli("score", "normal"))
     files = contents(RUN)
     result = cli("calibrate", "--fpr", 0.5)
@@ -134,7 +141,8 @@ def test_calibrate_changes_what_follows_from_alpha_and_nothing_else(workplace, c
         assert (new["is_anomaly"] == "true") == (float(new["score"]) > after["threshold"])
 
 
-def test_calibrating_back_gives_the_same_files(workplace, cli):
+@pytest.mark.slow("three calibrations; undo compares the files of a threshold set again")
+def test_calibrating_back_gives_the_same_files(workplace, cli, drawn):
     cli("calibrate", "--fpr", 0.3)
     once = contents(RUN)
     cli("calibrate", "--fpr", 0.5)
@@ -143,7 +151,7 @@ def test_calibrating_back_gives_the_same_files(workplace, cli):
     assert contents(RUN) | kept == once | kept
 
 
-def test_undo_takes_the_last_calibration_back(workplace, cli):
+def test_undo_takes_the_last_calibration_back(workplace, cli, drawn):
     files, before = contents(RUN), runs.read_metrics(RUN)
     assert cli("calibrate").exit_code == 2
     assert cli("calibrate", "--fpr", 0.2, "--normal-dir", "anomaly").exit_code == 0
@@ -235,7 +243,7 @@ def test_evaluate_finds_what_the_run_recorded(workplace, cli):
 NEGATIVES = ("--negative-dir", "negative")
 
 
-def test_file_names_may_hold_anything(bad_places, cli):
+def test_file_names_may_hold_anything(bad_places, cli, drawn):
     """Markup, an emoji's code, a formula that is none, bytes that are no UTF-8."""
     Path("corrupt/031.jpg").rename("corrupt/[red]:cat:.jpg")
     Path("odd").mkdir()

@@ -14,12 +14,11 @@ from lisae_tf.config.settings import Config, resolve
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import make_folder, read_json, update_json, write_json
 from lisae_tf.data import datasets, tasks
-from lisae_tf.data.decoded import DecodedPictures
+from lisae_tf.data.datasets import PHOTOGRAPHS, DecodedPictures, patches
 from lisae_tf.data.pictures import content_hashes
-from lisae_tf.data.surfaces import PHOTOGRAPHS, patches
 from lisae_tf.experiments import selection, tuning
 from lisae_tf.grids import grid
-from lisae_tf.grids.trainings import LATENTS, Column, Row, chosen_latent, latent_choice, latent_key
+from lisae_tf.grids.cells import LATENTS, Column, Row, chosen_latent, latent_choice, latent_key
 from lisae_tf.paper import column_tuning, latents, report, tables, tuning_table
 
 COLUMN = "fashion_mnist"
@@ -184,7 +183,7 @@ def test_the_report_compares_columns_whose_tasks_are_all_there(tmp_path):
             "cifar10": {"mean": 0.8, "std": None, "seeds": 1},
         },
     }
-    text = (tmp_path / report.PAGES / "tuning.md").read_text()
+    text = (tmp_path / report.PAGES / "settings.md").read_text()
     assert "better on 2 of 3 columns, on 1 of them by more than the standard error" in text
     assert "| ▲ +0.1000 ± 0.0000 |" in text and "| ▲ +0.0050 ± 0.0117 |" in text
     assert "| cifar10 | 0.8000 | 0.8000 | defaults kept |" in text
@@ -264,7 +263,7 @@ def test_one_kind_of_negatives_needs_a_foreign_set():
         selection.leave_out(tiny_config(**GRAVEL), None, negatives="surfaces:coins")
 
 
-@pytest.mark.slow  # decodes the whole of MNIST, Omniglot and Fashion-MNIST
+@pytest.mark.slow("decodes the whole of MNIST, Omniglot and Fashion-MNIST")
 def test_an_alphabet_or_a_foreign_set_is_left_out(tfds_dir, monkeypatch):
     monkeypatch.setattr(datasets, "DECODED", DecodedPictures(2**29))  # each set once
     data_dir = tfds_dir("mnist", "omniglot", "fashion_mnist")

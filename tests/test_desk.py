@@ -21,9 +21,8 @@ from lisae_tf.core.files import read_json
 from lisae_tf.desk import frozen
 from lisae_tf.desk import server as desk_server
 from lisae_tf.desk.desk import Desk
-from lisae_tf.desk.pictures import Pictures, scored
-from lisae_tf.desk.tested import pictures_of
-from lisae_tf.desk.thumbnails import Cache
+from lisae_tf.desk.pictures import Cache, Pictures, scored
+from lisae_tf.desk.reported import pictures_of
 from lisae_tf.runs import files as run_files
 from lisae_tf.runs import folders as runs
 from lisae_tf.runs.marks import read_marks

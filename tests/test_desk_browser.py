@@ -60,7 +60,15 @@ async def looking(desk, tmp_path, width, height=900, **features):
         assert page.wrong == []
 
 
-@pytest.mark.parametrize("width", [1300, 400])
+@pytest.mark.parametrize(
+    "width",
+    [
+        pytest.param(
+            1300, marks=pytest.mark.slow("keys and dragging are in other tests; 400 stays")
+        ),
+        400,
+    ],
+)
 def test_sort_filter_drag_write_undo_and_mark_five(tmp_path, width):
     desk = drawn_desk(tmp_path / "pictures")
     scores, truth = desk.pictures.scores, desk.pictures.truth
@@ -202,8 +210,17 @@ def test_the_keyboard_is_enough(tmp_path):
     assert len(desk.marks_file.read_text().splitlines()) == 4
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1300, 400])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (1300, "light"),
+        (400, "dark"),
+        *(
+            pytest.param(*both, marks=pytest.mark.slow("each width and each scheme stays once"))
+            for both in ((1300, "dark"), (400, "light"))
+        ),
+    ],
+)
 def test_everything_has_a_name_and_can_be_read(tmp_path, width, scheme):
     desk = drawn_desk(tmp_path / "pictures")
     desk.mark(0, "normal", 1.0)
@@ -235,7 +252,9 @@ def test_everything_has_a_name_and_can_be_read(tmp_path, width, scheme):
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("width", [1300, 400])
+@pytest.mark.parametrize(
+    "width", [pytest.param(1300, marks=pytest.mark.slow("400 is where they are broken first")), 400]
+)
 def test_long_names_of_kinds_are_not_broken(tmp_path, width):
     desk = drawn_desk(tmp_path / "pictures", 5, 4)
     longer = {"hole": "contamination_by_shavings_of_a_lathe", "scratch": "s" * 200, "": ""}
@@ -304,7 +323,7 @@ new Promise((done) => {
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow("fifty thousand pictures are written, scored and looked at")
 def test_fifty_thousand_pictures_at_the_desk(models, tmp_path, measured):
     generator = np.random.default_rng(0)
     folder = tmp_path / "pictures"

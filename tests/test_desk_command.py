@@ -19,7 +19,7 @@ from PIL import Image
 from lisae_tf.commands.desk import _OfModel
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.desk.desk import Desk
-from lisae_tf.desk.thumbnails import Cache
+from lisae_tf.desk.pictures import Cache
 from lisae_tf.runs.marks import read_marks
 
 run, models = export_fixtures.run, export_fixtures.models

@@ -12,10 +12,9 @@ from desk_fixtures import Thresholds, drawn_desk, visit
 from export_fixtures import path_of
 from PIL import Image
 
-from lisae_tf.desk import trial_routes, web_runtime
+from lisae_tf.desk import trial
 from lisae_tf.desk.desk import Desk
-from lisae_tf.desk.pictures import scored
-from lisae_tf.desk.thumbnails import Cache
+from lisae_tf.desk.pictures import Cache, scored
 from lisae_tf.exported.runtimes import open_model
 
 run, models, samples = export_fixtures.run, export_fixtures.models, export_fixtures.samples
@@ -32,7 +31,7 @@ def png(pixels: np.ndarray) -> bytes:
 def trying(client, data: bytes, how: str = "score", name: str = "new.png", **headers):
     """Sends a picture as the page does."""
     origin = f"http://{client.host}:{client.port}"
-    given = {"Origin": origin, "Content-Type": trial_routes.BINARY} | headers
+    given = {"Origin": origin, "Content-Type": trial.BINARY} | headers
     return client.post(f"{client.base}try/{how}?name={name}", data=io.BytesIO(data), headers=given)
 
 
@@ -49,8 +48,8 @@ def package(folder: Path, script: str = "// runs") -> Path:
     """Something laid out as the npm package."""
     (folder / "dist").mkdir(parents=True)
     (folder / "package.json").write_text('{"version": "1.2.3"}')
-    (folder / "dist" / web_runtime.SCRIPT).write_text(script)
-    (folder / "dist" / web_runtime.CODE).write_bytes(b"\0asm")
+    (folder / "dist" / trial.SCRIPT).write_text(script)
+    (folder / "dist" / trial.CODE).write_bytes(b"\0asm")
     return folder
 
 
@@ -79,7 +78,7 @@ def test_the_server_scores_a_picture_as_it_scored_the_others(tmp_path):
 
 def test_a_bad_picture_is_one_sentence_and_changes_nothing(tmp_path, monkeypatch):
     desk = drawn_desk(tmp_path / "p", 5, 4)
-    monkeypatch.setattr(trial_routes, "MOST", 2**20)
+    monkeypatch.setattr(trial, "MOST", 2**20)
     whole = Path(desk.pictures.names[0]).read_bytes()
 
     async def talk(client, _):
@@ -121,7 +120,7 @@ def test_other_sites_try_nothing_and_the_token_counts(tmp_path):
 def test_the_runtime_is_served_beside_an_onnx_model_alone(models, samples, tmp_path, monkeypatch):
     desk = desk_of_model(models, samples, tmp_path)
     places = [tmp_path / "none", package(tmp_path / "npm")]
-    monkeypatch.setattr(web_runtime, "places", lambda: places)
+    monkeypatch.setattr(trial, "places", lambda: places)
 
     async def talk(client, _):
         page = await client.get(client.base)
@@ -160,21 +159,21 @@ def test_the_runtime_is_served_beside_an_onnx_model_alone(models, samples, tmp_p
 
 def test_a_package_that_is_not_whole_is_passed_over(tmp_path, monkeypatch):
     first, second = package(tmp_path / "a"), package(tmp_path / "b")
-    monkeypatch.setattr(web_runtime, "places", lambda: [first, second])
+    monkeypatch.setattr(trial, "places", lambda: [first, second])
     (second / "package.json").write_text('{"version": "4.5.6"}')
-    assert web_runtime.find().version == "1.2.3"
-    (first / "dist" / web_runtime.CODE).unlink()
-    os.mkfifo(first / "dist" / web_runtime.CODE)  # which nobody ever writes to
-    assert web_runtime.find().version == "4.5.6"
+    assert trial.find().version == "1.2.3"
+    (first / "dist" / trial.CODE).unlink()
+    os.mkfifo(first / "dist" / trial.CODE)  # which nobody ever writes to
+    assert trial.find().version == "4.5.6"
     for text in ("no JSON", "[]", "{}", '{"version": 5}'):
         (second / "package.json").write_text(text)
-        assert web_runtime.find() is None
+        assert trial.find() is None
 
 
 def test_the_package_is_looked_for_where_npm_installs_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    package(tmp_path / "node_modules" / web_runtime.PACKAGE)
-    beside, installed = web_runtime.places()
+    package(tmp_path / "node_modules" / trial.PACKAGE)
+    beside, installed = trial.places()
     assert installed.joinpath("package.json").is_file()
     # The license of what may lie beside the page is there in any case.
     assert "MIT License" in beside.joinpath("LICENSE").read_text()

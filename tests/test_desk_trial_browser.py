@@ -12,14 +12,14 @@ from desk_fixtures import CHROMIUM, READY, browser, drawn_desk, served, text
 from PIL import Image
 from test_desk_trial import desk_of_model, package, png
 
-from lisae_tf.desk import web_runtime
+from lisae_tf.desk import trial
 from lisae_tf.desk.desk import Desk
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs the browser chromium")
 run, models, samples = export_fixtures.run, export_fixtures.models, export_fixtures.samples
 detector = export_fixtures.detector
 needs_runtime = pytest.mark.skipif(
-    web_runtime.find() is None, reason="needs ONNX Runtime Web; make web-runtime"
+    trial.find() is None, reason="needs ONNX Runtime Web; make web-runtime"
 )
 OPEN = "document.getElementById('trial').open"
 FOUND = "(({ score, by }) => [score, by])(desk.page.trial.found)"
@@ -88,7 +88,7 @@ def test_the_page_scores_as_python_does(models, samples, tmp_path):
                 found.append(await page(FOUND))
                 assert await page(f"{TRIAL % 'map'}.src.startsWith('data:image/png')")
             said = await page(f"{TRIAL % 'who'}.textContent")
-            assert said == f"Scored in this page by ONNX Runtime Web {web_runtime.find().version}."
+            assert said == f"Scored in this page by ONNX Runtime Web {trial.find().version}."
             # The decision is that of the threshold on the page.
             for alpha, word in (
                 (expected[-1] * 0.99, "anomalous"),
@@ -130,7 +130,7 @@ def test_where_the_runtime_cannot_run_the_model_the_server_scores(
 ):
     script = "export const env = { wasm: {} }; export const InferenceSession = { create: () => " \
         "{ throw new Error('Could not find an implementation for Foo(1)'); } };"  # fmt: skip
-    monkeypatch.setattr(web_runtime, "places", lambda: [package(tmp_path / "npm", script)])
+    monkeypatch.setattr(trial, "places", lambda: [package(tmp_path / "npm", script)])
     desk = desk_of_model(models, samples, tmp_path)
 
     async def scenario():

@@ -18,8 +18,7 @@ from lisae_tf.data.augmentation import random_flip_left_right, random_flip_up_do
 from lisae_tf.detectors import DETECTORS, base, load_detector, make_detector
 from lisae_tf.detectors.base import CONFIG, WEIGHTS
 from lisae_tf.detectors.encoders import EncoderDetector
-from lisae_tf.detectors.graph import GraphDetector
-from lisae_tf.detectors.rows import RowDetector
+from lisae_tf.detectors.graph import GraphDetector, RowDetector
 from lisae_tf.grids.cells import held_out_loss
 from lisae_tf.model.checkpoints import set_weights, weights_of
 from lisae_tf.model.networks import scale
@@ -38,9 +37,17 @@ ERROR_ALONE = [
 ERRORS = [*ERROR_ALONE, "linsep-fused", "anogan-fm"]  # the error is a part of it
 ROWS = ["mahalanobis", "knn", "lis-knn"]
 PHASE_1 = SharedPhase1()
+# Each is one of a family of which another stays in the fast set: mem-ae, anogan-fm, bce.
+OF_A_FAMILY = {"vae", "sig-repnn", "anogan", "hsc", "oc-dsvdd", "deep-sad"}
+ONE_MORE = pytest.mark.slow("another of its family stays in the fast set; its own tests are there")
 
 
-@pytest.fixture(params=DETECTORS)
+def each(names):
+    """Parameters, those of a family whose first member stands for them slow."""
+    return [pytest.param(name, marks=ONE_MORE) if name in OF_A_FAMILY else name for name in names]
+
+
+@pytest.fixture(params=each(DETECTORS))
 def variant(request):
     return request.param
 
@@ -99,7 +106,7 @@ def test_an_obvious_anomaly_ranks_above_normals(variant):
     assert fitted(variant).score(obvious)[0] > np.quantile(normal, 0.95)
 
 
-@pytest.mark.parametrize("variant", NETWORKS)
+@pytest.mark.parametrize("variant", each(NETWORKS))
 def test_weights_under_other_names_are_refused(variant):
     model = fitted(variant).model
     stored = weights_of(model)
@@ -121,7 +128,7 @@ def test_altered_files_are_refused_before_parsing(variant, tmp_path, name):
         load_detector(tmp_path)
 
 
-@pytest.mark.parametrize("variant", GRAPHED)
+@pytest.mark.parametrize("variant", each(GRAPHED))
 def test_the_graph_decides_by_the_threshold(variant, pictures):
     detector = fitted(variant)
     assert detector.graph.input.dtype == "uint8"
@@ -138,7 +145,7 @@ def test_maps_are_there_or_refused(variant):
             detector.require_maps()
 
 
-@pytest.mark.parametrize("variant", ERRORS)
+@pytest.mark.parametrize("variant", each(ERRORS))
 def test_maps_are_squared_errors(variant, pictures):
     detector = fitted(variant)
     maps = detector.error_maps(pictures)
@@ -156,7 +163,7 @@ def test_maps_of_places_have_the_score_as_their_mean(variant, pictures):
     np.testing.assert_allclose(fitted(variant).score(pictures), maps.mean(axis=(1, 2)), rtol=1e-4)
 
 
-@pytest.mark.parametrize("variant", ERROR_ALONE)
+@pytest.mark.parametrize("variant", each(ERROR_ALONE))
 def test_the_score_is_that_of_the_printed_formula_to_the_last_bit(variant, pictures):
     detector = fitted(variant)
     encoder, latent, decoder = detector.networks()
@@ -170,13 +177,13 @@ def test_the_score_is_that_of_the_printed_formula_to_the_last_bit(variant, pictu
     np.testing.assert_array_equal(detector.score(pictures), formula(pictures))
 
 
-# They pool as another of their class does, in the same layer.
-POOLED_ALIKE = {"lis", "linsep", "anogan", "mem-ae", "sig-repnn", "knn", "hsc", "oc-dsvdd"}
+POOLED = {"ae", "linear-ae", "linsep-fused", "bce", "lis-knn", "kde"}  # one of each class
+POOLED_ALIKE = pytest.mark.slow("pools as another of its class does, in the same layer")
 
 
 @pytest.mark.parametrize(
     "variant",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name in POOLED_ALIKE)) for name in DETECTORS],
+    [name if name in POOLED else pytest.param(name, marks=POOLED_ALIKE) for name in DETECTORS],
 )
 def test_another_pooling_changes_the_score_and_not_the_map(variant, pictures):
     detector = fitted(variant)
@@ -265,15 +272,17 @@ def looks(detector):
     return np.repeat(images, detector.shape[2], axis=3)
 
 
-# Their graphs are that of `lis` with other weights: stored and exported in `make slow` alone.
 SAME_GRAPH = {"ae", "linsep"}
+WEIGHTS_ALONE = pytest.mark.slow("its graph is that of lis with other weights")
 
 
 def laws():
     for kind in KINDS:
         graph = detector_laws.OF_GRAPHS * (kind not in GRAPHLESS)
         for law in detector_laws.OF_ALL + graph:
-            marks = [pytest.mark.slow] * (law in detector_laws.OF_GRAPHS and kind in SAME_GRAPH)
+            marks = [ONE_MORE] * (kind in OF_A_FAMILY)
+            if law in detector_laws.OF_GRAPHS and kind in SAME_GRAPH:
+                marks = [WEIGHTS_ALONE]
             yield pytest.param(law, kind, marks=marks, id=f"{kind}-{law.__name__}")
 
 
@@ -283,16 +292,12 @@ def test_each_detector_keeps_each_law(law, kind, tmp_path):
     law(detector, looks(detector), tmp_path)
 
 
-# They train as one of the others does: with another loss, head, latent layer or score.
-TRAINED_ALIKE = {
-    "ae", "linsep", "linsep-fused", "vae", "mem-ae", "sig-repnn", "anogan-fm", "hsc", "deep-sad",
-    "oc-dsvdd",
-}  # fmt: skip
+TRAINED = {"lis", "linear-lis", "lis-knn", "kde", "if", "oc-svm"}
+TRAINED_ALIKE = pytest.mark.slow("two more trainings; LIS, a solved and the default one are fast")
 
 
 @pytest.mark.parametrize(
-    "kind",
-    [pytest.param(kind, marks=[pytest.mark.slow] * (kind in TRAINED_ALIKE)) for kind in KINDS],
+    "kind", [kind if kind in TRAINED else pytest.param(kind, marks=TRAINED_ALIKE) for kind in KINDS]
 )
 def test_a_second_fit_forgets_the_first_and_a_seed_repeats(kind):
     """Without the sections that the variant does not read, so that reading one would fail."""

@@ -11,11 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from training_fixtures import tiny_config, tiny_data
 
 from lisae_tf.core.arrays import load_arrays
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import read_json
+from lisae_tf.model.checkpoints import weights_of
+from lisae_tf.training.algorithm1 import train
 from lisae_tf.training.distribution import make_strategy
+from lisae_tf.training.phase import TrainingOptions
 
 ROOT = Path(__file__).parents[1]
 WORKPLACE = tempfile.TemporaryDirectory()  # where `runs/last` may be written
@@ -105,6 +109,25 @@ def weights(folder):
     return load_arrays(folder / "weights.npz")[0]
 
 
+def test_a_strategy_of_one_device_trains_to_the_result_of_fit():
+    config = tiny_config(
+        **{name: {"epochs": 1} for name in ("feature_extraction", "latent_shaping")}
+    )
+    alone, distributed = (
+        train(config, tiny_data(), TrainingOptions(strategy=strategy))
+        for strategy in (None, make_strategy("mirrored"))
+    )
+    ours, theirs = (weights_of(result.model) for result in (distributed, alone))
+    assert ours.keys() == theirs.keys()
+    for name, array in theirs.items():
+        np.testing.assert_allclose(ours[name], array, rtol=1e-4, atol=1e-5)
+    for row, reference in zip(distributed.history, alone.history, strict=True):
+        assert row["val_loss"] == pytest.approx(reference["val_loss"], rel=1e-4)
+
+
+@pytest.mark.slow(
+    "two processes that import TensorFlow and one training; a strategy of one device stays fast"
+)
 def test_two_workers_train_to_the_result_of_one(alone, together):
     folder, ends = together
     assert [code for code, *_ in ends] == [0, 0], ends
@@ -117,6 +140,7 @@ def test_two_workers_train_to_the_result_of_one(alone, together):
     assert ours[0]["loss"] == pytest.approx(theirs[0]["loss"], rel=1e-5)
 
 
+@pytest.mark.slow("needs the run of the two workers")
 def test_the_chief_alone_speaks_and_writes(together):
     folder, ((_, chief, _), (_, other, _)) = together
     assert "AUROC" in chief and other == ""
@@ -124,7 +148,7 @@ def test_the_chief_alone_speaks_and_writes(together):
     assert read_json(folder / "metrics.json")["epochs"] == [2, 2]
 
 
-@pytest.mark.slow  # two pairs of processes more, each of which imports TensorFlow
+@pytest.mark.slow("two pairs of processes more, each of which imports TensorFlow")
 def test_a_lost_worker_is_named_and_resuming_ends_as_if_undisturbed(together, tmp_path):
     folder = tmp_path / "run"
     (chief, _, errors), (other, *_) = workers(folder, die_after=("", "2,0"))
@@ -139,8 +163,7 @@ def test_a_lost_worker_is_named_and_resuming_ends_as_if_undisturbed(together, tm
         np.testing.assert_array_equal(resumed[name], array)
 
 
-# A process that imports TensorFlow for both devices; two workers go through the same strategy.
-@pytest.mark.slow
+@pytest.mark.slow("a process that imports TensorFlow for both devices")
 def test_two_devices_of_one_machine(alone, tmp_path):
     program = PROGRAM.replace("import keras", (
         "import tensorflow as tf\n"

@@ -122,7 +122,10 @@ def undisturbed(tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("variant", ["bce", "hsc"])
+ONE_MORE = pytest.mark.slow("one more training; bce, of the same loop, stays in the fast set")
+
+
+@pytest.mark.parametrize("variant", ["bce", pytest.param("hsc", marks=ONE_MORE)])
 def test_training_tells_normals_from_negatives_better_and_better(variant, undisturbed):
     found = rows(undisturbed(variant)[0], 1)
     gaps = [row["val_negative_score"] - row["val_normal_score"] for row in found]
@@ -146,6 +149,7 @@ class Untrained(keras.callbacks.Callback):
             self.loss = float(self.model.head.loss(normal, negative))
 
 
+@pytest.mark.slow("two stages of whole epochs; the loss by itself stays in the fast set")
 def test_deep_sad_pushes_negatives_away_from_where_the_pretraining_left_them():
     # With everything at distance one its loss is (1 + eta) / 2 = 1 and nothing is told apart.
     data = tiny_data(normal="brick")
@@ -171,6 +175,9 @@ def test_deep_svdd_starts_from_the_pretrained_encoder_and_draws_normals_in(undis
     assert np.all(np.abs(centre) >= np.float32(0.1))
 
 
+@pytest.mark.slow(
+    "one more pretraining; that Deep SVDD takes normals alone is in the table of variants"
+)
 def test_negatives_change_nothing_for_deep_svdd(undisturbed):
     alone = make_detector(CONFIGS["oc-dsvdd"])
     data = tiny_data(augment=True)
@@ -192,8 +199,9 @@ def test_a_killed_run_resumes_byte_equal(tmp_path, undisturbed):
 
 @pytest.mark.parametrize(
     "variant, phase, epoch",
-    [("deep-sad", "feature-extraction", 1), ("deep-sad", "encoder", 0), ("oc-dsvdd", "encoder", 2)],
-)
+    [pytest.param("deep-sad", "feature-extraction", 1, marks=ONE_MORE),
+     pytest.param("deep-sad", "encoder", 0, marks=ONE_MORE), ("oc-dsvdd", "encoder", 2)],
+)  # fmt: skip
 def test_from_its_checkpoints_a_run_ends_byte_equal(variant, phase, epoch, undisturbed):
     detector, folder = undisturbed(variant)
     assert content(trained(variant, folder / f"{phase}-{epoch}.npz")) == content(detector)

@@ -71,7 +71,7 @@ def test_check_estimator():
     assert checked(LISAEDetector("kde"))["failed"] == {}
 
 
-@pytest.mark.slow
+@pytest.mark.slow("some fifty trainings each")
 @pytest.mark.parametrize("variant", ["lis", "linsep", "ae"])
 def test_check_estimator_with_networks(variant, measured):
     found = checked(LISAEDetector(variant))
@@ -79,14 +79,17 @@ def test_check_estimator_with_networks(variant, measured):
     assert found["failed"] == {}
 
 
-# Each trains a network of a family of which the default run has another one: linsep-fused, mem-ae,
-# anogan-fm and deep-sad.
-ALIKE = {"linsep", "vae", "sig-repnn", "anogan", "bce", "hsc", "oc-dsvdd"}
+# Each trains a network, of which LIS and an encoder alone stay in the fast set.
+ALIKE = set(DETECTORS) & {
+    "ae", "linsep", "linsep-fused", "vae", "mem-ae", "sig-repnn", "anogan", "anogan-fm",
+    "deep-sad", "hsc", "oc-dsvdd",
+}  # fmt: skip
+ONE_MORE = pytest.mark.slow("one more training behind the same estimator")
 
 
 @pytest.mark.parametrize(
     "variant",
-    [pytest.param(v, marks=pytest.mark.slow) if v in ALIKE else v for v in DETECTORS],
+    [pytest.param(v, marks=ONE_MORE) if v in ALIKE else v for v in DETECTORS],
 )
 def test_every_detector_takes_feature_rows(variant):
     normal = ring(400)
@@ -100,7 +103,7 @@ def test_every_detector_takes_feature_rows(variant):
     assert far[0] < np.quantile(scores, 0.1)
 
 
-@pytest.mark.parametrize("variant", ["lis", "bce", "if"])
+@pytest.mark.parametrize("variant", [pytest.param("lis", marks=ONE_MORE), "bce", "if"])
 def test_pictures(variant):
     estimator = LISAEDetector(variant, **SMALL)
     normal, negative = surface("gravel", 300), surface("coins", 300)

@@ -203,7 +203,7 @@ def huge_png():
     ],
 )
 def test_what_is_no_picture_is_refused_inside_the_graph(opened, data, reason):
-    from lisae_tf.exported.codes import RequestError
+    from lisae_tf.exported.signatures import RequestError
 
     with pytest.raises(RequestError) as refused:
         opened["savedmodel"].loaded.run("score_bytes", {"image_bytes": strings(data)})

@@ -11,12 +11,11 @@ from PIL import Image
 from test_kinds_of_files import READ, cases, png
 from test_what_is_lost import sixteen
 
-from export.bounds import BOUNDS
-from export.encoded import decode_pictures
-from export.parity import _on_real
+from export.parity import BOUNDS, _on_real
+from export.savedmodel import decode_pictures
 from lisae_tf.data.pictures import decode, portable
-from lisae_tf.exported.codes import RequestError
 from lisae_tf.exported.saved_model import load
+from lisae_tf.exported.signatures import RequestError
 from lisae_tf.serving import inference
 from lisae_tf.serving.limits import Limits
 from lisae_tf.serving.scores import ScoringClient

@@ -15,7 +15,7 @@ from conftest import CHECKOUT
 from PIL import Image, ImageDraw
 from skimage import data
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow("a whole afternoon of commands, each a process of its own")
 CLI = Path(__file__).parents[1] / "cli.py"
 SIDE = 96
 

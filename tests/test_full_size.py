@@ -13,7 +13,7 @@ from lisae_tf.grids import grid
 from lisae_tf.paper import one_dataset
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.slow("trainings of the paper's size"),
     pytest.mark.skipif(
         not os.environ.get("TFDS_DATA_DIR"), reason="TFDS_DATA_DIR names no datasets"
     ),

@@ -1,19 +1,21 @@
 """The tables' descriptions and the grid: each training once, nothing lost, nothing overwritten."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
-from benchmark_fixtures import NAMES, invented
+from benchmark_fixtures import NAMES, TinyCell, invented
 
 from lisae_tf.config.settings import merge, resolve
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import make_folder, read_json, update_json, write_json
 from lisae_tf.data.datasets import open_dataset
 from lisae_tf.data.protocols import make_negatives, make_task
+from lisae_tf.experiments import experiment
 from lisae_tf.grids import cells, grid, workers
-from lisae_tf.grids.trainings import LATENTS, Column, Figure, Row, latent_key
+from lisae_tf.grids.cells import LATENTS, Column, Figure, Row, latent_key
 from lisae_tf.paper import published, tables
-from lisae_tf.training.sharing import phase1_key
+from lisae_tf.training.sharing import SharedPhase1, phase1_key
 
 SURFACES = Column("surfaces", (("gravel",),))
 LARGE = {"batch_size": 256}  # few steps
@@ -157,20 +159,38 @@ def small(root):
     return list({cell.path: cell for cell in chosen}.values())
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def tiny(root):
+    """As `small`, two of one group and one of another, with nothing but closed forms."""
+    over = {"dataset": "surfaces", "normal_class": ["gravel"], "variant": "linear-lis"}
+    found = [
+        cells.cell_of(resolve(merge(merge(SMALL, over), more), "surfaces"), root)
+        for more in ({}, {"negatives": "surfaces:coins"}, {"seed": 1})
+    ]
+    return [TinyCell(cell.config, cell.path) for cell in found]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        tiny,
+        pytest.param(small, marks=pytest.mark.slow("networks; tiny cells go the same way")),
+    ],
+    ids=["tiny", "small"],
+)
+def trained(tmp_path_factory, request):
+    """What gives the cells of a root, a root, and its cells as they were trained."""
     root = tmp_path_factory.mktemp("grid")
-    return root, list(grid.run(small(root), None))
+    return request.param, root, list(grid.run(request.param(root), None))
 
 
 def test_records_say_how_each_figure_came_about(trained):
-    _, finished = trained
+    _, _, finished = trained
     assert [done.error for done in finished] == [None] * 3
     for done in finished:
         record = read_json(done.cell.path)
         assert record == done.record == done.cell.stored()
         assert record["config_hash"] == done.cell.config.digest()
-        assert (record["latent"], record["seed"]) == (8, 0)
+        assert (record["latent"], record["seed"]) == (8, done.cell.config.seed)
         assert record["normal"] == ["gravel"]
         assert record["negatives"] == done.cell.config.negatives
         assert len(record["scores_sha256"]) == 64
@@ -182,16 +202,31 @@ def test_records_say_how_each_figure_came_about(trained):
 
 
 def test_a_cell_of_a_group_equals_the_same_cell_alone(trained, tmp_path):
-    second = trained[1][1]
-    assert second.cell.config.negatives == "surfaces:coins"
-    alone = cells.run_cell(cells.cell_of(second.cell.config, tmp_path), None)
-    assert alone["scores_sha256"] == second.record["scores_sha256"]
-    assert alone["auroc_phase1"] == trained[1][0].record["auroc_phase1"]
+    make, _, finished = trained
+    alone = make(tmp_path)[1].train(None)
+    assert alone["negatives"] == "surfaces:coins"
+    assert alone["scores_sha256"] == finished[1].record["scores_sha256"]
+    assert alone["auroc_phase1"] == finished[0].record["auroc_phase1"]
+
+
+# That a shared phase 1 changes no score: test_sharing.py.
+def test_cells_of_a_group_share_phase_1_and_groups_do_not(tmp_path, monkeypatch):
+    given = []
+
+    def stopped(config, loaded, shared):
+        given.append(shared)
+        raise LisaeError("far enough")
+
+    monkeypatch.setattr(experiment, "load", lambda *_: None)
+    monkeypatch.setattr(experiment, "run", stopped)
+    assert [done.error for done in grid.run(small(tmp_path), None)] == ["far enough"] * 3
+    assert isinstance(given[0], SharedPhase1)
+    assert given[0] is given[1] is not given[2]
 
 
 def test_running_again_trains_only_what_is_missing_or_stale(trained, monkeypatch):
-    root, finished = trained
-    assert list(grid.run(small(root), None)) == []
+    make, root, finished = trained
+    assert list(grid.run(make(root), None)) == []
     calls = []
 
     def failing(cell, data_dir, shared):
@@ -203,7 +238,7 @@ def test_running_again_trains_only_what_is_missing_or_stale(trained, monkeypatch
     text = gone.read_text()
     gone.unlink()
     try:
-        again = list(grid.run(small(root), None))
+        again = list(grid.run(make(root), None))
     finally:
         gone.write_text(text)
     assert calls == [gone]
@@ -233,17 +268,21 @@ def test_a_setting_that_a_variant_does_not_read_leaves_its_cells(variant, over, 
     assert (cells.Cell(changed, cell.path).stored() is not None) == kept
 
 
-def test_workers_give_the_same_and_outlive_a_failed_cell(trained, tmp_path):
-    chosen = small(tmp_path)[2:]  # the linear one: a process of its own takes long enough to start
-    broken = chosen[0].config.model_copy(update={"normal_class": ["no-such-surface"]})
-    bad = cells.cell_of(broken, tmp_path)
-    finished = {done.cell.path: done for done in workers.run(grid.groups([bad, *chosen]), None, 2)}
+@pytest.mark.parametrize(
+    "jobs",
+    [1, pytest.param(2, marks=pytest.mark.slow("a second process starts as the first does"))],
+)
+def test_workers_give_the_same_and_outlive_a_failed_cell(jobs, trained, tmp_path):
+    make, _, reference = trained
+    cell = make(tmp_path)[2]  # in closed form: a process of its own takes long enough to start
+    broken = cell.config.model_copy(update={"normal_class": ["no-such-surface"]})
+    bad = replace(cell, config=broken, path=cells.cell_of(broken, tmp_path).path)
+    finished = {done.cell.path: done for done in workers.run(grid.groups([bad, cell]), None, jobs)}
     assert "no class 'no-such-surface'" in finished[bad.path].error
-    for cell, reference in zip(chosen, trained[1][2:], strict=True):
-        record = finished[cell.path].record
-        assert cell.stored() == record
-        # Another number of threads may add in another order.
-        assert record["auroc"] == pytest.approx(reference.record["auroc"], abs=0.02)
+    record = finished[cell.path].record
+    assert cell.stored() == record
+    # Another number of threads may add in another order.
+    assert record["auroc"] == pytest.approx(reference[2].record["auroc"], abs=0.02)
 
 
 def test_class_names_are_the_datasets_own(tfds_dir):

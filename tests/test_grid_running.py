@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from benchmark_fixtures import tiny_surfaces
 from test_grid import small
 
 from lisae_tf.core import ray_engine
@@ -59,9 +60,13 @@ def alive(process: int) -> bool:
         return False
 
 
-# Each starts two processes, of which one imports TensorFlow; the second signal is the harder one.
+# Each starts two processes, of which one imports TensorFlow.
 @pytest.mark.parametrize(
-    "how", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL]
+    "how",
+    [
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow("SIGKILL is the harder signal")),
+        signal.SIGKILL,
+    ],
 )
 def test_a_worker_ends_with_a_parent_that_is_killed(how, tmp_path):
     script, told = tmp_path / "endless.py", tmp_path / "worker"
@@ -110,9 +115,8 @@ def test_no_more_than_a_few_tasks_wait(cluster, tmp_path):
     assert len(list(results)) == 39
 
 
-# Every group is trained twice, by processes that each import TensorFlow, Ray's for half a minute.
 # The engine is tested above, and that processes train alike in test_grid.
-@pytest.mark.slow
+@pytest.mark.slow("every group is trained twice, by processes that each import TensorFlow")
 @pytest.mark.parametrize("cells", [1, 3])
 def test_cells_trained_on_ray_are_those_of_one_process(cells, tmp_path, cluster):
     def groups(name):
@@ -259,7 +263,8 @@ def cells(folder, variant="lis", **options):
 
 def test_a_second_run_trains_nothing_and_reads_what_the_first_wrote(tmp_path):
     (cell,) = cells(tmp_path, variant="linear-lis")
-    first = list(grid.run([cell], None))
+    with tiny_surfaces():
+        first = list(grid.run([cell], None))
     assert [finished.error for finished in first] == [None]
     assert not list(grid.run([cell], None))
     assert one_dataset.stored([cell]) == [(cell, first[0].record)]
@@ -303,6 +308,9 @@ GUARD = {
 ROUNDING = {"phase1": 0.01, "phase2": 0.025}
 
 
+@pytest.mark.slow(
+    "half a minute for the default at its full size; nothing smaller stands for what it trains to"
+)
 def test_one_committed_cell_recomputed_shows_a_forgotten_training_version(tmp_path):
     committed = cells(RESULTS / "guard", over=GUARD)[0].stored()
     assert committed, "its settings have changed; run the command above and commit the result"

@@ -26,7 +26,7 @@ SEEN = 100  # pictures that runs train on; all others are dealt to calibration a
 given = os.environ.get("INSPECTION_DATA_DIR")
 GOOD = Path(given or ".") / "train" / "good"
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.slow("200 divisions of real pictures"),
     pytest.mark.skipif(
         not given or not GOOD.is_dir(),
         reason="INSPECTION_DATA_DIR names no folder with train/good",

@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import QUICK
+from conftest import QUICK, WHOLE_EPOCH, steps_of_an_epoch
 
 from lisae_tf.core.arrays import load_arrays
 from lisae_tf.core.errors import LisaeError
@@ -58,13 +58,23 @@ def without_times(folder: Path) -> dict:
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_kill_9_in_each_phase_then_resume_is_byte_equal(tmp_path, picture_folder):
+@pytest.mark.parametrize("phases", [
+    (2,),
+    pytest.param((1, 2), marks=pytest.mark.slow("a process more; test_training stops in phase 1")),
+])  # fmt: skip
+def test_kill_9_then_resume_is_byte_equal(phases, tmp_path, picture_folder, cli):
     small = ("--normal-dir", str(picture_folder(tmp_path / "normal", 60)), *QUICK, *EPOCHS)
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    train(undisturbed, *small)
-    kill_in(killed, 1, *small)
-    kill_in(killed, 2, *small, "--resume")
-    train(killed, *small, "--resume")
+
+    def train_here(folder, *more):
+        with steps_of_an_epoch(WHOLE_EPOCH), contextlib.chdir(tmp_path):
+            done = cli(*TRAIN[len(CLI) :], "--out", folder, *small, *more)
+        assert done.exit_code == 0, done.stderr
+
+    train_here(undisturbed)
+    for phase in phases:
+        kill_in(killed, phase, *small, "--resume")
+    train_here(killed, "--resume")
     check_same_run(killed, undisturbed)
 
 
@@ -108,7 +118,7 @@ def check_same_run(folder: Path, undisturbed: Path) -> None:
     assert "checkpoint.npz" not in left
 
 
-@pytest.mark.slow
+@pytest.mark.slow("fifty kills, each of a process that imports TensorFlow")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_fifty_random_kills_of_training(tmp_path, measured):
     undisturbed = tmp_path / "undisturbed"
@@ -131,7 +141,7 @@ def test_fifty_random_kills_of_training(tmp_path, measured):
     measured(kills=kills, runs=runs, kills_by_phase=phases, run_seconds=round(seconds, 1))
 
 
-@pytest.mark.slow
+@pytest.mark.slow("fifty kills of a scoring of 400 pictures")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_fifty_random_kills_of_the_bulk_scorer(trained, cli, picture_folder, tmp_path, measured):
     with contextlib.chdir(trained):

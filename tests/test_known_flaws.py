@@ -16,7 +16,7 @@ from lisae_tf.config.settings import CHOSEN, read_settings, resolve
 from lisae_tf.core.arrays import load_arrays
 from lisae_tf.core.thresholds import choose_threshold
 from lisae_tf.data import manifest
-from lisae_tf.data.folder_test import read_test_masks
+from lisae_tf.data.folder_tasks import read_test_masks
 from lisae_tf.data.parts import halves
 from lisae_tf.detectors.known_flaws import Candidate, candidates, factor_of, gain_of, order, pick
 from lisae_tf.evaluation.metrics import known_found
@@ -333,6 +333,7 @@ def marks_of(folder, said, path):
     return path
 
 
+@pytest.mark.slow("a training that goes on; what marks give to a training is in test_runs")
 def test_a_run_goes_on_with_marked_pictures(run, cli, tmp_path, monkeypatch):
     folder, _ = run
     monkeypatch.chdir(tmp_path)

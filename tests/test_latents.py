@@ -42,7 +42,12 @@ def test_encoder_decoder_and_first_layer_start_as_those_of_the_plain_autoencoder
         assert list(ours.values()) == list(theirs.values())
 
 
-@pytest.mark.parametrize("variant", LATENTS)
+ONE_MORE = pytest.mark.slow("one more training")
+
+
+@pytest.mark.parametrize(
+    "variant", ["vae", *(pytest.param(name, marks=ONE_MORE) for name in LATENTS[1:])]
+)
 def test_training_moves_every_weight_of_the_latent_layer(variant):
     before, after = untrained(variant).latent, undisturbed(variant).model.latent
     assert len(before.weights) == {"vae": 5, "mem-ae": 3, "sig-repnn": 2}[variant]
@@ -57,9 +62,8 @@ def test_there_is_no_second_phase(variant):
 
 
 # Two trainings each. `vae` alone keeps a state beside its weights: how often it has drawn.
-@pytest.mark.parametrize(
-    "variant", ["vae", *(pytest.param(v, marks=pytest.mark.slow) for v in LATENTS[1:])]
-)
+@pytest.mark.slow("the resume of other latent layers; test_training has the mechanism for LIS")
+@pytest.mark.parametrize("variant", LATENTS)
 @pytest.mark.parametrize("epoch", [0, 2])
 def test_a_killed_run_resumes_byte_equal(variant, epoch, tmp_path):
     checkpoint = tmp_path / "checkpoint.npz"

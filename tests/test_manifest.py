@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from conftest import QUICK, assert_one_sentence
 
-from export.samples import load_samples
+from export.exportable import load_samples
 from lisae_tf.config.settings import read_settings, resolve
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import read_json, sha256
-from lisae_tf.data import manifest, roots
+from lisae_tf.data import folders, manifest
 from lisae_tf.data.tasks import TaskData, reopen
 from lisae_tf.detectors import load_detector
 
@@ -311,17 +311,17 @@ def test_home_is_meant_by_a_tilde_wherever_a_path_is_taken(workplace, cli, monke
     assert result.exit_code == 0, result.stderr
     assert (workplace / "scores.csv").is_file()
     given = resolve({"dataset": "folder", "normal_dir": "~/normal", "negative_dir": "negative"})
-    assert roots.absolute(given).normal_dir == str(workplace / "normal")
-    assert roots.absolute(given).negative_dir == str(workplace / "negative")
-    assert roots.here(given).normal_dir == "normal"
+    assert folders.absolute(given).normal_dir == str(workplace / "normal")
+    assert folders.absolute(given).negative_dir == str(workplace / "negative")
+    assert folders.here(given).normal_dir == "normal"
     assert cli("data", "check", "--normal-dir=~/normal").exit_code == 0
 
 
 def test_what_has_moved_goes_back():
     given = resolve({"dataset": "folder", "normal_dir": ["/a/b/one", "/c/two"]})
-    there = roots.moved(given, ["/a=/new", "/c=/new/c"])
+    there = folders.moved(given, ["/a=/new", "/c=/new/c"])
     assert there.normal_dirs == ["/new/b/one", "/new/c/two"]
-    assert roots.moved(there, ["/new/b=/b"]).normal_dirs == ["/b/one", "/new/c/two"]
-    assert roots.moved_back(roots.moved(given, ["/a/b=/n"]), ["/a/b=/n"]) == given
+    assert folders.moved(there, ["/new/b=/b"]).normal_dirs == ["/b/one", "/new/c/two"]
+    assert folders.moved_back(folders.moved(given, ["/a/b=/n"]), ["/a/b=/n"]) == given
     with pytest.raises(LisaeError, match="no folder of the run lies in /x"):
-        roots.moved(given, ["/x=/y"])
+        folders.moved(given, ["/x=/y"])

@@ -234,7 +234,7 @@ KINDS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a training of every variant, and a trace of all its signatures")
 @pytest.mark.parametrize(
     "variant, kind",
     [(name, kind) for name in DETECTORS if name not in GRAPHLESS for kind in KINDS
@@ -254,7 +254,7 @@ def test_every_operation_of_every_export_is_on_the_list(variant, kind):
         assert found <= operations.OPERATIONS, found - operations.OPERATIONS
 
 
-@pytest.mark.slow
+@pytest.mark.slow("builds backbones of up to 24 million weights")
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_operation_of_every_backbone_is_on_the_list(name):
     net = BACKBONES[name].network((64, 64, 3))

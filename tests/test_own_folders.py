@@ -231,6 +231,7 @@ def test_named_data_sets_have_their_own_size():
     assert named.features is None
 
 
+@pytest.mark.slow("two trainings on features by command; test_feature_commands trains one")
 def test_a_run_on_features_says_so_and_its_record_trains_the_same(
     picture_folder, cli, tmp_path, monkeypatch
 ):

@@ -16,7 +16,7 @@ from lisae_tf.config.settings import resolve
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import read_json
 from lisae_tf.core.thresholds import choose_threshold
-from lisae_tf.data import checks, groups, manifest, parts, surfaces
+from lisae_tf.data import checks, datasets, groups, manifest, parts
 from lisae_tf.data.opened_folders import Folders
 from lisae_tf.data.parts import split
 from lisae_tf.data.tasks import load_test, load_training
@@ -82,16 +82,16 @@ def test_seed_and_stream_decide_who_goes_where():
 # The embedded photographs
 
 
-@pytest.mark.parametrize("name", surfaces.PHOTOGRAPHS)
+@pytest.mark.parametrize("name", datasets.PHOTOGRAPHS)
 def test_no_column_of_a_photograph_is_in_two_parts(name, monkeypatch):
-    shape = surfaces.photograph(name).shape
+    shape = datasets.photograph(name).shape
     columns = np.broadcast_to(np.arange(shape[1])[:, None], shape)  # each pixel says where it is
-    monkeypatch.setattr(surfaces, "photograph", lambda _: columns)
+    monkeypatch.setattr(datasets, "photograph", lambda _: columns)
     used = [
-        set(np.unique(surfaces.patches(name, part)))
+        set(np.unique(datasets.patches(name, part)))
         for part in ("train", "stopping", "calibration", "test")
     ]
-    assert all(len(part) >= surfaces.PATCH for part in used)
+    assert all(len(part) >= datasets.PATCH for part in used)
     assert len(set.union(*used)) == sum(map(len, used))
 
 
@@ -99,9 +99,9 @@ def test_surfaces_are_read_part_by_part():
     config = resolve({"normal_class": ["gravel"]})
     data, test = load_training(config), load_test(config)
     for part in ("stopping", "calibration"):
-        np.testing.assert_array_equal(getattr(data.normal, part), surfaces.patches("gravel", part))
-    np.testing.assert_array_equal(data.normal.fit, surfaces.patches("gravel", "train"))
-    np.testing.assert_array_equal(test.pixels[~test.is_anomaly], surfaces.patches("gravel", "test"))
+        np.testing.assert_array_equal(getattr(data.normal, part), datasets.patches("gravel", part))
+    np.testing.assert_array_equal(data.normal.fit, datasets.patches("gravel", "train"))
+    np.testing.assert_array_equal(test.pixels[~test.is_anomaly], datasets.patches("gravel", "test"))
     assert set(test.labels) == {"gravel", "brick", "grass", "moon", "cell"}
     assert (data.shape, data.augment, data.notes) == ((32, 32, 1), False, ())
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.data import lists, manifest, picture_files, pictures
+from lisae_tf.data import manifest, picture_files, pictures
 from lisae_tf.data.picture_files import find
 from lisae_tf.data.pictures import BadPicture, array_to_uint8, decode, decode_all, load_array
 from lisae_tf.experiments.settling import settle
@@ -125,12 +125,12 @@ def place(tmp_path, picture_folder):
 def test_lines_and_a_column_of_a_csv_are_paths_from_the_lists_folder_on(place):
     wanted = sorted((place / "lot").iterdir())
     (place / "all.txt").write_text("\n".join(f"lot/{each.name}" for each in wanted) + "\n\n")
-    assert lists.read(place / "all.txt") == wanted
+    assert picture_files.read(place / "all.txt") == wanted
     rows = [f"{k},lot/{each.name}" for k, each in enumerate(wanted)]
     (place / "all.csv").write_text("\ufeffnumber, Path\n" + "\n".join(rows), encoding="utf-8")
-    assert lists.read(place / "all.csv") == wanted
+    assert picture_files.read(place / "all.csv") == wanted
     (place / "one.csv").write_text(f"path\n{wanted[0]}\n")
-    assert lists.read(place / "one.csv") == wanted[:1]
+    assert picture_files.read(place / "one.csv") == wanted[:1]
 
 
 def test_a_list_is_scored(workplace, cli):

@@ -55,7 +55,9 @@ def noise(images, seed):
     return tf.cast(drawn, tf.uint8)
 
 
-@pytest.mark.parametrize("augment", [None, noise])
+@pytest.mark.parametrize(
+    "augment", [pytest.param(None, marks=pytest.mark.slow("one path less than with noise")), noise]
+)
 def test_epoch_k_depends_on_seed_phase_and_k_only(augment):
     whole = read((0, 3), augment=augment)
     assert_equal(whole[STEPS : 2 * STEPS], read((1, 2), augment=augment))

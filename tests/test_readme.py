@@ -15,7 +15,7 @@ import serving_fixtures
 from conftest import CHECKOUT, QUICK
 from training_fixtures import surface
 
-from export.bounds import BOUNDS
+from export.parity import BOUNDS
 from lisae_tf.cli import main
 from lisae_tf.config import sections
 from lisae_tf.config.variants import GRAPHLESS
@@ -91,7 +91,7 @@ def test_what_known_flaws_change_is_as_it_was_measured():
 
 def test_what_is_said_of_made_negatives_is_in_the_results():
     page = (CHECKOUT / "docs/how-to/negatives.md").read_text(encoding="utf-8")
-    results = (CHECKOUT / "docs/results/made-negatives.md").read_text(encoding="utf-8")
+    results = (CHECKOUT / "docs/results/negatives.md").read_text(encoding="utf-8")
     for name, row in (
         ("elastic", "| `synth:elastic` (default) |"),
         ("rotate", "| `synth:rotate` |"),
@@ -135,7 +135,7 @@ def measured():
     for name, column in {"SVHN": "svhn", "MNIST two-class": "mnist_2class"}.items():
         before, after = (tuning[row][column]["mean"] for row in ("folder defaults", "tuned"))
         yield "how-to/runs.md", f"| {name} | {before:.3f} | {after:.3f} |"
-    gains = (CHECKOUT / "docs/results/tuning.md").read_text(encoding="utf-8")
+    gains = (CHECKOUT / "docs/results/settings.md").read_text(encoding="utf-8")
     for column in ("fashion_mnist", "cifar10"):
         gain, error = re.search(rf"\| {column} \|.* ▲ \+(\S+) ± (\S+) \|", gains).groups()
         assert float(gain) < float(error)
@@ -146,7 +146,7 @@ def measured():
 
 def of_the_paper():
     """What the page on the paper repeats: the embedded photographs, tables 1 and 2, and more."""
-    page = "paper.md"
+    page = "datasets.md"
     cells = one_dataset.cells("surfaces", ["lis", "linsep"], range(1), CHECKOUT / "results")
     yield page, one_dataset.table(one_dataset.stored([*cells]))
     summary = read_json(CHECKOUT / "results/summary.json")
@@ -211,8 +211,8 @@ def stated():
     bounds = limits.Limits()
     yield "pictures.md", f"more than {pictures.MAX_PIXELS:,} pixels | refused before a pixel"
     yield "how-to/own-folders.md", f"differ by less than {checks.NEAR_LEVELS} of\n255 levels"
-    yield "how-to/tiles.md", f"| with tiles | {16 * sections.WHOLE:,} pixels |"
-    yield "how-to/tiles.md", f"| without | {sections.WHOLE:,} pixels |"
+    yield "how-to/own-folders.md", f"| with tiles | {16 * sections.WHOLE:,} pixels |"
+    yield "how-to/own-folders.md", f"| without | {sections.WHOLE:,} pixels |"
     yield "how-to/edge.md", f"the run's, to {BOUNDS[None].relative:.0e}".replace("e-0", "e-")
     yield "how-to/edge.md", "{}, {} and {} have no graph".format(*(f"`{n}`" for n in GRAPHLESS))
     drift = inspect.signature(monitoring.compare).parameters
@@ -311,7 +311,7 @@ def test_there_are_six_commands_for_own_pictures_and_six_for_production():
     )
 
 
-@pytest.mark.slow
+@pytest.mark.slow("every command of the page, two trainings among them")
 def test_readme_commands_do_what_they_say(used):
     base, found = used
     assert "training would start" in found[commands("Your own pictures")[0]]

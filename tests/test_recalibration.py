@@ -88,9 +88,11 @@ def test_calibrate_writes_a_file_of_another_name_and_never_over_one(models, tmp_
     assert "support a false-positive rate of" in result.stderr
 
 
-# A SavedModel is loaded and traced for each of six files; the test above writes two of them anew.
+WRITTEN = pytest.mark.slow("loaded and traced for each of six files; two are written anew above")
+
+
 @pytest.mark.parametrize(
-    "which", [pytest.param("savedmodel", marks=pytest.mark.slow), "onnx", "tflite-int8"]
+    "which", [pytest.param("savedmodel", marks=WRITTEN), "onnx", "tflite-int8"]
 )
 def test_a_threshold_set_by_hand_promises_nothing_and_is_taken_back(which, models, tmp_path, cli):
     from lisae_tf.exported.runtimes import open_model
@@ -230,7 +232,7 @@ def test_monitor_compares_with_the_scores_of_the_file_itself(
 
 @pytest.mark.parametrize("which", QUANTISED)
 def test_a_quantised_file_tells_what_it_reaches_itself(which, opened, models):
-    from export.samples import MAX_REAL
+    from export.exportable import MAX_REAL
 
     model, measured = opened[which], opened[which].record["metrics"]
     parity = json.loads((model.path.parent / "parity.json").read_text())
@@ -329,7 +331,7 @@ STORED = np.linspace(1, 2, 40, dtype=np.float32)
     ],
 )
 def test_the_pictures_that_a_threshold_rests_on_are_known_by_their_scores(found, alpha, those):
-    from export.quantised import rests_on_these
+    from export.tflite import rests_on_these
 
     threshold = choose_threshold(STORED, 0.1)
     if alpha:

@@ -57,7 +57,17 @@ async def looking(report: Path, tmp_path: Path, width: int, script: bool = True,
         assert page.wrong == []  # nor did its policy stop anything
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1300, "light"), (400, "dark")])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (400, "dark"),
+        pytest.param(
+            1300,
+            "light",
+            marks=pytest.mark.slow("the same page; the mouse drags in the desk's test"),
+        ),
+    ],
+)
 def test_it_is_read_filtered_and_its_threshold_is_dragged(report, tmp_path, width, scheme):
     stored = runs.read_scores(RUN)
     scores, truth = np.asarray(stored["test"], np.float32), stored["is_anomaly"]

@@ -242,7 +242,7 @@ def changes(trained, tmp_path, monkeypatch, cli):
     return made
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a thousand changes, each with a command")
 def test_random_changes_are_noticed(changes, measured):
     for _ in range(CHANGES):
         changes.step()

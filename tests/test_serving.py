@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import serving_fixtures as toy
 
-from lisae_tf.exported.codes import Refused
+from lisae_tf.exported.signatures import Refused
 from lisae_tf.serving.rest_client import RestClient
 
 FRONTS = ("rest rows", "rest columns", "grpc")

@@ -14,7 +14,7 @@ import pytest
 import serving_fixtures as toy
 
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.exported.codes import Refused
+from lisae_tf.exported.signatures import Refused
 from lisae_tf.serving import scores
 from lisae_tf.serving.rest_client import RestClient
 

@@ -17,8 +17,15 @@ from export_fixtures import path_of, strings
 
 from lisae_tf.core.files import read_json, write_json
 from lisae_tf.detectors import load_detector
-from lisae_tf.exported.codes import CODES, RequestError, from_http, from_number
-from lisae_tf.exported.signatures import STRINGS, Signature, Tensor
+from lisae_tf.exported.signatures import (
+    CODES,
+    STRINGS,
+    RequestError,
+    Signature,
+    Tensor,
+    from_http,
+    from_number,
+)
 from lisae_tf.serving import json_format
 from lisae_tf.serving.limits import Limits
 
@@ -79,7 +86,7 @@ assert not {"tensorflow", "keras", "grpc", "tensorflow_serving"} & sys.modules.k
 mine = {name.removeprefix("lisae_tf.") for name in sys.modules if name.startswith("lisae_tf.")}
 mine = {name for name in mine if not name.startswith("serving")}
 pictures = {"data.levels", "data.pictures", "data.picture_files", "data.stored"}
-core = {"core", "core.errors", "core.files", "exported", "exported.codes", "exported.signatures"}
+core = {"core", "core.errors", "core.files", "exported", "exported.signatures"}
 assert mine <= {*core, "data", *pictures}, mine
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=toy.ROOT)

@@ -14,7 +14,7 @@ import serving_fixtures as toy
 from click.testing import CliRunner
 
 from lisae_tf.cli import main
-from lisae_tf.exported.codes import Refused
+from lisae_tf.exported.signatures import Refused
 from lisae_tf.serving.rest_client import RestClient
 
 PREDICT = f"/v1/models/{toy.NAME}:predict"

@@ -17,10 +17,10 @@ import serving_fixtures as toy
 from PIL import Image
 from test_serving_limits import IMAGE, PREDICT, encoded, post, refused
 
-from lisae_tf.exported.codes import Refused, RequestError
+from lisae_tf.exported.signatures import Refused, RequestError
 from lisae_tf.serving.admission import Admission, Memory
+from lisae_tf.serving.metrics import Throttle
 from lisae_tf.serving.rest_client import RestClient
-from lisae_tf.serving.throttle import Throttle
 
 REQUESTS, CONNECTIONS = 6, 20
 MEMORY = 24  # MiB: the least with bodies of one MiB
@@ -200,7 +200,7 @@ def test_calls_without_their_message_take_no_place_and_no_thread(server):
 def test_a_connection_whose_header_does_not_come_is_ended():
     from aiohttp import web
 
-    from lisae_tf.serving.connections import Connections
+    from lisae_tf.serving.admission import Connections
 
     async def answer(_request):
         return web.Response(text="well")
@@ -293,7 +293,7 @@ def test_of_half_sent_bodies_that_hold_too_much_the_oldest_gives_way():
 
 def test_a_log_is_not_filled_by_one_kind_of_trouble(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("lisae_tf.serving.throttle.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("lisae_tf.serving.metrics.time.monotonic", lambda: now[0])
     throttle, written = Throttle(most=3, seconds=10), []
 
     def log(line, text):

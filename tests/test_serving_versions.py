@@ -12,7 +12,7 @@ import serving_fixtures as toy
 from conftest import contents
 
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.exported.codes import CODES, RequestError
+from lisae_tf.exported.signatures import CODES, RequestError
 from lisae_tf.serving import model_config
 from lisae_tf.serving.limits import Limits
 from lisae_tf.serving.versions import END, Versions
@@ -281,10 +281,10 @@ def altered(model, tmp_path):
 
 def load(folder):
     from lisae_tf.exported import saved_model
-    from lisae_tf.serving import warmup
+    from lisae_tf.serving import inference
 
     loaded = saved_model.load(folder, folder.parent, toy.NAME, 1)
-    return warmup.warm_up(loaded, folder, Limits())
+    return inference.warm_up(loaded, folder, Limits())
 
 
 def test_warm_up_runs_every_record(model):

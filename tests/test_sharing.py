@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from training_fixtures import surface, tiny_config, tiny_data
 
-from lisae_tf.data.decoded import DecodedPictures
+from lisae_tf.data.datasets import DecodedPictures
 from lisae_tf.data.parts import Parts, TrainingData
 from lisae_tf.detectors import make_detector
 from lisae_tf.training.convergence import ResumePoint
@@ -67,8 +67,12 @@ def test_variants_share_where_they_minimise_the_same():
     weight = {"feature_extraction": {"linsep_weight": 0.7}}
     assert key(variant="lis") == key(variant="lis", **weight)
     assert key(variant="linsep") != key(variant="linsep", **weight)
+    assert key(variant="anogan") == key(variant="anogan-fm")
+    assert key(variant="anogan") != key(variant="anogan", anogan={"epochs": 4})
+    assert key(variant="anogan") not in {key(variant="lis"), key(variant="vae")}
 
 
+@pytest.mark.slow("two adversarial trainings; that their keys are equal stays in the fast set")
 def test_both_anogans_share_their_gan():
     shared = SharedPhase1()
     detectors = [fitted(name, "none", tiny_data(), shared) for name in ("anogan", "anogan-fm")]
@@ -76,8 +80,6 @@ def test_both_anogans_share_their_gan():
     alone = fitted("anogan-fm", "none", tiny_data())
     pictures = surface("coins", 20, "test")
     np.testing.assert_array_equal(detectors[1].score(pictures), alone.score(pictures))
-    assert key(variant="anogan") != key(variant="anogan", anogan={"epochs": 4})
-    assert key(variant="anogan") not in {key(variant="lis"), key(variant="vae")}
 
 
 def other_negatives(data: TrainingData) -> TrainingData:
@@ -120,8 +122,7 @@ def test_one_of_another_key_is_not_found(tmp_path):
     assert shared.find(linsep("surfaces:moon"), tmp_path) is None
 
 
-# Two whole trainings. That the keys differ, and that another key finds nothing, is above.
-@pytest.mark.slow
+@pytest.mark.slow("two whole trainings; that another key finds nothing is above")
 def test_linsep_trains_its_own_phase_1_for_each_negative_set():
     shared = SharedPhase1()
     first = fitted("linsep", "surfaces:coins", tiny_data(), shared)

@@ -6,8 +6,8 @@ import pytest
 
 from lisae_tf.config.settings import dataset_settings, merge, resolve
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.data import drawings, folders, picture_files, pictures
-from lisae_tf.data.drawings import background_is_bright, match_polarity
+from lisae_tf.data import augmentation, folders, picture_files, pictures
+from lisae_tf.data.augmentation import background_is_bright, match_polarity
 from lisae_tf.data.layout import PictureSet
 from lisae_tf.data.tasks import load_test, load_training
 from lisae_tf.experiments import experiment
@@ -175,7 +175,7 @@ def test_a_picture_in_two_folders_is_refused_by_content(one, other, three_folder
 
 
 def test_drawn_negatives_fit_the_folder(tmp_path, picture_folder, monkeypatch):
-    monkeypatch.setattr(drawings, "GENERATED_COUNT", 1000)
+    monkeypatch.setattr(augmentation, "GENERATED_COUNT", 1000)
     picture_folder(tmp_path / "normal", 25, level=200)
     data = load_training(folder_config(tmp_path, negatives="strokes"))
     assert data.negative.fit.shape == (800, 12, 12, 3)

@@ -18,8 +18,8 @@ from lisae_tf.config.tiling import Tiling
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.parts import Parts, TrainingData
 from lisae_tf.detectors import load_detector, make_detector
+from lisae_tf.detectors.tiled import Cut, Highest, Mend
 from lisae_tf.exported.runtimes import open_model
-from lisae_tf.model.tiled_graph import Cut, Highest, Mend
 from lisae_tf.report.error_maps import resized
 from lisae_tf.training.phase import TrainingOptions
 
@@ -106,11 +106,11 @@ def test_keras_makes_the_layers_again(kind):
     assert (again._tiling, again.name) == (layer._tiling, "tiles")
 
 
-# The fused score trains longest of all, and its tiles are cut and mended as those of the others.
-FUSED = pytest.param("linsep-fused", marks=pytest.mark.slow)
+ONE_MORE = pytest.mark.slow("its tiles are cut and mended as those of the others")
+FUSED, ENCODER = (pytest.param(name, marks=ONE_MORE) for name in ("linsep-fused", "bce"))
 
 
-@pytest.fixture(scope="module", params=["lis", FUSED, "bce"])
+@pytest.fixture(scope="module", params=["lis", FUSED, ENCODER])
 def detector(request):
     from lisae_tf.core.thresholds import choose_threshold
 
@@ -145,8 +145,9 @@ def test_a_tiled_detector_keeps_each_law(law, detector, tmp_path):
     law(detector, np.concatenate([mosaic("gravel", 10), mosaic("moon", 10)]), tmp_path)
 
 
-# Two trainings of each; that the detector of the tiles forgets, test_detectors has.
-@pytest.mark.slow
+@pytest.mark.slow(
+    "two trainings of each; that the detector of the tiles forgets, test_detectors has"
+)
 def test_a_second_fit_forgets_the_first_and_a_seed_repeats(detector):
     pictures, again = mosaic("moon", 5), make_detector(detector.config)
     again.fit_data(data("brick"), TrainingOptions())
@@ -246,10 +247,11 @@ def seen(count=9):
     return mosaic("moon", count)[:, :24, :32]
 
 
-# A SavedModel is the very graph that the laws above hold of; the others write another.
-@pytest.mark.parametrize(
-    "form", ["onnx", "tflite", pytest.param("savedmodel", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("form", [
+    "onnx",
+    pytest.param("tflite", marks=pytest.mark.slow("the int8 file below is one as well")),
+    pytest.param("savedmodel", marks=pytest.mark.slow("the very graph that the laws hold of")),
+])  # fmt: skip
 def test_tiling_is_part_of_the_exported_graph(form, run, cli, tmp_path):
     result = cli("export", "--run", run / "run", "--format", form, "--out", tmp_path)
     assert result.exit_code == 0, result.stderr
@@ -266,8 +268,10 @@ def test_tiling_is_part_of_the_exported_graph(form, run, cli, tmp_path):
     np.testing.assert_allclose(model.error_maps(pictures), expected, atol=1e-5)
 
 
-# The other quantisation runs through the same code over the same graph.
-@pytest.mark.parametrize("quantized", [pytest.param("fp16", marks=pytest.mark.slow), "int8"])
+FP16 = pytest.param("fp16", marks=pytest.mark.slow("the same code over the same graph"))
+
+
+@pytest.mark.parametrize("quantized", [FP16, "int8"])
 def test_a_tiled_file_can_be_quantised(quantized, run, cli, tmp_path):
     arguments = ("--format", "tflite", "--quantize", quantized, "--out", tmp_path)
     result = cli("export", "--run", run / "run", *arguments)

@@ -35,13 +35,15 @@ def undisturbed(shared):
     return train(tiny_config(), tiny_data(augment=True), TrainingOptions(shared=shared))
 
 
+BETWEEN = pytest.mark.slow("takes as long and falls between the two of the fast set")
+
+
 @pytest.mark.parametrize(
     "phase, epoch",
-    # The first epoch of a phase, and the last before the next. The others take as long and fall
-    # between; test_kill has fifty at random moments.
+    # The last epoch of phase 1, and the first of phase 2.
     [("feature-extraction", 2), ("latent-shaping", 0),
-     pytest.param("feature-extraction", 0, marks=pytest.mark.slow),
-     pytest.param("latent-shaping", 2, marks=pytest.mark.slow)],
+     pytest.param("feature-extraction", 0, marks=BETWEEN),
+     pytest.param("latent-shaping", 2, marks=BETWEEN)],
 )  # fmt: skip
 def test_a_killed_run_resumes_byte_equal(tmp_path, shared, undisturbed, phase, epoch):
     config, data = tiny_config(), tiny_data(augment=True)
@@ -91,7 +93,7 @@ def test_a_lower_precision_trains_both_phases_to_nearly_the_same_losses(undistur
     assert_nearly_the_same_losses(undisturbed.history, lower.history)
 
 
-@pytest.mark.slow  # two trainings of both phases more; the precision is set in one place for all
+@pytest.mark.slow("two trainings of both phases more; the precision is set in one place for all")
 def test_a_lower_precision_trains_linsep_to_nearly_the_same_losses():
     configs = (tiny_config(variant="linsep", network=network) for network in ({}, LOWER))
     assert_nearly_the_same_losses(
@@ -99,11 +101,8 @@ def test_a_lower_precision_trains_linsep_to_nearly_the_same_losses():
     )
 
 
-# Each is a training of whole epochs; one whose latent layer has weights of its own stands for all.
-OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("vae", "sig-repnn", "deep-sad")]
-
-
-@pytest.mark.parametrize("variant", ["mem-ae", *OTHERS])
+@pytest.mark.slow("each trains whole epochs; LIS in a lower precision stays in the fast set")
+@pytest.mark.parametrize("variant", ["mem-ae", "vae", "sig-repnn", "deep-sad"])
 def test_a_lower_precision_trains_whatever_the_latent_layer_is(variant):
     detector = make_detector(tiny_config(variant=variant, network=LOWER))
     with steps_of_an_epoch(WHOLE_EPOCH):
@@ -123,7 +122,7 @@ def test_what_a_lower_precision_ends_with_is_scored_in_float32(lower):
     assert keras.config.dtype_policy().name == "float32"
 
 
-@pytest.mark.slow  # a training and a half; test_a_killed_run_resumes_byte_equal has the mechanism
+@pytest.mark.slow("a training and a half; test_a_killed_run_resumes_byte_equal has the mechanism")
 def test_a_killed_run_of_lower_precision_resumes_byte_equal(tmp_path, lower):
     config, checkpoint = tiny_config(network=LOWER), tmp_path / "checkpoint.npz"
     kill = KillAfter("latent-shaping", 0)
@@ -149,7 +148,7 @@ def fixed_camera_data():
     return with_normals(np.clip(part + shading + noise, 0, 255).astype(np.uint8))
 
 
-COLLAPSING = {"feature_extraction": {"epochs": 2, "collapse_fraction": 0.05}}
+COLLAPSING = {"feature_extraction": {"epochs": 1, "collapse_fraction": 0.05}}
 
 
 def test_a_collapse_restarts_with_derived_seeds_and_then_names_the_setting():
@@ -163,8 +162,8 @@ def test_a_collapse_restarts_with_derived_seeds_and_then_names_the_setting():
         assert line.endswith(f"starting again with seed {place * stride}")
 
 
-# Whole warm-up epochs; LinSep differs in its phase 2 alone, which comes after.
-@pytest.mark.parametrize("variant", ["ae", pytest.param("linsep", marks=pytest.mark.slow)])
+@pytest.mark.slow("300 steps of the decoder before each; a few of them stay in the fast set")
+@pytest.mark.parametrize("variant", ["ae", "linsep"])
 def test_pictures_near_their_mean_train_where_the_decoder_begins_alone(variant):
     settings = {"epochs": 4, "collapse_fraction": 0.05, "decoder_steps": 300}
     config, data = tiny_config(variant=variant, feature_extraction=settings), fixed_camera_data()
@@ -194,6 +193,7 @@ def test_a_network_that_keeps_too_little_spread_restarts_whatever_its_error(monk
     assert result.restart_seeds == [feature_extraction.RESTART_STRIDE]
 
 
+@pytest.mark.slow("two trainings of whole epochs; what restarts is tested above")
 def test_the_check_changes_nothing_about_a_healthy_training():
     shares = ({"epochs": 2, "collapse_fraction": share} for share in (1e-9, 0.0))
     with steps_of_an_epoch(WHOLE_EPOCH):  # of a shorter training it would find a collapse
@@ -215,9 +215,7 @@ def test_one_and_the_same_picture_is_no_training_set():
         train(tiny_config(**COLLAPSING), data, TrainingOptions())
 
 
-# Five phases are traced; that restarts take derived seeds and that a killed run resumes is tested
-# above, each by itself.
-@pytest.mark.slow
+@pytest.mark.slow("five phases; derived seeds and resuming are tested above, each by itself")
 def test_a_run_killed_after_a_restart_resumes_in_that_attempt(tmp_path, monkeypatch):
     config, checkpoint = tiny_config(**COLLAPSING), tmp_path / "checkpoint.npz"
     seeds = []
@@ -243,7 +241,26 @@ def test_a_run_killed_after_a_restart_resumes_in_that_attempt(tmp_path, monkeypa
     assert seeds[3:] == seeds[1:3]  # the first attempt is not repeated
 
 
-@pytest.mark.slow  # four trainings; that the decoder begins alone is tested above
+def test_the_decoder_begins_alone(monkeypatch):
+    fit, changed = feature_extraction.fit_epochs, []
+
+    def watched(model, *rest):
+        parts = (model.encoder, model.latent, model.decoder)
+        before = [as_bytes(weights_of(part)) for part in parts]
+        fit(model, *rest)
+        changed.extend(
+            as_bytes(weights_of(part)) != old for part, old in zip(parts, before, strict=True)
+        )
+        raise Killed
+
+    monkeypatch.setattr(feature_extraction, "fit_epochs", watched)
+    config = tiny_config(variant="ae", feature_extraction={"decoder_steps": 5})
+    with pytest.raises(Killed):
+        train(config, tiny_data(), TrainingOptions())
+    assert changed == [False, False, True]
+
+
+@pytest.mark.slow("four trainings; that the decoder begins alone is tested above")
 def test_a_run_whose_decoder_began_alone_resumes_byte_equal(tmp_path):
     config = tiny_config(variant="ae", feature_extraction={"epochs": 2, "decoder_steps": 20})
     plain = train(
@@ -316,6 +333,7 @@ def test_a_relative_gamma_is_so_many_times_the_held_out_normal_error(tmp_path, s
     assert as_bytes(weights_of(same.model)) == as_bytes(weights_of(result.model))
 
 
+@pytest.mark.slow("two more phase 2; the same note of an absolute gamma stays in the fast set")
 def test_a_relative_gamma_that_does_little_is_a_note_in_its_own_terms(shared, undisturbed):
     config, options = (
         tiny_config(latent_shaping={"gamma_times": 1e-3}),

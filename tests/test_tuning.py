@@ -313,7 +313,10 @@ def test_one_command_at_a_time_writes_to_a_study(study, tmp_path, monkeypatch):
 # tests of `study` say how γ and β are tried.
 @pytest.mark.parametrize(
     "variant, rounds",
-    [("linear-ae", 0), pytest.param("lis", tuning.ROUNDS, marks=pytest.mark.slow)],
+    [
+        ("linear-ae", 0),
+        pytest.param("lis", tuning.ROUNDS, marks=pytest.mark.slow("trains dozens of networks")),
+    ],
 )
 def test_on_the_embedded_photographs(tmp_path, monkeypatch, variant, rounds):
     """The whole command, with real trainings, of one epoch where there are epochs."""

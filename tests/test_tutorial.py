@@ -17,7 +17,7 @@ from conftest import CHECKOUT
 from PIL import Image
 from serving_fixtures import free_port
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow("every command of the tutorial, on pictures of usual size")
 STEPS = re.compile(r"^## \d+\. (.+?)$(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -304,14 +305,18 @@ def test_a_csv_that_was_moved_away_is_begun_anew(folder, out):
 
 @pytest.fixture(scope="module")
 def exported(trained, cli, tmp_path_factory):
-    """The tiny run as ONNX and TFLite."""
-    place = tmp_path_factory.mktemp("models")
-    with contextlib.chdir(trained):
-        for kind in ("onnx", "tflite"):
+    """`exported(kind)` is the tiny run as ONNX or TFLite."""
+
+    @cache
+    def export(kind: str) -> Path:
+        place = tmp_path_factory.mktemp(kind)
+        with contextlib.chdir(trained):
             given = ("--out", place, "--name", "watched", "--format", kind)
             result = cli("export", "--run", "runs/normal-lis-seed0", *given)
-            assert result.exit_code == 0, result.output
-    return {suffix: next(place.rglob(f"model.{suffix}")) for suffix in ("onnx", "tflite")}
+        assert result.exit_code == 0, result.output
+        return next(place.rglob(f"model.{kind}"))
+
+    return export
 
 
 @pytest.mark.parametrize(
@@ -335,7 +340,7 @@ def exported(trained, cli, tmp_path_factory):
     ],
 )
 def test_bad_input_is_one_sentence(options, words, workplace, exported, cli):
-    given = {"--model": exported["onnx"], "--out": "scores.csv"}
+    given = {"--model": exported("onnx"), "--out": "scores.csv"}
     more = [each for name, value in given.items() if name not in options for each in (name, value)]
     assert_one_sentence(cli("watch", *options, *more, "--once"), words)
     assert not Path("scores.csv").exists() or Path("scores.csv").read_text().count("\n") <= 1
@@ -353,9 +358,15 @@ finally:
 """
 
 
-@pytest.mark.parametrize("which", ["onnx", "tflite"])
+@pytest.mark.parametrize(
+    "which",
+    [
+        "onnx",
+        pytest.param("tflite", marks=pytest.mark.slow("another runtime behind the same watch")),
+    ],
+)
 def test_a_device_scores_as_score_does_until_it_is_told_to_end(which, exported, workplace, cli):
-    model = exported[which]
+    model = exported(which)
     command = [sys.executable, "-c", LIGHT, "watch", "normal", "--model", str(model),
                "--out", "scores.csv", "--settle", "0"]  # fmt: skip
     with subprocess.Popen(

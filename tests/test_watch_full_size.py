@@ -99,7 +99,7 @@ def model(tmp_path, cli, picture_folder):
     return next((tmp_path / "models").rglob("model.onnx"))
 
 
-@pytest.mark.slow
+@pytest.mark.slow("ten thousand pictures arrive")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_ten_thousand_arrivals_and_kills(tmp_path, model, server, cli, measured, request):
     folder, out, parts = tmp_path / "in", tmp_path / "scores.csv", tmp_path / "parts"

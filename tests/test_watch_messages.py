@@ -16,7 +16,7 @@ import watch_fixtures
 from watch_fixtures import ALPHA, FAST, Taking, Toy, picture, rows, watch
 
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.watching import receivers, watcher
+from lisae_tf.watching import outbox, watcher
 from lisae_tf.watching.drift import Window
 from lisae_tf.watching.watcher import Settings, Watcher
 
@@ -32,14 +32,14 @@ def telling(*given, **more):
 def test_a_message_is_sent_until_it_is_received(folder, out, server, monkeypatch):
     monkeypatch.setattr("lisae_tf.watching.outbox._FIRST_PAUSE", 0.01)
     receiver, said = server(503, 302, 200), []
-    settings = telling(receivers.Post(receiver.url))
+    settings = telling(outbox.Post(receiver.url))
     done = watch(folder, out, settings, say=said.append)
     assert done.messages_waiting == {}
     received = [(key, content) for code, key, content in receiver.taken if code == 200]
     assert {Path(content["path"]).name for _, content in received} == {"8.png", "9.png"}
     assert len({key for key, _ in received}) == 2
     assert all(key == content["id"] for key, content in received)
-    assert {*received[0][1]} == {*receivers.FIELDS["anomaly"]}
+    assert {*received[0][1]} == {*outbox.FIELDS["anomaly"]}
     assert "--post did not take a message (it answers 503); it is sent again" in said
     watch(folder, out, settings)
     assert len(receiver.taken) == 4
@@ -48,13 +48,13 @@ def test_a_message_is_sent_until_it_is_received(folder, out, server, monkeypatch
 def test_messages_outlive_the_watcher(folder, out, server):
     with HTTPServer(("127.0.0.1", 0), Taking) as nobody:
         port = nobody.server_port
-    settings = telling(receivers.Post(f"http://127.0.0.1:{port}/x"), grace=0.05)
+    settings = telling(outbox.Post(f"http://127.0.0.1:{port}/x"), grace=0.05)
     assert watch(folder, out, settings).messages_waiting == {"--post": 2}
     said = []
     watch(folder, out, say=said.append)
     assert said == ["note: 2 messages wait for --post; give it again to send them"]
     receiver = server(200)
-    done = watch(folder, out, telling(receivers.Post(receiver.url)))
+    done = watch(folder, out, telling(outbox.Post(receiver.url)))
     assert done.messages_waiting == {} and len(receiver.taken) == 2
 
 
@@ -63,7 +63,7 @@ def test_scoring_waits_when_the_queue_is_full(folder, out, server, monkeypatch):
     for number in range(3):
         picture(folder / f"bright-{number}.png", 240)
     receiver, said = server(500), []
-    settings = telling(receivers.Post(receiver.url), queue=2, grace=0.3)
+    settings = telling(outbox.Post(receiver.url), queue=2, grace=0.3)
     with pytest.raises(LisaeError, match="2 messages wait for --post, so the other pictures"):
         watch(folder, out, settings, say=said.append)
     assert "2 messages wait for --post: scoring waits for it too" in said
@@ -76,7 +76,7 @@ def test_scoring_waits_when_the_queue_is_full(folder, out, server, monkeypatch):
 def test_a_slow_receiver_does_not_hold_scoring_up(folder, out, server, monkeypatch):
     entered, go = threading.Event(), threading.Event()
 
-    class Slow(receivers.Receiver):
+    class Slow(outbox.Receiver):
         name, kinds = "slow", ("anomaly",)
 
         def send(self, content):
@@ -102,7 +102,7 @@ def test_a_slow_receiver_does_not_hold_scoring_up(folder, out, server, monkeypat
 def command(kind, tmp_path, *fields, code=""):
     script = f"import sys; open({str(tmp_path / 'told')!r}, 'a').write(repr(sys.argv[1:]) + '\\n')"
     (tmp_path / "script.py").write_text(f"{script}\n{code}")
-    return receivers.Command(kind, f"{sys.executable} {tmp_path / 'script.py'} {' '.join(fields)}")
+    return outbox.Command(kind, f"{sys.executable} {tmp_path / 'script.py'} {' '.join(fields)}")
 
 
 def test_a_command_is_told_without_a_shell(folder, out, tmp_path):
@@ -158,7 +158,7 @@ def test_drift_is_told_and_known_to_the_next_start(tmp_path, out, server):
     model = Toy(calibration=np.random.default_rng(0).uniform(0.2, 0.3, 100))
     receiver, said = server(200), []
     settings = telling(
-        receivers.Post(receiver.url), command("drift", tmp_path, "{drifted}"), window=20
+        outbox.Post(receiver.url), command("drift", tmp_path, "{drifted}"), window=20
     )
     for start, (level, ended) in enumerate([(52, None), (100, True), (102, None), (52, False)]):
         for number in range(20):

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 
 from lisae_tf.config.settings import merge, resolve
+from lisae_tf.data.datasets import patches
 from lisae_tf.data.parts import Parts, TrainingData
-from lisae_tf.data.surfaces import patches
 
 TINY = {
     "variant": "lis",

@@ -178,7 +178,7 @@ def _write(folder: Path, detector, stored: dict, threshold, scores, say) -> None
     from lisae_tf.core.arrays import save_arrays
     from lisae_tf.core.files import write_json
     from lisae_tf.data import manifest
-    from lisae_tf.data.roots import here
+    from lisae_tf.data.folders import here
     from lisae_tf.evaluation.metrics import (
         Scored,
         by_folder,
@@ -187,7 +187,7 @@ def _write(folder: Path, detector, stored: dict, threshold, scores, say) -> None
         evaluate,
         known_found,
     )
-    from lisae_tf.report import run_figures
+    from lisae_tf.report import figures
     from lisae_tf.runs import folders as runs
     from lisae_tf.runs.files import FIGURES, METRICS, REPORT, SCORES, changing
 
@@ -219,7 +219,7 @@ def _write(folder: Path, detector, stored: dict, threshold, scores, say) -> None
         # What `monitor` compares with is what the threshold rests on.
         save_arrays(staged / SCORES, stored | {"calibration": np.asarray(scores)})
         write_json(staged / METRICS, metrics)
-        run_figures.draw_threshold(earlier, test, threshold.alpha, staged / FIGURES)
+        figures.draw_threshold(earlier, test, threshold.alpha, staged / FIGURES)
     say(summary(old.alpha, threshold))
     for name, words in (
         ("false_positive_rate", "normal test pictures above it"),

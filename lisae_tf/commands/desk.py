@@ -49,11 +49,11 @@ def command(
     Shows a run's test pictures, or PICTURES (files, folders or .npy arrays), which are scored
     first. With --model, an ONNX or TFLite file needs no TensorFlow.
     """
-    from lisae_tf.data import lists
+    from lisae_tf.data import picture_files
 
     shared.refuse_both(run, model)
     if listed is not None:
-        pictures += tuple(lists.read(listed))
+        pictures += tuple(picture_files.read(listed))
     if save is not None:
         from lisae_tf.core.files import write_text
         from lisae_tf.desk import frozen
@@ -89,7 +89,7 @@ def _opened(
 ):  # fmt: skip
     """The desk that the command line asks for, its pictures scored."""
     from lisae_tf.desk.desk import Desk
-    from lisae_tf.desk.thumbnails import Cache, cache_folder
+    from lisae_tf.desk.pictures import Cache, cache_folder
     from lisae_tf.runs.marks import place_of, read_marks
 
     if model is not None:
@@ -113,7 +113,7 @@ def _opened(
     if paths:
         found = _scored(detector, detector.threshold_.alpha, paths, skip_bad)
     else:
-        from lisae_tf.desk.tested import pictures_of
+        from lisae_tf.desk.reported import pictures_of
 
         found = pictures_of(folder, detector.config, data_dir, data_roots)
     return desk_of_run(folder, detector, found, marks)
@@ -130,7 +130,7 @@ def desk_of_run(folder: Path, detector, pictures, marks: Path | None = None):
     """
     from lisae_tf.config.settings import FOLDER
     from lisae_tf.desk.desk import Desk
-    from lisae_tf.desk.thumbnails import Cache, cache_folder
+    from lisae_tf.desk.pictures import Cache, cache_folder
     from lisae_tf.runs.files import CONFIG
     from lisae_tf.runs.marks import place_of
 

@@ -28,7 +28,7 @@ def command(
     start_tensorflow()
     from lisae_tf.config.settings import merge, resolve
     from lisae_tf.data import tasks
-    from lisae_tf.data.roots import moved
+    from lisae_tf.data.folders import moved
     from lisae_tf.detectors import load_detector
     from lisae_tf.evaluation.metrics import folder_remarks
     from lisae_tf.experiments import experiment

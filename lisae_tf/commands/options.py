@@ -173,7 +173,7 @@ def tell_others(paths: Iterable[Path]) -> None:
 
 def tell_reading(decoded: "Decoded", scorer) -> None:
     """Names pictures that have lost levels, or fit no mask of what does not count, on stderr."""
-    from lisae_tf.data.proportions import reading_remarks
+    from lisae_tf.data.levels import reading_remarks
 
     for remark in reading_remarks(decoded.names, decoded.headers, scorer):
         click.echo(f"note: {remark}", err=True)
@@ -188,7 +188,7 @@ def console() -> "Console":
 
 def stored(config):
     """Settings as a run keeps them: folders of pictures with whole paths."""
-    from lisae_tf.data.roots import absolute
+    from lisae_tf.data.folders import absolute
 
     return absolute(config)
 

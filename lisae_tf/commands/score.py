@@ -48,11 +48,11 @@ def command(
     With --model, an ONNX or TFLite file needs no TensorFlow.
     """
     from lisae_tf.core.files import replacing
-    from lisae_tf.data import lists
+    from lisae_tf.data import picture_files
     from lisae_tf.exported.score_files import FIELDS, TEXT
 
     if listed is not None:
-        paths += tuple(lists.read(listed))
+        paths += tuple(picture_files.read(listed))
     if not paths:
         raise click.UsageError("there is nothing to score; name files or folders, or --list FILE")
     shared.refuse_address(engine, address)

@@ -75,7 +75,7 @@ def command(
     from lisae_tf.serving import server
     from lisae_tf.serving.admission import Memory
     from lisae_tf.serving.limits import MEMORY, Limits
-    from lisae_tf.serving.throttle import Throttle
+    from lisae_tf.serving.metrics import Throttle
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("lisae_tf").setLevel(logging.INFO)

@@ -12,7 +12,7 @@ from lisae_tf.core.quiet import start_tensorflow
 
 if TYPE_CHECKING:
     from lisae_tf.grids.cells import Cell
-    from lisae_tf.grids.group import Finished
+    from lisae_tf.grids.workers import Finished
 
 RESULTS, QUICK_RESULTS = Path("results"), Path("runs/quick")
 PAPER = ("table1", "table2", "table3", "appendix-a")

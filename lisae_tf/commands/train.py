@@ -158,7 +158,7 @@ def _settings(
     config, notes = settle(named, config_file, assigned)
     config = shared.stored(config)
     if continued:
-        from lisae_tf.data.roots import moved
+        from lisae_tf.data.folders import moved
 
         config = moved(config, data_roots)
     return config, [*said, *notes]
@@ -166,7 +166,7 @@ def _settings(
 
 def _claimed(config, folder: Path, data_roots: tuple[str, ...]) -> str:
     """The settings as an interrupted run has them, whose folders may have moved since."""
-    from lisae_tf.data.roots import moved_back
+    from lisae_tf.data.folders import moved_back
     from lisae_tf.runs.folders import CONFIG
 
     settings, stored = config.to_yaml(), folder / CONFIG

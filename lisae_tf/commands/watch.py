@@ -80,7 +80,7 @@ def command(
     same command.
     """
     from lisae_tf.exported.runtimes import open_model
-    from lisae_tf.watching.receivers import ANOMALY, DRIFT, Command, Post
+    from lisae_tf.watching.outbox import ANOMALY, DRIFT, Command, Post
     from lisae_tf.watching.watcher import Settings, Watcher
 
     if link and anomalies is None:

@@ -1,16 +1,19 @@
-"""The threshold α of section 3.4, chosen from the scores of held-out normal pictures alone.
+"""The threshold α of section 3.4, from held-out normal scores alone; intervals of shares.
 
-Runs without TensorFlow, so that an exported model is calibrated by the same rule.
+Runs without TensorFlow and SciPy: an exported model is calibrated by the same rule.
 """
 
 import math
 from dataclasses import asdict, dataclass
+from statistics import NormalDist
 
 import numpy as np
 
 from lisae_tf.core.errors import LisaeError
 
 _ROUNDING = 1e-9  # k / (n + 1) and the rate asked for may be one number written twice
+CONFIDENCE = 0.95
+Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
 
 
 @dataclass(frozen=True)
@@ -116,3 +119,21 @@ def choose_threshold(scores: np.ndarray, fpr: float, *, nearest: bool = False) -
         k = 1
     k = min(k, n)
     return Threshold(float(scores[k - 1]), float(fpr), k / (n + 1), n)
+
+
+def wilson(count: int, total: int) -> tuple[float, float]:
+    """The `CONFIDENCE` interval of a share (Wilson 1927); 0 to 1 where nothing was counted.
+
+    `desk/static/counts.js` has the same formula.
+
+    Args:
+        count: how many of them.
+        total: of how many, 0 or more.
+    """
+    if not total:
+        return 0.0, 1.0
+    share, spread = count / total, Z * Z / total
+    middle = (share + spread / 2) / (1 + spread)
+    half = Z / (1 + spread) * math.sqrt((share * (1 - share) + spread / 4) / total)
+    # At the edges rounding must not cut the share itself off.
+    return min(max(0.0, middle - half), share), max(min(1.0, middle + half), share)

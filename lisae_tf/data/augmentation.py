@@ -1,16 +1,17 @@
-"""Random changes to negative pictures (section 5.1): blur, crop, flips; and random strokes.
+"""Random changes to negative pictures (section 5.1): blur, crop, flips, strokes; drawn negatives.
 
-Every function is vectorised over a batch and stateless: the same seed gives the same pictures,
-eagerly and inside `tf.data`.
+Vectorised over a batch and stateless: the same seed gives the same pictures, in `tf.data` too.
 """
 
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
 CROP_SHARE = 0.15  # of the side, at most, on each edge
 BLUR_SIGMA = 1.0  # pixels, at most
 _BLUR_REACH = 2  # pixels on each side
+GENERATED_COUNT = 10_000
 
 
 def split_seed(seed: tf.Tensor, count: int) -> list[tf.Tensor]:
@@ -120,3 +121,34 @@ def random_strokes(
     ink = tf.random.stateless_uniform((count, 1, 1, channels), ink_seed, 0.6, 1.0)
     drawn = tf.tanh(density)[..., None] * ink
     return tf.cast(tf.round(255 * drawn), tf.uint8)
+
+
+def background_is_bright(pixels: np.ndarray) -> bool:
+    """Whether the median pixel of the pictures' borders is nearer to white than to black."""
+    border = np.concatenate(
+        [pixels[:, 0], pixels[:, -1], pixels[:, :, 0], pixels[:, :, -1]], axis=1
+    )
+    return float(np.median(border)) > 127.5
+
+
+def match_polarity(pixels: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """Inverts drawings whose paper is bright where that of `like` is dark, or the reverse."""
+    return 255 - pixels if background_is_bright(pixels) != background_is_bright(like) else pixels
+
+
+def draw(name: str, shape: tuple[int, int, int], seed: int) -> np.ndarray:
+    """Generated negatives, uint8 (`GENERATED_COUNT`, H, W, C).
+
+    Args:
+        name: of the generator, in `protocols.GENERATED`.
+        shape: (H, W, C).
+        seed: of the run.
+    """
+    import tensorflow as tf
+
+    generators = {"strokes": random_strokes}
+    batches = [
+        generators[name](1000, shape, tf.constant([seed, batch], tf.int32)).numpy()
+        for batch in range(GENERATED_COUNT // 1000)
+    ]
+    return np.concatenate(batches)

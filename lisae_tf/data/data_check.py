@@ -12,13 +12,11 @@ from lisae_tf.config.settings import Config
 from lisae_tf.config.tiling import tiling_of
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import checks, levels, masks, picture_files, pictures
-from lisae_tf.data.folder_test import read_test_masks
-from lisae_tf.data.folder_training import read_negative_masks
-from lisae_tf.data.folders import MIN_NEGATIVE, MIN_NORMAL, settle_folder_channels
+from lisae_tf.data.folder_tasks import read_negative_masks, read_test_masks
+from lisae_tf.data.folders import MIN_NEGATIVE, MIN_NORMAL, here, settle_folder_channels
 from lisae_tf.data.layout import PictureSet, kind_of, test_sets
 from lisae_tf.data.levels import FULL_DEPTH
 from lisae_tf.data.opened_folders import MIN_KNOWN, NEGATIVE_STREAM, divided, normal_stream
-from lisae_tf.data.roots import here
 
 TEST = "normal test"  # the name of that set
 STRETCHED = 1.1  # sides scaled more unequally than this are mentioned

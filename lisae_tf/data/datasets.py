@@ -1,24 +1,134 @@
 """The registry of datasets: a name becomes pictures with class labels, part by part.
 
-Owns reading; which class is normal, negative or an anomaly is decided in `protocols`.
+Owns reading, and the embedded photographs; what is normal is decided in `protocols`.
 """
 
+import math
 import os
 import re
 import socket
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
 
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.data import pictures, surfaces
-from lisae_tf.data.decoded import DecodedPictures
+from lisae_tf.data import pictures
 from lisae_tf.data.protocols import base_name
 
+PATCH = 32
+STRIDE = 8
+PHOTOGRAPHS = {
+    "brick": "brick.png",
+    "grass": "grass.png",
+    "gravel": "gravel.png",
+    "moon": "moon.png",
+    "cell": "cell.png",
+    "coins": "coins.png",
+    "page": "page.png",
+    "immunohistochemistry": "ihc.png",
+    "hubble_deep_field": "hubble_deep_field.jpg",
+    "camera": "camera.png",
+}
+# Shares of a photograph's width, from left to right. Training and test alternate, because the
+# two sides of a photograph differ (the camera man has the sky on the left).
+BANDS = (
+    ("train", 0.2),
+    ("stopping", 0.1),
+    ("train", 0.2),
+    ("test", 0.1),
+    ("calibration", 0.1),
+    ("train", 0.2),
+    ("test", 0.1),
+)
+MAX_PATCHES = 2000  # of one photograph in one part, so that the largest does not outweigh the rest
 DATA_DIR_VARIABLE = "TFDS_DATA_DIR"
+
+
+def photograph(name: str) -> np.ndarray:
+    """One photograph as uint8 (H, W, 1).
+
+    Raises:
+        LisaeError: scikit-image is missing or does not carry it.
+    """
+    try:
+        path = resources.files("skimage") / "data" / PHOTOGRAPHS[name]
+    except ModuleNotFoundError as error:
+        raise LisaeError(
+            "the dataset 'surfaces' needs scikit-image; install it with pip"
+        ) from error
+    if not path.is_file():
+        raise LisaeError(
+            f"this scikit-image has no {PHOTOGRAPHS[name]}; install a version from 0.22 to 0.26"
+        )
+    return pictures.decode(Path(str(path)), channels=1)
+
+
+def bands(width: int, part: str) -> list[tuple[int, int]]:
+    """First column and the one past the last of each band of a part."""
+    edges = np.round(np.cumsum([0, *(share for _, share in BANDS)]) * width).astype(int)
+    spans = zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
+    return [span for (name, _), span in zip(BANDS, spans, strict=True) if name == part]
+
+
+def patches(name: str, part: str) -> np.ndarray:
+    """The patches of one part of a photograph, every eighth pixel, uint8 (N, 32, 32, 1)."""
+    picture = photograph(name)[:, :, 0]
+    cut = []
+    for first, end in bands(picture.shape[1], part):
+        windows = np.lib.stride_tricks.sliding_window_view(picture[:, first:end], (PATCH, PATCH))
+        cut.append(windows[::STRIDE, ::STRIDE].reshape(-1, PATCH, PATCH, 1))
+    found = np.concatenate(cut)
+    kept = np.linspace(0, len(found) - 1, min(len(found), MAX_PATCHES)).astype(int)
+    return found[kept]
+
+
+class DecodedPictures:
+    """The parts of datasets that were read last, each decoded as far as it was asked for.
+
+    `limit` is in bytes, counted for whole parts; 0 keeps nothing.
+    """
+
+    def __init__(self, limit: int):
+        self.limit = limit
+        self._parts: OrderedDict[Hashable, tuple[np.ndarray, np.ndarray]] = OrderedDict()
+
+    def pixels(
+        self,
+        key: Hashable,
+        shape: tuple[int, ...],
+        indices: np.ndarray,
+        decode: Callable[[np.ndarray], np.ndarray],
+    ) -> np.ndarray:
+        """Some pictures of a part, a copy that the caller may change.
+
+        Args:
+            key: names the part and the size it is decoded to.
+            shape: uint8 (N, H, W, C) of the whole part.
+            indices: int (M,), which pictures.
+            decode: gives uint8 (K, H, W, C) of some indices.
+
+        Returns:
+            uint8 (M, H, W, C).
+        """
+        if math.prod(shape) > self.limit:
+            return decode(indices)
+        if key not in self._parts:
+            # Memory is taken as pictures are filled in.
+            self._parts[key] = np.empty(shape, np.uint8), np.zeros(shape[0], bool)
+        self._parts.move_to_end(key)
+        while sum(pixels.nbytes for pixels, _ in self._parts.values()) > self.limit:
+            self._parts.popitem(last=False)
+        pixels, known = self._parts[key]
+        missing = indices[~known[indices]]
+        if len(missing):
+            pixels[missing] = decode(missing)
+            known[missing] = True
+        return pixels[indices]
 
 
 # A grid reads the same sets again and again and raises this limit; one run does not.
@@ -50,16 +160,16 @@ class Dataset:
 
 
 def _surfaces(data_dir: Path | None) -> Dataset:
-    names = tuple(surfaces.PHOTOGRAPHS)
+    names = tuple(PHOTOGRAPHS)
 
     def read(part: str, classes: Sequence[int], size: tuple[int, int], channels: int) -> Images:
-        if (*size, channels) != (surfaces.PATCH, surfaces.PATCH, 1):
+        if (*size, channels) != (PATCH, PATCH, 1):
             raise LisaeError("the dataset 'surfaces' is 32x32 grey; leave data.size and channels")
-        cut = [surfaces.patches(names[label], part) for label in classes]
+        cut = [patches(names[label], part) for label in classes]
         labels = np.repeat(np.asarray(classes, np.int64), [len(piece) for piece in cut])
         return Images(np.concatenate(cut), labels)
 
-    shape = (surfaces.PATCH, surfaces.PATCH, 1)
+    shape = (PATCH, PATCH, 1)
     return Dataset("surfaces", names, shape, read, has_own_held_out=True)
 
 

@@ -17,8 +17,7 @@ from lisae_tf.core.files import sha256
 from lisae_tf.data import picture_files, pictures
 from lisae_tf.data.checks import few
 from lisae_tf.data.layout import kind_of
-from lisae_tf.data.levels import Header
-from lisae_tf.data.proportions import apart
+from lisae_tf.data.levels import Header, apart
 
 PROPORTIONS = 0.02  # of a picture and its mask may differ by so much: rounded when scaled
 BLACK = 0  # what a mask shows where it is transparent

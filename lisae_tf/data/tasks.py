@@ -10,11 +10,10 @@ import numpy as np
 
 from lisae_tf.config.settings import FOLDER, Config
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.data import manifest, roots
+from lisae_tf.data import folders, manifest
+from lisae_tf.data.augmentation import background_is_bright, draw
 from lisae_tf.data.datasets import Dataset, Images, open_dataset
-from lisae_tf.data.drawings import background_is_bright, draw
-from lisae_tf.data.folder_test import read_test_masks, test_of
-from lisae_tf.data.folder_training import ignoring, training_of
+from lisae_tf.data.folder_tasks import ignoring, read_test_masks, test_of, training_of
 from lisae_tf.data.folders import FOLDER_SIZE
 from lisae_tf.data.manifest import Manifest
 from lisae_tf.data.masks import Masks
@@ -159,7 +158,7 @@ class TaskData:
         kept: Manifest | None = None,
         ignored: np.ndarray | None = None,
     ):
-        config = roots.here(config)
+        config = folders.here(config)
         self._config, self._data_dir, self._ignored = config, data_dir, ignored
         own = config.dataset == FOLDER
         self._folders = Folders(config, skip_bad=skip_bad, kept=kept) if own else None
@@ -219,7 +218,7 @@ def reopen(
     Raises:
         LisaeError: its list of pictures is damaged, or a folder is gone.
     """
-    roots.refuse_missing(roots.here(config), run)
+    folders.refuse_missing(folders.here(config), run)
     kept = manifest.read(run)
     # What does not count is in the run, which leaves it out by itself.
     config = config.model_copy(update={"ignore_mask": None})
@@ -271,4 +270,4 @@ def load_masks(config: Config, test: TestData) -> Masks | None:
         LisaeError: masks that do not belong to the anomalies.
     """
     anomalies = [test.labels[row] for row in np.flatnonzero(test.is_anomaly)]
-    return read_test_masks(roots.here(config), anomalies)
+    return read_test_masks(folders.here(config), anomalies)

@@ -15,10 +15,9 @@ import numpy as np
 
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import as_utf8
-from lisae_tf.core.intervals import Z
+from lisae_tf.core.thresholds import Z
 from lisae_tf.desk import drawn_mask
-from lisae_tf.desk.pictures import Pictures, sha256
-from lisae_tf.desk.thumbnails import LARGEST, SIDE, Cache, encoded
+from lisae_tf.desk.pictures import LARGEST, SIDE, Cache, Pictures, encoded, sha256
 from lisae_tf.runs.marks import WORDS, Mark, append_mark, read_marks
 
 PAGE = 500  # names in one answer

@@ -18,7 +18,7 @@ from typing import Any
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.desk import maps
 from lisae_tf.desk.desk import Desk
-from lisae_tf.desk.thumbnails import as_address, encoded
+from lisae_tf.desk.pictures import as_address, encoded
 
 SIDE, QUALITY, MAP_SIDE = 96, 70, 48  # pixels, of JPEG, pixels
 MOST = 5000  # pictures; a larger file is slow to open

@@ -26,8 +26,8 @@ from lisae_tf.core.errors import LisaeError
 from lisae_tf.desk.desk import PAGE, Desk
 from lisae_tf.desk.frozen import LIVE_SCRIPTS
 from lisae_tf.desk.maps import Maps
-from lisae_tf.desk.thumbnails import image_type
-from lisae_tf.desk.trial_routes import BINARY, TrialRoutes
+from lisae_tf.desk.pictures import image_type
+from lisae_tf.desk.trial import BINARY, TrialRoutes
 
 SCRIPTS = (
     "counts.js", "source.js", "histogram.js", "tiles.js", "viewer.js", *LIVE_SCRIPTS, "desk.js",

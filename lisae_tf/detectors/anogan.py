@@ -4,8 +4,7 @@ import keras
 
 from lisae_tf.data.parts import TrainingData
 from lisae_tf.detectors.graph import AutoencoderDetector
-from lisae_tf.model.checkpoints import Arrays, set_weights, weights_of
-from lisae_tf.model.own_layer import OwnLayer
+from lisae_tf.model.checkpoints import Arrays, OwnLayer, set_weights, weights_of
 from lisae_tf.model.scoring import covered, error_outputs
 from lisae_tf.training.adversarial import build_adversarial, feature_distance, train_adversarial
 from lisae_tf.training.phase import TrainingOptions

@@ -1,4 +1,7 @@
-"""Detectors that own a Keras scoring graph, and so can be exported and served."""
+"""Detectors that own a Keras scoring graph, and so can be exported and served.
+
+An autoencoder's, one trained by phase 1 alone, and those on rows of features, without pictures.
+"""
 
 from abc import abstractmethod
 
@@ -7,9 +10,13 @@ import numpy as np
 
 from lisae_tf.config.settings import Config
 from lisae_tf.core.arrays import BATCH_SIZE
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.thresholds import Threshold
 from lisae_tf.data.parts import TrainingData
 from lisae_tf.detectors.base import Detector
+from lisae_tf.model.autoencoder import LatentInsensitiveAutoencoder
+from lisae_tf.model.checkpoints import Arrays, set_weights, weights_of
+from lisae_tf.model.networks import Architecture
 from lisae_tf.model.scoring import (
     Scorer,
     covered,
@@ -18,6 +25,8 @@ from lisae_tf.model.scoring import (
     scoring_graph,
     set_threshold,
 )
+from lisae_tf.training.algorithm1 import train
+from lisae_tf.training.phase import TrainingOptions, build_autoencoder
 
 
 class GraphDetector(Detector):
@@ -113,3 +122,53 @@ class AutoencoderDetector(GraphDetector):
         x_hat = decoder(latent(encoder(covered(x, self.counted))))
         graph = of_pictures(keras.Model(x, {"reconstruction": x_hat}))
         return Scorer(graph)(images, "reconstruction")
+
+
+class OnePhaseDetector(AutoencoderDetector):
+    """An autoencoder that phase 1 trains and that is scored as it then is."""
+
+    model: LatentInsensitiveAutoencoder
+
+    @abstractmethod
+    def build_latent(self, architecture: Architecture, features: int, seed: int) -> keras.Model:
+        """The latent layer; see `networks.LatentBuilder`."""
+
+    def networks(self):
+        return self.model.encoder, self.model.latent, self.model.decoder
+
+    def fit_data(self, data: TrainingData, options: TrainingOptions) -> None:
+        data = self._seen(data)
+        result = train(self.config, data, options, self.build_latent)
+        self.shape, self.model = data.shape, result.model
+        self.history, self.notes = result.history, result.notes
+        self.restart_seeds = result.restart_seeds
+        self._make_graph()
+
+    def weights_to_continue(self) -> Arrays:
+        return self.arrays()
+
+    def arrays(self) -> Arrays:
+        return weights_of(self.model)
+
+    def restore(self, arrays: Arrays) -> None:
+        self.model = build_autoencoder(
+            self.config, self.shape, seed=self.config.seed, build_latent=self.build_latent
+        )
+        set_weights(self.model, arrays)
+        self._make_graph()
+
+
+class RowDetector(GraphDetector):
+    """A detector on rows, float32 (N, m): places of pictures, or a user's own features."""
+
+    def require_rows(self, data: TrainingData) -> None:
+        """Refuses pictures.
+
+        Raises:
+            LisaeError: the data is pictures.
+        """
+        if len(data.shape) != 1:
+            raise LisaeError(
+                f"--variant {self.config.variant} works on features, not on pixels; leave "
+                "--features none out, or use another variant such as ae"
+            )

@@ -14,10 +14,10 @@ from keras import ops
 
 from lisae_tf.core.arrays import Arrays
 from lisae_tf.data.parts import TrainingData
+from lisae_tf.detectors.graph import RowDetector
 from lisae_tf.detectors.pixels import check_arrays
-from lisae_tf.detectors.rows import RowDetector
+from lisae_tf.model.checkpoints import OwnLayer
 from lisae_tf.model.linear import insensitive_directions
-from lisae_tf.model.own_layer import OwnLayer
 from lisae_tf.training.phase import TrainingOptions
 
 _FARTHEST = 4096  # rows among which centres are chosen before all distances are brought up to date

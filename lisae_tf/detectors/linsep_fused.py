@@ -13,8 +13,7 @@ from sklearn.metrics import roc_auc_score
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.parts import TrainingData
 from lisae_tf.detectors.lisae import LatentInsensitiveDetector
-from lisae_tf.model.checkpoints import Arrays, set_weights
-from lisae_tf.model.own_layer import OwnLayer
+from lisae_tf.model.checkpoints import Arrays, OwnLayer, set_weights
 from lisae_tf.model.scoring import Scorer, covered, error_outputs, of_pictures
 from lisae_tf.training.phase import TrainingOptions, build_autoencoder
 

@@ -10,10 +10,10 @@ from scipy import linalg
 
 from lisae_tf.core.arrays import Arrays
 from lisae_tf.data.parts import TrainingData
+from lisae_tf.detectors.graph import RowDetector
 from lisae_tf.detectors.pixels import check_arrays
-from lisae_tf.detectors.rows import RowDetector
+from lisae_tf.model.checkpoints import OwnLayer
 from lisae_tf.model.linear import RIDGE, second_moment
-from lisae_tf.model.own_layer import OwnLayer
 from lisae_tf.training.phase import TrainingOptions
 
 

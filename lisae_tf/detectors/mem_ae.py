@@ -8,9 +8,9 @@ the per-pixel error as in their own programs.
 import keras
 from keras import layers, ops
 
-from lisae_tf.detectors.one_phase import OnePhaseDetector
+from lisae_tf.detectors.graph import OnePhaseDetector
+from lisae_tf.model.checkpoints import OwnLayer
 from lisae_tf.model.networks import preactivation
-from lisae_tf.model.own_layer import OwnLayer
 
 EPSILON = 1e-12
 

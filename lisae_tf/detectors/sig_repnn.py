@@ -6,9 +6,9 @@ The staircase is that of Hawkins et al. (2002): N levels from 0 to 1, smoothed b
 import keras
 from keras import ops
 
-from lisae_tf.detectors.one_phase import OnePhaseDetector
+from lisae_tf.detectors.graph import OnePhaseDetector
+from lisae_tf.model.checkpoints import OwnLayer
 from lisae_tf.model.networks import preactivation
-from lisae_tf.model.own_layer import OwnLayer
 
 
 def staircase(theta, levels: int, steepness: float):

@@ -10,9 +10,9 @@ import keras
 import tensorflow as tf
 from keras import layers, ops
 
-from lisae_tf.detectors.one_phase import OnePhaseDetector
+from lisae_tf.detectors.graph import OnePhaseDetector
+from lisae_tf.model.checkpoints import OwnLayer
 from lisae_tf.model.networks import preactivation
-from lisae_tf.model.own_layer import OwnLayer
 
 
 class Sample(OwnLayer):

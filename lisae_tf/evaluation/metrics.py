@@ -10,8 +10,7 @@ import numpy as np
 from scipy import optimize, stats
 from sklearn import metrics
 
-from lisae_tf.core.intervals import CONFIDENCE
-from lisae_tf.core.thresholds import Threshold
+from lisae_tf.core.thresholds import CONFIDENCE, Threshold
 
 UNLIKELY = 0.01  # false alarms of a lower probability are no chance
 

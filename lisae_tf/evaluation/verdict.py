@@ -9,7 +9,7 @@ from typing import Any
 
 from lisae_tf.config.settings import FOLDER
 from lisae_tf.config.variants import LOSSES
-from lisae_tf.core.intervals import wilson
+from lisae_tf.core.thresholds import wilson
 from lisae_tf.evaluation.metrics import UNLIKELY, auroc_interval
 
 LOST = 0.01  # of AUROC in phase 2, from which on it is worth a word

@@ -13,7 +13,8 @@ import numpy as np
 
 from lisae_tf.config.settings import FOLDER, Config, read_settings, resolve
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.data import manifest, roots
+from lisae_tf.data import manifest
+from lisae_tf.data.folders import absolute, moved
 from lisae_tf.data.manifest import Manifest
 from lisae_tf.data.parts import TestData
 from lisae_tf.evaluation.metrics import auroc
@@ -31,7 +32,7 @@ _KEPT = (
 
 def _settings(run: Path, data_roots: Sequence[str] = ()) -> Config:
     settings = resolve(read_settings(run / CONFIG), str(run / CONFIG))
-    return roots.moved(roots.absolute(settings), data_roots)
+    return moved(absolute(settings), data_roots)
 
 
 def with_added(
@@ -119,7 +120,7 @@ def kept(run: Path, config: Config, data_roots: Sequence[str] = ()) -> Manifest 
     Args:
         run: its folder.
         config: settings, with whole paths.
-        data_roots: folders that have moved since, see `roots.moved`.
+        data_roots: folders that have moved since, see `folders.moved`.
 
     Raises:
         LisaeError: its list of pictures is damaged.

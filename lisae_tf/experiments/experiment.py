@@ -18,11 +18,11 @@ from lisae_tf.core.arrays import save_arrays
 from lisae_tf.core.files import write_json
 from lisae_tf.core.thresholds import choose_threshold
 from lisae_tf.data.datasets import open_dataset
+from lisae_tf.data.folders import here
 from lisae_tf.data.manifest import Manifest
 from lisae_tf.data.masks import Masks
 from lisae_tf.data.parts import TestData, TrainingData
 from lisae_tf.data.protocols import make_task, synthetic_generators
-from lisae_tf.data.roots import here
 from lisae_tf.data.tasks import TaskData, load_masks
 from lisae_tf.detectors import make_detector
 from lisae_tf.detectors.base import Detector
@@ -297,7 +297,7 @@ def run(
 
 def _write(outcome: Outcome, folder: Path, calibration_scores: np.ndarray, watch: Stopwatch):
     """The run folder, all of it in one step."""
-    from lisae_tf.report import run_figures
+    from lisae_tf.report.figures import draw
 
     with changing(folder) as staged:
         outcome.detector.save(staged)
@@ -315,8 +315,6 @@ def _write(outcome: Outcome, folder: Path, calibration_scores: np.ndarray, watch
             scores["test_phase1"] = outcome.before.scores
         save_arrays(staged / SCORES, scores)
         with watch.stage("figures"):
-            run_figures.draw(
-                outcome.detector, outcome.test, outcome.before, outcome.after, staged / FIGURES
-            )
+            draw(outcome.detector, outcome.test, outcome.before, outcome.after, staged / FIGURES)
         write_json(staged / METRICS, outcome.metrics)
     (folder / CHECKPOINT).unlink(missing_ok=True)

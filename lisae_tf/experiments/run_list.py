@@ -12,7 +12,7 @@ from typing import Any
 from lisae_tf.config.settings import FOLDER, Config, leaves, read_settings, resolve
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import manifest
-from lisae_tf.data.roots import here
+from lisae_tf.data.folders import here
 from lisae_tf.evaluation.verdict import interval
 from lisae_tf.runs import files as run_files
 from lisae_tf.runs import folders as runs

@@ -16,9 +16,8 @@ from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.exported import model_record, operations
-from lisae_tf.exported.codes import RequestError, from_number
 from lisae_tf.exported.runtimes import batch_size
-from lisae_tf.exported.signatures import STRINGS, Signature, Tensor
+from lisae_tf.exported.signatures import STRINGS, RequestError, Signature, Tensor, from_number
 
 DEFAULT = "serving_default"
 MAX_GRAPH_BYTES = 2**31 - 1

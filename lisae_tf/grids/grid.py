@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.grids.cells import Cell
-from lisae_tf.grids.group import Finished, Training, run_group
-from lisae_tf.grids.trainings import Figures
+from lisae_tf.grids.cells import Cell, Figures
+from lisae_tf.grids.workers import Finished, Training, run_group
 from lisae_tf.training.sharing import phase1_key
 
 # A tiny version of every cell: the wiring, not the figures.

@@ -1,7 +1,6 @@
 """Groups of trainings in worker processes: cores divided, a dead worker replaced.
 
-A worker gets one group at a time and tells of each training as it ends, so that a process killed
-for its memory costs one of them and not the grid.
+A group shares phase 1; each training is told of as it ends, so a killed process costs one.
 """
 
 import multiprocessing
@@ -12,12 +11,52 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Any, Protocol
 
+from lisae_tf.config.settings import Config
+from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.quiet import start_tensorflow
-from lisae_tf.grids.group import Finished, Training, run_group
+from lisae_tf.training.sharing import SharedPhase1
 
+DECODED_BYTES = 2**30  # of pictures kept between trainings, in each process
 GROUPS_PER_PROCESS = 20  # TensorFlow keeps a little of each training
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class Training(Protocol):
+    """What a group consists of; equal ones are the same training."""
+
+    @property
+    def config(self) -> Config:
+        """Its settings."""
+
+    def train(self, data_dir: Path | None, shared: SharedPhase1) -> dict:
+        """Trains, writes what it writes, and returns its record."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What became of a training: a record, or one sentence on what went wrong."""
+
+    cell: Any
+    record: dict | None
+    error: str | None = None
+
+
+def run_group(group: Sequence[Training], data_dir: Path | None) -> Iterator[Finished]:
+    """Trains one group in this process; an error becomes a sentence."""
+    from lisae_tf.data import datasets
+
+    datasets.DECODED.limit = DECODED_BYTES
+    shared = SharedPhase1()
+    for cell in group:
+        try:
+            yield Finished(cell, cell.train(data_dir, shared))
+        except LisaeError as error:
+            yield Finished(cell, None, str(error))
+        except Exception as error:  # a full memory or a bug in one system must not end the grid
+            text = f"{type(error).__name__}: {error}".splitlines()[0]
+            yield Finished(cell, None, text)
 
 
 def use_cores(threads: int) -> None:

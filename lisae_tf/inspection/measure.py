@@ -28,8 +28,7 @@ from lisae_tf.experiments import experiment
 from lisae_tf.features.places import Memo, remembering
 from lisae_tf.grids import stored
 from lisae_tf.grids.cells import TRAINING_VERSION
-from lisae_tf.inspection.cells import InspectionCell
-from lisae_tf.inspection.sets import InspectionSet, Split
+from lisae_tf.inspection.cells import InspectionCell, InspectionSet, Split
 from lisae_tf.training.phase import TrainingOptions
 
 FEATURES_KEPT = 3 * 2**30  # bytes, of one set

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lisae_tf.core.markdown import folded, markdown
-from lisae_tf.inspection.records import USUAL, Results, mean, read
-from lisae_tf.inspection.rows import AUTO
+from lisae_tf.inspection.records import AUTO, USUAL, Results, mean, read
 
 _HEAD = """## Pictures that people inspect
 

@@ -1,6 +1,7 @@
-"""The weights of a Keras model as plain arrays, and back."""
+"""How Keras stores what is ours: layers by their class's name, weights as plain arrays."""
 
 import keras
+from keras import layers
 
 from lisae_tf.core.arrays import Arrays
 from lisae_tf.core.errors import LisaeError
@@ -29,3 +30,19 @@ def set_weights(model: keras.Model, arrays: Arrays) -> None:
 def _named(model: keras.Model) -> dict[str, keras.Variable]:
     """By place and path; parts of one model may have layers of one name."""
     return {f"{i}/{weight.path}": weight for i, weight in enumerate(model.weights)}
+
+
+class OwnLayer(layers.Layer):
+    """A layer that Keras finds by its class's name and makes again from its arguments.
+
+    Keras itself records arguments that are numbers, texts or tuples of them; a layer of others adds
+    them in `get_config`, arrays and models as they are.
+    """
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        keras.saving.register_keras_serializable("lisae_tf")(cls)
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**keras.saving.deserialize_keras_object(config))

@@ -10,9 +10,9 @@ from abc import abstractmethod
 import numpy as np
 from keras import layers, ops
 
+from lisae_tf.model.checkpoints import OwnLayer
 from lisae_tf.model.losses import separation_loss
 from lisae_tf.model.networks import LEAK
-from lisae_tf.model.own_layer import OwnLayer
 
 # Deep SVDD, section 3.3: a centre coordinate of 0 could be met by weights of 0.
 NEAR_ZERO = 0.1

@@ -14,9 +14,9 @@ from keras import ops
 
 from lisae_tf.core.arrays import BATCH_SIZE, batches
 from lisae_tf.core.regions import FILL
+from lisae_tf.model.checkpoints import OwnLayer
 from lisae_tf.model.losses import squared_error
 from lisae_tf.model.networks import input_dtype, scale
-from lisae_tf.model.own_layer import OwnLayer
 
 
 class SquaredError(OwnLayer):

@@ -21,7 +21,7 @@ from lisae_tf.evaluation.metrics import auroc
 from lisae_tf.experiments import selection
 from lisae_tf.experiments.experiment import score_test
 from lisae_tf.grids import cells, grid
-from lisae_tf.grids.trainings import LATENTS, Column, Row, latent_choice, latent_key
+from lisae_tf.grids.cells import LATENTS, Column, Row, latent_choice, latent_key
 from lisae_tf.paper import tables
 from lisae_tf.training.sharing import SharedPhase1
 

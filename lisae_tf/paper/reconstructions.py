@@ -89,7 +89,7 @@ def make_all(
 def both_phases(path: Path, outcome: "Outcome") -> None:
     """Figure 4: inputs, what the autoencoder of phase 1 makes of them, what LIS-AE does."""
     from lisae_tf.report import figures
-    from lisae_tf.report.run_figures import shown
+    from lisae_tf.report.figures import shown
 
     chosen, n_normal = shown(outcome.test, SHOWN)
     pixels, detector = outcome.test.pixels[chosen], outcome.detector
@@ -107,7 +107,7 @@ def linear_case(path: Path, outcome: "Outcome") -> None:
     import numpy as np
 
     from lisae_tf.report import figures
-    from lisae_tf.report.run_figures import shown
+    from lisae_tf.report.figures import shown
 
     chosen, n_normal = shown(outcome.test, SHOWN)
     pixels = outcome.test.pixels[chosen]

@@ -1,8 +1,7 @@
 """`RESULTS.md` and the pages behind it: ours beside the paper's, differences marked.
 
-The first page has the headline tables and says what the data is. Behind it are a page for each
-dataset with its tasks, and pages for foreign and made negatives, classifiers, inspection, tuning
-and appendix A.
+The first page has the headline tables and says what the data is. Behind it are pages for each
+task, for made and foreign negatives, classifiers, inspection, settings and appendix A.
 """
 
 import statistics
@@ -10,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from lisae_tf.core.markdown import difference, folded, markdown
-from lisae_tf.grids.trainings import Row
+from lisae_tf.grids.cells import Row
 from lisae_tf.inspection import report as inspection
-from lisae_tf.paper import published, report_appendix, report_tuning, tables
+from lisae_tf.paper import published, tables, tuning_table
 
 if TYPE_CHECKING:
     from lisae_tf.paper.results import Results, Summed
@@ -32,7 +31,7 @@ arXiv 2110.13101). Written by `python cli.py benchmark report` from
   digits, stored as JPEG), and CIFAR-10 is complete but re-encoded as JPEG; MNIST, Fashion-MNIST
   and Omniglot are complete and lossless.
 - **Latent sizes** are chosen on held-out normal pictures against negatives of a kind left out of
-  that training (the page on latent sizes), and are those of `configs/` for rows that are not
+  that training (the page on settings), and are those of `configs/` for rows that are not
   listed there; the paper reports the best on the test set. Every other setting is one for each
   dataset, in `configs/`.
 - Negatives of another dataset are all classes of its training part, resized (bilinear) and turned
@@ -75,30 +74,41 @@ def render(results: "Results", figures: Mapping[str, str], pages: str) -> dict[s
 
 def _behind(results: "Results") -> Iterator[tuple[str, str]]:
     """The pages behind the first, by file name; empty where there is nothing to say."""
-    for column in tables.COLUMNS:
-        yield f"{column}.md", _dataset(column, results)
+    yield "tasks.md", _page_of("Each task", *(_dataset(name, results) for name in tables.COLUMNS))
     foreign = {n: f for n, f in results.by_table.items() if n.startswith("table3")}
     yield (
-        "foreign-negatives.md",
-        "# Negatives of other datasets\n\n"
-        + "\n".join(_table(name, found) + _all_tasks(found) for name, found in foreign.items()),
+        "negatives.md",
+        _page_of(
+            "Made negatives, and negatives of other datasets",
+            _synthetic(results.synthetic),
+            *(_table(name, found) + _all_tasks(found) for name, found in foreign.items()),
+        ),
     )
     yield "classifiers.md", _page(_rivals(results))
-    yield "made-negatives.md", _page(_synthetic(results.synthetic))
     yield "inspection.md", _page(inspection.render(results.root / "inspection"))
-    yield "tuning.md", _page(report_tuning.render(results.tuning, results.root))
-    yield "latent-sizes.md", _page(_latents(results))
+    yield (
+        "settings.md",
+        _page_of(
+            "Settings: latent sizes, and tuning without anomalies",
+            _latents(results),
+            tuning_table.render(results.tuning, results.root),
+        ),
+    )
     yield (
         "appendix-a.md",
-        _page(report_appendix.render(results.appendix) or "## Appendix A\n")
-        + "\n"
-        + _contradictions(),
+        _page(published.render(results.appendix) or "## Appendix A\n") + "\n" + _contradictions(),
     )
 
 
 def _page(section: str) -> str:
     """A section with the title of a page."""
     return section.removeprefix("#")
+
+
+def _page_of(title: str, *sections: str) -> str:
+    """A page of the sections that say something; empty where none does."""
+    said = [section for section in sections if section]
+    return "\n".join([f"# {title}\n", *said]) if said else ""
 
 
 def _dataset(column: str, results: "Results") -> str:
@@ -110,7 +120,7 @@ def _dataset(column: str, results: "Results") -> str:
         if of == column
     }
     tasks = _tasks(found)
-    return f"# {column}: each task\n\n{tasks}" if tasks else ""
+    return f"## {column}\n\n{tasks}" if tasks else ""
 
 
 def _all_tasks(figures: Mapping[tuple[str, str], "Summed"]) -> str:

@@ -11,8 +11,7 @@ from typing import Any
 from lisae_tf.config.variants import VARIANTS
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.grids import stored
-from lisae_tf.grids.cells import Cell, version_of
-from lisae_tf.grids.trainings import Figure, latent_choice
+from lisae_tf.grids.cells import Cell, Figure, latent_choice, version_of
 from lisae_tf.paper import tables, tuning_table
 
 DIGITS = 6  # kept in the summary

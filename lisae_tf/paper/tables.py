@@ -7,7 +7,7 @@ are ours.
 from collections.abc import Callable
 
 from lisae_tf.data.protocols import SYNTHETIC
-from lisae_tf.grids.trainings import Column, Figure, Figures, Row, Tasks
+from lisae_tf.grids.cells import Column, Figure, Figures, Row, Tasks
 
 # Every system of tables 1 and 2. One line each; "none" for those that use no negatives.
 ROWS: dict[str, Row] = {

@@ -13,7 +13,7 @@ import jinja2
 import numpy as np
 
 from lisae_tf.config.settings import FOLDER
-from lisae_tf.core.intervals import CONFIDENCE, wilson
+from lisae_tf.core.thresholds import CONFIDENCE, wilson
 from lisae_tf.detectors.base import Detector
 from lisae_tf.evaluation.metrics import (
     UNLIKELY,

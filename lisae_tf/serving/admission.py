@@ -1,16 +1,22 @@
-"""How many requests are on their way and held at a time, and how much memory they take together.
+"""What the server lets in: connections, requests under way and held, and their memory.
 
-A request takes a place only once it is whole: whoever sends half of one is in nobody's way. Runs
-without TensorFlow.
+A request takes a place only once it is whole: half of one is in nobody's way. No TensorFlow.
 """
 
 import asyncio
 import contextlib
 import math
+import resource
 import threading
 from collections.abc import AsyncIterator, Iterator
 
-from lisae_tf.exported.codes import RequestError
+from aiohttp import web
+
+from lisae_tf.exported.signatures import RequestError
+
+# File descriptors for all that is no connection, and for a burst that is not yet turned away.
+_RESERVED = 256
+_FEWEST = 16
 
 
 class Memory:
@@ -124,3 +130,62 @@ class Admission:
             yield
         finally:
             self._free += 1
+
+
+def that_fit(wanted: int) -> int:
+    """Of so many connections, how many each of two fronts can have with the descriptors here."""
+    there, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if there == resource.RLIM_INFINITY:
+        return wanted
+    return max(min(wanted, (there - _RESERVED) // 2), _FEWEST)
+
+
+class Connections:
+    """Makes the protocol of each new connection; the oldest idle one gives way to it.
+
+    Args:
+        server: of aiohttp; knows what is open.
+        most: connections at a time.
+        header_seconds: for the first request's header to arrive.
+    """
+
+    def __init__(self, server: web.Server, most: int, header_seconds: float):
+        self._server = server
+        self._most = most
+        self._header_seconds = header_seconds
+        self._fresh: dict[web.RequestHandler, None] = {}  # without a request so far, oldest first
+        self._busy: set[web.RequestHandler] = set()
+
+    def __call__(self) -> web.RequestHandler:
+        """The protocol of a connection that was just accepted."""
+        connection, loop = self._server(), asyncio.get_running_loop()
+        self._fresh[connection] = None
+        loop.call_later(self._header_seconds, self._end_fresh, connection)
+        loop.call_later(0, self._make_way)  # then it counts, and so do others of the same burst
+        return connection
+
+    @contextlib.contextmanager
+    def request(self, connection: web.RequestHandler) -> Iterator[None]:
+        """While a request of this connection is answered."""
+        self._fresh.pop(connection, None)
+        self._busy.add(connection)
+        try:
+            yield
+        finally:
+            self._busy.discard(connection)
+
+    def _end_fresh(self, connection: web.RequestHandler) -> None:
+        if connection in self._fresh:
+            del self._fresh[connection]
+            connection.force_close()
+
+    def _make_way(self) -> None:
+        """Of too many ends those that never asked anything, or else those that ask nothing now."""
+        if len(self._server.connections) <= self._most:
+            return
+        opened = [each for each in self._server.connections if each.transport is not None]
+        idle = [each for each in opened if each not in self._busy]
+        idle.sort(key=lambda connection: connection not in self._fresh)
+        for connection in idle[: max(len(opened) - self._most, 0)]:
+            self._fresh.pop(connection, None)
+            connection.force_close()

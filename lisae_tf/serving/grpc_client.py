@@ -20,7 +20,7 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from lisae_tf.exported.codes import Refused
+from lisae_tf.exported.signatures import Refused
 from lisae_tf.serving.scores import ScoringClient, VersionStatus
 
 _TRY_AGAIN = ["UNAVAILABLE", "RESOURCE_EXHAUSTED"]

@@ -21,8 +21,8 @@ from tensorflow_serving.apis import (
 )
 
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.exported.codes import RequestError
 from lisae_tf.exported.saved_model import ServedModel
+from lisae_tf.exported.signatures import RequestError
 from lisae_tf.serving import inference, messages
 from lisae_tf.serving.limits import PARSED_BYTES
 from lisae_tf.serving.service import Service

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lisae_tf.exported.codes import RequestError
-from lisae_tf.exported.signatures import STRINGS, Signature, Tensor
+from lisae_tf.exported.signatures import STRINGS, RequestError, Signature, Tensor
 
 ROWS, COLUMNS = "instances", "inputs"
 _ANSWER = {ROWS: "predictions", COLUMNS: "outputs"}

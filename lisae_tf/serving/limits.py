@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 
 from lisae_tf.data import pictures
-from lisae_tf.exported.codes import RequestError
+from lisae_tf.exported.signatures import RequestError
 from lisae_tf.serving.admission import Memory
 
 # Of a pixel's value in a JSON body at most, with its brackets and spaces.

@@ -1,7 +1,8 @@
-"""What a server counts, for Prometheus."""
+"""What the server tells of itself: counts for Prometheus, and a log that is kept short."""
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Iterator
 
@@ -15,7 +16,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from lisae_tf.exported.codes import RequestError
+from lisae_tf.exported.signatures import RequestError
 from lisae_tf.serving.versions import AVAILABLE, Versions
 
 PATH = "/monitoring/prometheus/metrics"
@@ -72,3 +73,30 @@ class Metrics:
         for version, state in dict(self._versions.states).items():
             self._served.labels(str(version)).set(state.state == AVAILABLE)
         return generate_latest(self._registry)
+
+
+class Throttle(logging.Filter):
+    """Lets a few records of one place in the code through, and then counts them for a while.
+
+    Args:
+        most: records in that time.
+        seconds: how long.
+    """
+
+    def __init__(self, most: int = 20, seconds: float = 10.0):
+        super().__init__()
+        self._most = most
+        self._seconds = seconds
+        self._seen: dict[tuple[str, int], tuple[float, int]] = {}  # since when, and how many
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is written; one after others that were not says how many."""
+        place, now = (record.pathname, record.lineno), time.monotonic()
+        since, count = self._seen.get(place, (now, 0))
+        if now - since > self._seconds:
+            if count > self._most:
+                left_out = count - self._most
+                record.msg, record.args = f"{record.getMessage()} ({left_out} more before)", None
+            since, count = now, 0
+        self._seen[place] = since, count + 1
+        return count < self._most

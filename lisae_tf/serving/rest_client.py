@@ -9,7 +9,7 @@ from urllib.parse import quote
 import numpy as np
 import requests
 
-from lisae_tf.exported.codes import Refused, from_http
+from lisae_tf.exported.signatures import Refused, from_http
 from lisae_tf.serving.json_format import decode_base64, encode_base64, is_base64
 from lisae_tf.serving.scores import ScoringClient, VersionStatus
 

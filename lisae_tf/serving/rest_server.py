@@ -11,9 +11,9 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from lisae_tf.exported.codes import RequestError
-from lisae_tf.serving import inference, json_examples, json_format, messages, metrics
-from lisae_tf.serving.connections import Connections
+from lisae_tf.exported.signatures import RequestError
+from lisae_tf.serving import inference, json_format, messages, metrics
+from lisae_tf.serving.admission import Connections
 from lisae_tf.serving.limits import PARSED_BYTES
 from lisae_tf.serving.service import Service
 
@@ -44,7 +44,7 @@ def _answer_post(service: Service, groups: tuple[str | None, ...], body: bytes) 
         if predicting:
             inputs, form = json_format.to_arrays(document, model.signature(name))
         else:
-            examples = json_examples.to_examples(document)
+            examples = messages.to_examples(document)
         del document  # it may be many times as large as the body
     if predicting:
         outputs = inference.predict(model, service.limits, name, inputs)

@@ -12,7 +12,7 @@ import numpy as np
 
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.pictures import BadPicture, portable
-from lisae_tf.exported.codes import Refused
+from lisae_tf.exported.signatures import Refused
 
 AVAILABLE = "AVAILABLE"
 # Of pictures in a request, unless one alone has more: as JSON they become up to five times as long,

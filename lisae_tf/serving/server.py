@@ -16,8 +16,8 @@ from aiohttp import web
 
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.exported import model_record, saved_model
-from lisae_tf.serving import grpc_server, warmup
-from lisae_tf.serving.connections import Connections, that_fit
+from lisae_tf.serving import grpc_server, inference
+from lisae_tf.serving.admission import Connections, that_fit
 from lisae_tf.serving.limits import Limits
 from lisae_tf.serving.metrics import Metrics
 from lisae_tf.serving.rest_server import RestServer
@@ -107,7 +107,7 @@ def load(folder: Path, base: Path, name: str, version: int) -> saved_model.Serve
     _refuse_other_formats(folder)
     model_record.read_record(folder, model_record.SAVED_MODEL)  # sizes and hashes, before parsing
     loaded = saved_model.load(folder, base, name, version)
-    count = warmup.warm_up(loaded, folder, _holding(Limits(), loaded))
+    count = inference.warm_up(loaded, folder, _holding(Limits(), loaded))
     _log.info("version %s warmed up with %s requests", version, count)
     return loaded
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from lisae_tf.exported.codes import RequestError
 from lisae_tf.exported.saved_model import ServedModel
+from lisae_tf.exported.signatures import RequestError
 from lisae_tf.serving.admission import Admission
 from lisae_tf.serving.limits import Limits
 from lisae_tf.serving.metrics import Metrics

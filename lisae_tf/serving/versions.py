@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.exported.codes import RequestError
 from lisae_tf.exported.saved_model import ServedModel
+from lisae_tf.exported.signatures import RequestError
 from lisae_tf.serving import model_config
 
 LOADING, AVAILABLE, UNLOADING, END = 20, 30, 40, 50

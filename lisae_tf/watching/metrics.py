@@ -1,15 +1,53 @@
 """What a watcher counts, for Prometheus, on this machine alone. Without TensorFlow."""
 
-from collections.abc import Callable, Iterator
-
-from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
-from prometheus_client import start_http_server as _start
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.watching.counts import Counts
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 HOST = "127.0.0.1"
+
+
+@dataclass
+class Counts:
+    """Since the start, and now.
+
+    Attributes:
+        normal: pictures at or below the threshold.
+        anomaly: pictures above it.
+        unreadable: pictures that have a reason and no score.
+        waiting: pictures that are there and not scored.
+        messages: by receiver and "sent" or "failed".
+        messages_waiting: by receiver.
+        paused: whether scoring waits for a receiver.
+        folder_available: whether the folder can be read.
+        last_look: when it was last read, in seconds since 1970.
+        threshold: of the model.
+        drifted: None where drift is not tested.
+        statistic: of the last test, None before the first.
+    """
+
+    threshold: float
+    normal: int = 0
+    anomaly: int = 0
+    unreadable: int = 0
+    waiting: int = 0
+    messages: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    messages_waiting: Mapping[str, int] = field(default_factory=dict)
+    paused: bool = False
+    folder_available: bool = True
+    last_look: float = 0.0
+    drifted: bool | None = None
+    statistic: float | None = None
+
+    @property
+    def scored(self) -> int:
+        """Pictures with a score."""
+        return self.normal + self.anomaly
 
 
 class _Collector:
@@ -18,8 +56,10 @@ class _Collector:
     def __init__(self, counts: Callable[[], Counts]):
         self._counts = counts
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> "Iterator[Metric]":
         """The metrics of now."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
         counts = self._counts()
         pictures = CounterMetricFamily(
             "lisae_watch_pictures", "Pictures since the start.", labels=["outcome"]
@@ -65,6 +105,9 @@ def serve(port: int, counts: Callable[[], Counts]) -> tuple[int, Callable[[], No
     Raises:
         LisaeError: the port is taken.
     """
+    from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+    from prometheus_client import start_http_server as _start
+
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)

@@ -14,17 +14,16 @@ from typing import Any
 
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import make_folder
-from lisae_tf.data import pictures, proportions
+from lisae_tf.data import levels, pictures
 from lisae_tf.exported import model_record
 from lisae_tf.exported.runtimes import Model
 from lisae_tf.watching import tables
-from lisae_tf.watching.anomalies import Anomalies
 from lisae_tf.watching.arrivals import Arrival, Arrivals
-from lisae_tf.watching.counts import Counts
 from lisae_tf.watching.drift import Window
 from lisae_tf.watching.journal import Journal, Row
-from lisae_tf.watching.outbox import Outbox
-from lisae_tf.watching.receivers import ANOMALY, DRIFT, Receiver
+from lisae_tf.watching.metrics import Counts
+from lisae_tf.watching.outbox import ANOMALY, DRIFT, Outbox, Receiver
+from lisae_tf.watching.tables import Anomalies
 
 _BATCH, _BATCH_BYTES = 64, 2**26  # pictures and encoded bytes of one transaction
 _LARGEST = 2**30  # bytes of a file that is read
@@ -301,7 +300,7 @@ class Watcher:
             self._arrivals.finish(arrival)
         self._count(rows)
         if not self._remarked:
-            remarks = proportions.reading_remarks(decoded.names, decoded.headers, model)
+            remarks = levels.reading_remarks(decoded.names, decoded.headers, model)
             self._remarked = bool(remarks)
             for remark in remarks:
                 self._say(f"note: {remark}; more like them are not named")

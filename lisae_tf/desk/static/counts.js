@@ -2,7 +2,7 @@
 // How many pictures lie above a threshold, and the intervals of their shares.
 globalThis.desk = globalThis.desk || {};
 
-// The same formula as `wilson` in core/intervals.py.
+// The same formula as `wilson` in core/thresholds.py.
 desk.wilson = (count, total, z) => {
   if (!total) return [0, 1];
   const share = count / total, spread = z * z / total;
