@@ -1,5 +1,7 @@
 """A tiny trained detector and its exports in every format, made once for all workers of a session.
 
+It is a linear one: what reads and checks exports cares for no layers, and networks take three times
+as long. They are exported in test_export_maps, test_export_variants and test_feature_exports.
 A test module takes the fixtures over by assignment; the folders are shared, and only read.
 """
 
@@ -20,6 +22,7 @@ TRAIN = (
     *("--set", "latent_shaping.epochs=1", "--set", "feature_extraction.collapse_fraction=0"),
     *("--set", "network.latent=8", "--set", "network.filters=[8, 8]"),
 )
+LINEAR = ("--variant", "linear-ae", "--set", "network.latent=10")
 
 
 @contextlib.contextmanager
@@ -41,7 +44,7 @@ def run(tmp_path_factory, cli) -> Path:
     with made_once(base, "run") as missing:
         if missing:
             with contextlib.chdir(base):
-                result = cli("train", "--quiet", *TRAIN)
+                result = cli("train", "--quiet", *LINEAR)
             assert result.exit_code == 0, result.stderr
     return base / (base / "runs" / "last").read_text().strip()
 

@@ -17,10 +17,10 @@ from lisae_tf.detectors.lisae import LatentInsensitiveDetector
 from lisae_tf.exported.runtimes import open_model
 from lisae_tf.model.scoring import Pool
 
-# Each format is an export of its own. All of them have maps smaller than their pictures and pooled
-# scores in test_feature_exports; here one that is exact and one that is not.
-LATER = [pytest.param(which, marks=pytest.mark.slow)
-         for which in ("savedmodel", "tflite", "tflite-fp16")]  # fmt: skip
+OTHERS = pytest.mark.slow(
+    "an export of its own; each format has small maps and pooled scores in test_feature_exports"
+)
+LATER = [pytest.param(which, marks=OTHERS) for which in ("savedmodel", "tflite", "tflite-fp16")]
 TILES = {"whole": (), "in tiles": ("--input-size", "32,32", "--tile", 16, "--stride", 8)}
 SIDES = {"whole": 8, "in tiles": 32}  # of the map: tiles are mended at the resolution of pixels
 
@@ -44,9 +44,12 @@ class Coarse(LatentInsensitiveDetector):
         return keras.Model(plain.input, {"score": score, "error_map": error_map})
 
 
-# In tiles every export holds the network once more for each row of tiles and takes as long; that
-# tiles are part of the graph is tested in test_tiling.
-@pytest.fixture(scope="module", params=["whole", pytest.param("in tiles", marks=pytest.mark.slow)])
+IN_TILES = pytest.mark.slow(
+    "each export holds the network once for each row of tiles; test_tiling has tiles in the graph"
+)
+
+
+@pytest.fixture(scope="module", params=["whole", pytest.param("in tiles", marks=IN_TILES)])
 def exported(request, tmp_path_factory, cli):
     """The side of the map, the detector, and what exports it in a format and gives the path."""
     base = tmp_path_factory.mktemp("maps")
@@ -79,6 +82,10 @@ def test_scores_and_maps_are_those_of_keras(which, exported):
     for count in (1, 7):
         expected = detector.score(pictures[:count])
         np.testing.assert_allclose(model.score(pictures[:count]), expected, rtol=share)
+    white = np.full_like(pictures[:7], 255)
+    noise = np.random.default_rng(5).integers(0, 256, white.shape).astype(np.uint8)
+    for extreme in (white, np.zeros_like(white), noise):
+        np.testing.assert_allclose(model.score(extreme), detector.score(extreme), rtol=share)
     maps, found = detector.error_maps(pictures), model.error_maps(pictures)
     assert found.shape == maps.shape == (len(pictures), side, side)
     assert np.abs(found - maps).max() < share * maps.max()

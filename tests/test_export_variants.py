@@ -8,6 +8,8 @@ import pytest
 from export_fixtures import TRAIN
 from scipy.stats import spearmanr
 
+from export.exportable import make_exportable
+from export.savedmodel import signatures
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.tasks import load_test
 from lisae_tf.detectors import load_detector
@@ -19,25 +21,30 @@ SETTINGS = (
 )
 
 
-# Each is a training and five exports. A score of either sign without a map is always tested; what
-# has maps, in test_export in every format and in test_detectors of every variant, as ONNX.
-SLOW = [pytest.param(name, marks=pytest.mark.slow)
-        for name in ("linsep-fused", "oc-dsvdd", "anogan-fm")]  # fmt: skip
+FILES = {"onnx": "model.onnx", "tflite": "model.tflite", "savedmodel": ""}
+LONG = pytest.mark.slow(
+    "a training and five exports; test_export_maps has a network with maps, test_detectors writes "
+    "each variant as ONNX, and a score of either sign without a map stays"
+)
+LATER = [pytest.param((name, tuple(FILES)), marks=LONG, id=name)
+         for name in ("bce", "lis", "linsep-fused", "oc-dsvdd", "anogan-fm")]  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=["bce", *SLOW])
+@pytest.fixture(
+    scope="module", params=[pytest.param(("bce", ("tflite",)), id="bce-tflite"), *LATER]
+)
 def exported(request, tmp_path_factory, cli):
-    """A run of a variant, and its ONNX, TFLite and SavedModel exports."""
-    base = tmp_path_factory.mktemp("variants")
+    """A run of a variant, and its exports by format."""
+    (variant, kinds), base = request.param, tmp_path_factory.mktemp("variants")
+    kind = "all" if len(kinds) > 1 else kinds[0]
     with contextlib.chdir(base):
         for command in (
-            ("train", "--quiet", *TRAIN, *SETTINGS, "--variant", request.param, "--out", "run"),
-            ("export", "--run", "run", "--name", "tiny", "--format", "all"),
+            ("train", "--quiet", *TRAIN, *SETTINGS, "--variant", variant, "--out", "run"),
+            ("export", "--run", "run", "--name", "tiny", "--format", kind),
         ):
             result = cli(*command)
             assert result.exit_code == 0, result.stderr
-    places = {"onnx": "model.onnx", "tflite": "model.tflite", "savedmodel": ""}
-    paths = {kind: base / "models" / kind / "tiny" / "1" / file for kind, file in places.items()}
+    paths = {kind: base / "models" / kind / "tiny" / "1" / FILES[kind] for kind in kinds}
     return load_detector(base / "run"), paths
 
 
@@ -62,10 +69,15 @@ def test_every_format_scores_as_keras_does_and_asks_the_same_questions(exported)
 def test_only_what_there_is_can_be_asked_for(exported):
     detector, paths = exported
     there = detector.has_maps
-    outputs = {each.name for each in open_model(paths["onnx"]).session.get_outputs()}
-    assert ("error_map" in outputs) == there
-    assert ("error_map" in open_model(paths["tflite"]).interpreter.get_signature_list()) == there
-    assert ("error_map" in open_model(paths["savedmodel"]).loaded.signatures) == there
+    asked = {
+        "onnx": lambda model: [each.name for each in model.session.get_outputs()],
+        "tflite": lambda model: model.interpreter.get_signature_list(),
+        "savedmodel": lambda model: model.loaded.signatures,
+    }
+    for kind, path in paths.items():
+        assert ("error_map" in asked[kind](open_model(path))) == there
+    run = next(iter(paths.values())).parents[4] / "run"
+    assert ("error_map" in signatures(make_exportable(detector, run))) == there
     for path in paths.values():
         card = ((path if path.is_dir() else path.parent) / "README.md").read_text()
         assert ("`error_map`" in card) == there
@@ -74,19 +86,21 @@ def test_only_what_there_is_can_be_asked_for(exported):
 
 def test_the_gate_measured_against_scores_of_the_usual_size(exported):
     detector, paths = exported
-    parity = json.loads((paths["onnx"].parent / "parity.json").read_text())
-    assert parity["passed"] is True
-    assert parity["scores"].keys() == {"real", "noise", "black", "white"}
-    assert all(each["worst_relative"] <= 1e-4 for each in parity["scores"].values())
-    assert all(each["decisions_differ"] == 0 for each in parity["scores"].values())
-    assert ("error_map_worst_relative" in parity) == detector.has_maps
+    for path in paths.values():
+        folder = path if path.is_dir() else path.parent
+        parity = json.loads((folder / "parity.json").read_text())
+        assert parity["passed"] is True
+        assert parity["scores"].keys() == {"real", "noise", "black", "white"}
+        assert all(each["worst_relative"] <= 1e-4 for each in parity["scores"].values())
+        assert all(each["decisions_differ"] == 0 for each in parity["scores"].values())
+        assert ("error_map_worst_relative" in parity) == detector.has_maps
 
 
-# In halves test_export has a file in the default run.
-@pytest.mark.parametrize("quantized", [pytest.param("fp16", marks=pytest.mark.slow), "int8"])
+@pytest.mark.slow("two more exports; test_export has a file of each kind")
+@pytest.mark.parametrize("quantized", ["fp16", "int8"])
 def test_quantised_files_rank_pictures_as_keras_does(quantized, exported, tmp_path, cli):
     detector, paths = exported
-    run = paths["onnx"].parents[4] / "run"
+    run = paths["tflite"].parents[4] / "run"
     arguments = ("--run", run, "--format", "tflite", "--quantize", quantized, "--out", tmp_path)
     result = cli("export", *arguments)
     if quantized == "int8" and result.exit_code == 1:

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import struct
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -160,11 +159,11 @@ def test_a_calibration_that_changes_a_score_is_refused(models, tmp_path, opened,
         import onnx
 
         model = onnx.load_from_string(replace(data, alpha, metadata))
-        bias = next(
+        weights = next(
             each for each in model.graph.initializer
-            if each.data_type == onnx.TensorProto.FLOAT and len(each.raw_data) == 32
+            if each.data_type == onnx.TensorProto.FLOAT and len(each.raw_data) > 4
         )  # fmt: skip
-        bias.raw_data = struct.pack("<8f", *range(8))
+        weights.raw_data = np.arange(len(weights.raw_data) // 4, dtype="<f4").tobytes()
         return replace(model.SerializeToString(), alpha, metadata)
 
     monkeypatch.setattr(onnx_file, "replace", heavier)
