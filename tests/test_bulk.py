@@ -276,6 +276,34 @@ def test_options_that_do_not_go_together(cli, model, pictures, arguments, said):
     assert result.exit_code == 1 and said in result.output
 
 
+# Ray. Its engine is here, where a cluster is started anyway.
+
+
+def test_what_a_worker_refuses_arrives_as_it_is(cluster):
+    def work(item):
+        if item == 1:
+            raise LisaeError("item 1 is no good; leave it out")
+        return item
+
+    with pytest.raises(LisaeError, match="item 1 is no good"):
+        list(ray_engine.run(work, [0, 1, 2]))
+
+
+def test_no_more_than_a_few_tasks_wait(cluster, tmp_path):
+    """Items are taken from the list only as results come."""
+    taken = []
+
+    def items():
+        for k in range(40):
+            taken.append(k)
+            yield k
+
+    results = ray_engine.run(lambda item: item, items())
+    next(results)
+    assert len(taken) <= 2 * ray_engine.AHEAD + 1
+    assert len(list(results)) == 39
+
+
 def test_ray_writes_the_same_bytes(cli, model, pictures, local, tmp_path, cluster):
     result = score(cli, model, pictures, tmp_path / "parts", "--skip-bad", "--engine", "ray")
     assert result.exit_code == 0, result.output

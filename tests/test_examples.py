@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 
 import feature_fixtures
 import numpy as np
@@ -122,7 +123,8 @@ def run(place, kind: str, text: str) -> str:
         text = text.replace(before, after)
     if kind == "python":  # in here: another process would import TensorFlow once more
         said = io.StringIO()
-        with contextlib.chdir(folder), contextlib.redirect_stdout(said):
+        quiet = warnings.catch_warnings(action="ignore", category=ResourceWarning)  # as by default
+        with contextlib.chdir(folder), contextlib.redirect_stdout(said), quiet:
             exec(compile(text, "client.py", "exec"), {"__name__": "__main__"})
         return said.getvalue()
     if shutil.which("curl") is None:

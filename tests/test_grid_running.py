@@ -14,7 +14,6 @@ import pytest
 from benchmark_fixtures import tiny_surfaces
 from test_grid import small
 
-from lisae_tf.core import ray_engine
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import write_json
 from lisae_tf.grids import cells as cells_module
@@ -90,32 +89,7 @@ def test_a_worker_ends_with_a_parent_that_is_killed(how, tmp_path):
     pytest.fail("the worker outlived its parent")
 
 
-def test_what_a_worker_refuses_arrives_as_it_is(cluster):
-    def work(item):
-        if item == 1:
-            raise LisaeError("item 1 is no good; leave it out")
-        return item
-
-    with pytest.raises(LisaeError, match="item 1 is no good"):
-        list(ray_engine.run(work, [0, 1, 2]))
-
-
-def test_no_more_than_a_few_tasks_wait(cluster, tmp_path):
-    """Items are taken from the list only as results come."""
-    taken = []
-
-    def items():
-        for k in range(40):
-            taken.append(k)
-            yield k
-
-    results = ray_engine.run(lambda item: item, items())
-    next(results)
-    assert len(taken) <= 2 * ray_engine.AHEAD + 1
-    assert len(list(results)) == 39
-
-
-# The engine is tested above, and that processes train alike in test_grid.
+# The engine is tested in test_bulk, and that processes train alike in test_grid.
 @pytest.mark.slow("every group is trained twice, by processes that each import TensorFlow")
 @pytest.mark.parametrize("cells", [1, 3])
 def test_cells_trained_on_ray_are_those_of_one_process(cells, tmp_path, cluster):

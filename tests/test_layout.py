@@ -15,13 +15,14 @@ from conftest import (
 )
 from PIL import Image
 
-from lisae_tf.config.settings import resolve
+from lisae_tf.config.settings import read_settings, resolve
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.data import masks, pictures
+from lisae_tf.data import manifest, masks, pictures
 from lisae_tf.data.layout import PictureSet, kind_of, mvtec_settings, subject
 from lisae_tf.data.layout import test_sets as sets_of
 from lisae_tf.data.parts import mirrored
 from lisae_tf.data.tasks import load_masks
+from lisae_tf.experiments import continuation
 from lisae_tf.training.sharing import phase1_key
 
 SIDE = 16
@@ -161,7 +162,9 @@ def test_what_stops_and_calibrates_does_not_depend_on_the_test(mvtec):
 )
 def test_what_is_laid_out_otherwise_is_said_by_training_and_check_alike(spoil, said, mvtec, cli):
     spoil(mvtec)
-    assert_one_sentence(cli("train", "--mvtec", "part", "--quiet", *QUICK), said)
+    # A variant for which no negatives are made before the test is looked at.
+    given = ("--mvtec", "part", "--variant", "linear-ae", *SOLVED[2:])
+    assert_one_sentence(cli("train", *given, "--quiet"), said)
     result = cli("data", "check", "--mvtec", "part")
     assert result.exit_code == 1
     assert said in result.stderr
@@ -234,16 +237,22 @@ def test_unset_folders_leave_no_trace_in_the_record(mvtec):
 # Commands
 
 
-RUN = Path("runs/part-lis-seed0")
+RUN = Path("runs/part")
 
 
-@pytest.fixture(scope="module")
-def trained_once(tmp_path_factory, cli):
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(SOLVED, id="linear-lis"),
+        pytest.param(QUICK, id="lis", marks=pytest.mark.slow("networks; solved runs say the same")),
+    ],
+)
+def trained_once(tmp_path_factory, cli, request):
     """A working folder with `part/` and a run on it, and what was said."""
     base = tmp_path_factory.mktemp("mvtec")
     write_mvtec(base / "part")
     with contextlib.chdir(base):
-        result = cli("train", "--mvtec", "part", *QUICK, "--quiet", "--out", RUN)
+        result = cli("train", "--mvtec", "part", *request.param, "--quiet", "--out", RUN)
     assert result.exit_code == 0, result.stderr
     return base, result.stdout
 
@@ -281,16 +290,13 @@ def test_a_run_has_figures_for_each_kind_and_of_pixels(run, cli):
         assert found[key] == pytest.approx(record[key]) if key != "by_kind" else True
     assert found["by_kind"] == by_kind
     # The note is there once, whoever says it again.
-    assert (
-        json.loads(Path("runs/part-lis-seed0/metrics.json").read_text())["notes"]
-        == (record["notes"])
-    )
+    assert json.loads((RUN / "metrics.json").read_text())["notes"] == record["notes"]
 
 
 def test_other_commands_find_the_same_pictures(run, cli):
     record, _ = run
     assert cli("calibrate", "--fpr", "0.4").exit_code == 0
-    new = json.loads(Path("runs/part-lis-seed0/metrics.json").read_text())
+    new = json.loads((RUN / "metrics.json").read_text())
     rates = [found["detection_rate"] * found["n"] for found in new["by_kind"].values()]
     assert sum(rates) / 9 == pytest.approx(new["detection_rate"])
     assert new["by_kind"]["dent"]["auroc"] == record["by_kind"]["dent"]["auroc"]
@@ -299,19 +305,34 @@ def test_other_commands_find_the_same_pictures(run, cli):
     assert "Kinds of anomalies" in text and '<th scope="row">scratch</th>' in text
     assert f"With 5 masks, pixel AUROC is {record['pixel_auroc']:.4f}" in text
     write_pictures(Path("later"), 30, seed=9)
-    result = cli("train", "--continue", "runs/part-lis-seed0", "--normal-dir", "later", "--quiet")
+    # A run that is continued keeps the pictures of its test where that stays the same.
+    config = resolve(read_settings(RUN / "config.yaml"))
+    kept_there = continuation.kept(RUN, config)
+    assert len(kept_there.of(manifest.NORMAL_TEST)) == 6
+    without = resolve(read_settings(RUN / "config.yaml") | {"test_dir": None, "mask_dir": None})
+    assert not continuation.kept(RUN, without).of(manifest.NORMAL_TEST)
+    assert_other_test_is_refused(cli)
+
+
+def assert_other_test_is_refused(cli):
+    held = ("--set", "test_dir=null", "--set", "mask_dir=null")
+    result = cli("train", "--continue", RUN, "--normal-dir", "later", *held, "--quiet")
+    assert_one_sentence(result, "test_dir differs, so train anew")
+
+
+@pytest.mark.slow("two trainings of networks; what is kept of the test is seen above")
+@pytest.mark.parametrize("trained_once", [QUICK], indirect=True, ids=["lis"])
+def test_a_run_goes_on_with_the_same_test(run, cli):
+    write_pictures(Path("later"), 30, seed=9)
+    result = cli("train", "--continue", RUN, "--normal-dir", "later", "--quiet")
     assert result.exit_code == 0, result.output
-    (later,) = Path("runs").glob("part-later-lis-seed0-*")
+    (later,) = Path("runs").glob("part-later-*")
     continued = json.loads((later / "metrics.json").read_text())
     assert continued["n_normal"] == 6
     assert continued["continued"]["old_normals"]["n"] == 6
     assert "new_normals" not in continued["continued"]
     assert cli("report", "--out", "report.html").exit_code == 0
-    held = ("--set", "test_dir=null", "--set", "mask_dir=null")
-    result = cli(
-        "train", "--continue", "runs/part-lis-seed0", "--normal-dir", "later", *held, "--quiet"
-    )
-    assert_one_sentence(result, "test_dir differs, so train anew")
+    assert_other_test_is_refused(cli)
 
 
 def test_sub_folders_of_anomalies_are_kinds_and_masks_go_with_them(mvtec, cli):

@@ -155,14 +155,21 @@ def spoilt(trained, tmp_path_factory, picture_folder, spoil_places):
     return base
 
 
+@pytest.fixture(scope="module")
+def untouched(spoilt):
+    """What `spoilt` holds, before and after every command."""
+    return contents(spoilt)
+
+
 @pytest.mark.parametrize(("line", "words"), [(row[0], row[1:]) for row in COMMANDS])
-def test_a_wrong_command_is_one_sentence_and_changes_no_file(line, words, spoilt, cli, monkeypatch):
+def test_a_wrong_command_is_one_sentence_and_changes_no_file(
+    line, words, spoilt, untouched, cli, monkeypatch
+):
     monkeypatch.chdir(spoilt)
-    before = contents(spoilt)
     if "--out" not in line:
         line = f"{line} {WRITTEN.get(line.split()[0], '')}"
     assert_one_sentence(cli(*shlex.split(line)), *words)
-    assert contents(spoilt) == before
+    assert contents(spoilt) == untouched
     assert not Path("new").exists()
 
 

@@ -80,13 +80,19 @@ def test_a_bar_of_pictures_begins_with_each_set_and_vanishes():
     assert "40/40" in said and "pictures" in said
 
 
+@pytest.fixture(scope="module")
+def features():
+    return PlaceFeatures(Features(), (32, 32, 3))  # untrained
+
+
 @pytest.mark.parametrize(
     ("quiet", "on_terminal", "shown"), [(False, True, True), (True, True, False),
                                         (False, False, False)],
 )  # fmt: skip
-def test_pictures_are_told_in_a_terminal_alone_and_not_where_quiet(quiet, on_terminal, shown):
+def test_pictures_are_told_in_a_terminal_alone_and_not_where_quiet(
+    quiet, on_terminal, shown, features
+):
     console = Console(file=io.StringIO(), force_terminal=on_terminal, width=100)
-    features = PlaceFeatures(Features(), (32, 32, 3))  # untrained
     with train._pictures_told(console, quiet=quiet):
         assert len(list(features.batches(np.zeros((PICTURES + 2, 32, 32, 3), np.uint8)))) == 2
     assert ("18/18" in console.file.getvalue()) == shown
@@ -94,9 +100,8 @@ def test_pictures_are_told_in_a_terminal_alone_and_not_where_quiet(quiet, on_ter
         assert console.file.getvalue() == ""
 
 
-def test_each_batch_is_told():
+def test_each_batch_is_told(features):
     told = []
-    features = PlaceFeatures(Features(), (32, 32, 3))
     with telling(lambda *numbers: told.append(numbers)):
         features.of(np.zeros((2 * PICTURES + 1, 32, 32, 3), np.uint8))
     assert told == [(16, 33), (32, 33), (33, 33)]
