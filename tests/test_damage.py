@@ -233,7 +233,7 @@ def test_damaged_files_get_one_sentence_or_give_the_same_answer(kind, harm):
     assert any("refused" in each for each in harm.seen)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("ten thousand files; sixty of each kind are damaged above")
 def test_ten_thousand_damaged_files(harm, measured):
     held = []
     for count in range(FILES):
