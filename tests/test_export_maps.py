@@ -20,7 +20,9 @@ from lisae_tf.model.scoring import Pool
 OTHERS = pytest.mark.slow(
     "an export of its own; each format has small maps and pooled scores in test_feature_exports"
 )
-LATER = [pytest.param(which, marks=OTHERS) for which in ("savedmodel", "tflite", "tflite-fp16")]
+LATER = [
+    pytest.param(which, marks=OTHERS) for which in ("onnx", "savedmodel", "tflite", "tflite-fp16")
+]
 TILES = {"whole": (), "in tiles": ("--input-size", "32,32", "--tile", 16, "--stride", 8)}
 SIDES = {"whole": 8, "in tiles": 32}  # of the map: tiles are mended at the resolution of pixels
 
@@ -73,7 +75,7 @@ def exported(request, tmp_path_factory, cli):
         yield SIDES[request.param], load_detector(base / "run"), path_of
 
 
-@pytest.mark.parametrize("which", ["onnx", "tflite-int8", *LATER])
+@pytest.mark.parametrize("which", ["tflite-int8", *LATER])
 def test_scores_and_maps_are_those_of_keras(which, exported):
     side, detector, path_of = exported
     model = open_model(path_of(which))
@@ -91,7 +93,7 @@ def test_scores_and_maps_are_those_of_keras(which, exported):
     assert np.abs(found - maps).max() < share * maps.max()
 
 
-@pytest.mark.parametrize("which", ["onnx", *LATER[:2]])
+@pytest.mark.parametrize("which", ["tflite-int8", *LATER[:3]])
 def test_record_and_card_tell_of_map_and_pooling(which, exported):
     side, _, path_of = exported
     path = path_of(which)
@@ -118,7 +120,7 @@ def test_the_error_is_computed_in_float_where_the_network_is_not(exported):
 def test_overlays_of_any_map_have_the_size_of_the_picture(exported, cli, tmp_path):
     _, detector, path_of = exported
     np.save(tmp_path / "rows.npy", load_test(detector.config).pixels[:3])
-    options = ("--model", path_of("onnx"), "--maps", tmp_path / "maps")
+    options = ("--model", path_of("tflite-int8"), "--maps", tmp_path / "maps")
     result = cli("score", tmp_path / "rows.npy", *options)
     assert result.exit_code == 0, result.stderr
     drawn = [decode(path) for path in (tmp_path / "maps").iterdir()]

@@ -3,16 +3,19 @@
 import contextlib
 import json
 
+import export_fixtures
 import numpy as np
 import pytest
 from export_fixtures import TRAIN
 from scipy.stats import spearmanr
 
+from export import tflite
 from export.exportable import make_exportable
 from export.savedmodel import signatures
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.data.tasks import load_test
 from lisae_tf.detectors import load_detector
+from lisae_tf.exported.model_record import write_record
 from lisae_tf.exported.runtimes import open_model
 
 SETTINGS = (
@@ -23,28 +26,25 @@ SETTINGS = (
 
 FILES = {"onnx": "model.onnx", "tflite": "model.tflite", "savedmodel": ""}
 LONG = pytest.mark.slow(
-    "a training and five exports; test_export_maps has a network with maps, test_detectors writes "
-    "each variant as ONNX, and a score of either sign without a map stays"
+    "a training and five exports each; test_export_maps has a network in int8, test_detectors "
+    "writes each variant as ONNX, and what has no map is tested below"
 )
-LATER = [pytest.param((name, tuple(FILES)), marks=LONG, id=name)
-         for name in ("bce", "lis", "linsep-fused", "oc-dsvdd", "anogan-fm")]  # fmt: skip
+VARIANTS = ("bce", "lis", "linsep-fused", "oc-dsvdd", "anogan-fm")
+run, detector = export_fixtures.run, export_fixtures.detector
 
 
-@pytest.fixture(
-    scope="module", params=[pytest.param(("bce", ("tflite",)), id="bce-tflite"), *LATER]
-)
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=LONG) for name in VARIANTS])
 def exported(request, tmp_path_factory, cli):
     """A run of a variant, and its exports by format."""
-    (variant, kinds), base = request.param, tmp_path_factory.mktemp("variants")
-    kind = "all" if len(kinds) > 1 else kinds[0]
+    base = tmp_path_factory.mktemp("variants")
     with contextlib.chdir(base):
         for command in (
-            ("train", "--quiet", *TRAIN, *SETTINGS, "--variant", variant, "--out", "run"),
-            ("export", "--run", "run", "--name", "tiny", "--format", kind),
+            ("train", "--quiet", *TRAIN, *SETTINGS, "--variant", request.param, "--out", "run"),
+            ("export", "--run", "run", "--name", "tiny", "--format", "all"),
         ):
             result = cli(*command)
             assert result.exit_code == 0, result.stderr
-    paths = {kind: base / "models" / kind / "tiny" / "1" / FILES[kind] for kind in kinds}
+    paths = {kind: base / "models" / kind / "tiny" / "1" / file for kind, file in FILES.items()}
     return load_detector(base / "run"), paths
 
 
@@ -64,6 +64,21 @@ def test_every_format_scores_as_keras_does_and_asks_the_same_questions(exported)
         else:
             with pytest.raises(LisaeError, match="scores whole pictures and has no maps"):
                 model.error_maps(pictures)
+
+
+def test_what_has_no_map_is_written_without(run, detector, tmp_path, monkeypatch):
+    pictures = load_test(detector.config).pixels[::97]
+    expected = detector.score(pictures)
+    monkeypatch.setattr(detector, "has_maps", False)
+    exportable = make_exportable(detector, run)
+    assert "error_map" not in signatures(exportable)
+    path = tflite.write(exportable.labelled("tflite", "m", 1, None), tmp_path, None)
+    write_record(path, exportable.labelled("tflite", "m", 1, None).record)
+    model = open_model(path)
+    assert set(model.interpreter.get_signature_list()) == {"serving_default", "with_threshold"}
+    np.testing.assert_allclose(model.score(pictures), expected, rtol=1e-4)
+    with pytest.raises(LisaeError, match="scores whole pictures and has no maps"):
+        model.error_maps(pictures)
 
 
 def test_only_what_there_is_can_be_asked_for(exported):
@@ -96,7 +111,6 @@ def test_the_gate_measured_against_scores_of_the_usual_size(exported):
         assert ("error_map_worst_relative" in parity) == detector.has_maps
 
 
-@pytest.mark.slow("two more exports; test_export has a file of each kind")
 @pytest.mark.parametrize("quantized", ["fp16", "int8"])
 def test_quantised_files_rank_pictures_as_keras_does(quantized, exported, tmp_path, cli):
     detector, paths = exported

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
-from feature_fixtures import EARLY
 
 from lisae_tf.detectors import load_detector
 from lisae_tf.exported.runtimes import open_model
@@ -192,7 +191,7 @@ def test_large_pictures_go_through_in_small_batches(usual):
     ["onnx", pytest.param("tflite", marks=pytest.mark.slow("the same graph in another format"))],
 )
 def test_tiles_of_features_and_a_network_behind_them_are_exported(kind, cli, folders):
-    options = ("--variant", "lis", *TILES, *EARLY)
+    options = ("--variant", "lis", *TILES, "--set", "features.taps=[block_2]")
     detector, models = exported(cli, folders, f"tiles-{kind}", *options, exports=[(kind,)])
     assert detector.batch_size == 16 // 2
     for model in models:

@@ -180,19 +180,40 @@ SPOILT = {
 }
 
 
-TWICE = pytest.mark.slow("a second process; what the first start did is seen in the files")
-
-
-@pytest.mark.parametrize("starts", [1, pytest.param(2, marks=TWICE)])
-def test_a_server_starts_beside_versions_that_cannot_be_loaded(tmp_path, starts):
-    import requests
-
+@pytest.fixture
+def beside(tmp_path):
+    """A folder of one good version and of those that are spoilt."""
     base = tmp_path / toy.NAME
     toy.write_model(base, 1)
     for number, (change, _) in enumerate(SPOILT.values(), start=2):
         spoilt(number, change)(base)
-    before = contents(base)
-    for _ in range(starts):
+    return base
+
+
+def test_versions_that_cannot_be_loaded_are_named_and_keep_no_other_out(beside, caplog):
+    from lisae_tf.serving import server
+
+    def load(folder, number):
+        return server.load(folder, beside, toy.NAME, number)
+
+    before = contents(beside)
+    versions = Versions(beside, toy.NAME, load)
+    for _ in range(2):
+        versions.poll()
+        assert versions.serving == [1]
+        for number, (_, words) in enumerate(SPOILT.values(), start=2):
+            assert versions.states[number].state == END
+            assert words in versions.states[number].error
+    assert contents(beside) == before
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.slow("a process for each of two starts; what they load is tested above")
+def test_a_server_starts_beside_versions_that_cannot_be_loaded(beside):
+    import requests
+
+    base, before = beside, contents(beside)
+    for _ in range(2):
         server = toy.Embedded(base)
         try:
             status = requests.get(f"http://{server.rest}/v1/models/{toy.NAME}", timeout=20).json()

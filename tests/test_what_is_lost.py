@@ -1,5 +1,6 @@
 """What size and depth of pictures take from them."""
 
+import contextlib
 import io
 import json
 from pathlib import Path
@@ -119,7 +120,7 @@ def test_line_scans_are_cut_into_tiles(tmp_path, monkeypatch, cli):
         "--out", "run",
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
-    assert cli("score", "--run", "run", "n").exit_code == 0
+    assert cli("score", "--run", "run", "n/0.png").exit_code == 0
 
 
 def sixteen(levels, kind="PNG"):
@@ -203,27 +204,34 @@ def test_what_is_lost_is_said():
     assert treatment(fine[0], (9, 9), 1, 16) == treatment(fine[0], (9, 9), 1) == "16 bits to 8"
 
 
-def test_one_depth_from_training_to_the_served_file(tmp_path, cli, monkeypatch):
-    """Train, evaluate, score, calibrate, export and serve see the same pixels of one file."""
-    monkeypatch.chdir(tmp_path)
-    good = camera(tmp_path / "good", 60, 4000)
-    odd = camera(tmp_path / "odd", 6, 9000, seed=1)  # brighter than what was normal
-    sides = ("--normal-dir", good, "--anomaly-dir", odd, "--variant", "linear-ae")
-    said = cli("train", *sides, *QUICK[:8], "--out", "run")
-    assert said.exit_code == 0, said.output
-    assert read_settings(tmp_path / "run" / "config.yaml")["data"]["depth"] == 12
-    words = " ".join(said.output.split())
-    assert "4 anomaly pictures hold values of more than the 12 bits" in words
-    assert cli("evaluate", "--run", "run").exit_code == 0
-
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory, cli):
+    """A working folder with pictures of 12 bits, a run on them, its scores and the files' bytes."""
     from lisae_tf.detectors import load_detector
 
-    detector = load_detector(tmp_path / "run")
+    base = tmp_path_factory.mktemp("deep")
+    good = camera(base / "good", 60, 4000)
+    odd = camera(base / "odd", 6, 9000, seed=1)  # brighter than what was normal
+    sides = ("--normal-dir", good, "--anomaly-dir", odd, "--variant", "linear-ae")
+    with contextlib.chdir(base):
+        said = cli("train", *sides, *QUICK[:8], "--out", "run")
+    assert said.exit_code == 0, said.output
+    assert read_settings(base / "run" / "config.yaml")["data"]["depth"] == 12
+    words = " ".join(said.output.split())
+    assert "4 anomaly pictures hold values of more than the 12 bits" in words
     files = sorted([*good.iterdir(), *odd.iterdir()])
-    encoded = [path.read_bytes() for path in files]
     pixels = np.stack([decode(path, (12, 12), 1, depth=12) for path in files])
     assert len(np.unique(pixels)) > 200
-    expected = detector.score(pixels)
+    expected = load_detector(base / "run").score(pixels)
+    return base, expected, [path.read_bytes() for path in files]
+
+
+def test_one_depth_from_training_to_the_exported_file(deep, cli, monkeypatch):
+    """Train, evaluate, score, calibrate and export see the same pixels of one file."""
+    tmp_path, expected, _ = deep
+    monkeypatch.chdir(tmp_path)
+    good, odd = tmp_path / "good", tmp_path / "odd"
+    assert cli("evaluate", "--run", "run").exit_code == 0
 
     def scores(*options):
         result = cli("score", good, odd, *options, "--format", "jsonl")
@@ -232,9 +240,8 @@ def test_one_depth_from_training_to_the_served_file(tmp_path, cli, monkeypatch):
         return [json.loads(line)["score"] for line in result.stdout.splitlines()]
 
     np.testing.assert_allclose(scores("--run", "run"), expected, rtol=1e-6)
-    for kind in ("onnx", "savedmodel"):
-        result = cli("export", "--run", "run", "--format", kind, "--out", "models")
-        assert result.exit_code == 0, result.stderr
+    result = cli("export", "--run", "run", "--format", "onnx", "--out", "models")
+    assert result.exit_code == 0, result.stderr
     onnx = tmp_path / "models/onnx/run/1/model.onnx"
     assert json.loads(onnx.with_name("model.onnx.json").read_text())["depth"] == 12
     np.testing.assert_allclose(scores("--model", onnx), expected, rtol=1e-4)
@@ -250,10 +257,30 @@ def test_one_depth_from_training_to_the_served_file(tmp_path, cli, monkeypatch):
     table = pyarrow.parquet.read_table(tmp_path / "parts" / "part-000000.parquet")
     np.testing.assert_allclose(table["score"].to_numpy(), expected, rtol=1e-4)
 
+
+def test_the_graph_that_reads_bytes_has_the_depth_of_the_training(deep):
+    from export.exportable import make_exportable
+    from export.savedmodel import signatures
+    from lisae_tf.detectors import load_detector
+
+    base, expected, encoded = deep
+    exportable = make_exportable(load_detector(base / "run"), base / "run")
+    readable = tf.constant([portable(each) for each in encoded])  # as a server hands them on
+    found = signatures(exportable)["score_bytes"](readable)["score"]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert exportable.record["depth"] == 12
+
+
+@pytest.mark.slow("another export of the same run, whose graph is tested above")
+def test_the_served_file_has_the_depth_of_the_training(deep, cli, monkeypatch):
     from lisae_tf.exported.saved_model import load
     from lisae_tf.serving import inference
     from lisae_tf.serving.limits import Limits
 
+    tmp_path, expected, encoded = deep
+    monkeypatch.chdir(tmp_path)
+    result = cli("export", "--run", "run", "--format", "savedmodel", "--out", "models")
+    assert result.exit_code == 0, result.stderr
     version = tmp_path / "models/savedmodel/run/1"
     served = load(version, version.parent, "run", 1)
     bytes_in = {"image_bytes": inference.strings(encoded)}
