@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lisae_tf.core.files import make_folder, write_json
-from lisae_tf.data import surfaces
+from lisae_tf.data import datasets
 from lisae_tf.grids import cells
 from lisae_tf.grids.cells import Figure
 from lisae_tf.paper import tables
@@ -48,8 +48,8 @@ def store(figure: Figure, root: Path, seeds=(0,), tasks: int | None = None, auro
 def tiny_surfaces():
     """The embedded photographs in few and small patches: what is in closed form takes no time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(surfaces, "PATCH", 8)
-        patch.setattr(surfaces, "MAX_PATCHES", 100)
+        patch.setattr(datasets, "PATCH", 8)
+        patch.setattr(datasets, "MAX_PATCHES", 100)
         yield
 
 
