@@ -8,6 +8,11 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+# Processes that test side by side share the cores; set before numpy and TensorFlow are imported.
+if WORKERS := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    for _name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+        os.environ.setdefault(_name, str(max(1, (os.cpu_count() or 1) // WORKERS)))
+
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -21,11 +26,6 @@ from lisae_tf.core.files import read_json, update_json, write_json
 from lisae_tf.core.quiet import start_tensorflow
 from lisae_tf.data import picture_files
 from lisae_tf.runs import files as run_files
-
-# Processes that test side by side share the cores; set before TensorFlow is imported.
-if WORKERS := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
-    for _name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
-        os.environ.setdefault(_name, str(max(1, (os.cpu_count() or 1) // WORKERS)))
 
 settings.register_profile("no-clock", deadline=None)
 settings.load_profile("no-clock")
@@ -57,8 +57,7 @@ QUICK = (
 
 # Files of tests that take a minute and more: first, or one worker ends with them alone.
 LONG = {
-    "test_damage", "test_detectors", "test_distribution", "test_estimator", "test_export",
-    "test_feature_commands", "test_feature_exports", "test_report", "test_serving_exports",
+    "test_detectors", "test_feature_commands", "test_feature_exports", "test_kill", "test_report",
     "test_training",
 }  # fmt: skip
 

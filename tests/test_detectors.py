@@ -303,6 +303,7 @@ def test_each_detector_keeps_each_law(law, kind, tmp_path):
 TRAINED_ALIKE = {
     "linsep-fused": "two more trainings of two phases, which those of lis are as well",
     "vae": "two more trainings of phase 1, which those of lis begin with",
+    "bce": "two more trainings of whole epochs; test_encoders resumes one to the same weights",
     "linear-lis": "a formula twice more; linear-ae and lis-knn are fitted by theirs",
 }
 

@@ -249,10 +249,15 @@ def test_other_settings_are_trained_where_they_are_chosen(place, cli, monkeypatc
     stored = load_arrays(Path("knn/scores.npz"))[0]["known"]
     known = load_folder_training(config).known
     np.testing.assert_allclose(load_detector(Path("knn")).score(known), stored, rtol=1e-5)
-    # The record of a run trains the same again.
-    again = cli("train", "--quiet", "--config", "knn/config.yaml", "--out", "again")
+
+
+@pytest.mark.slow("one more training; that a record leaves nothing to choose has a test of its own")
+def test_the_record_of_a_run_trains_the_same_again(run, place, cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(place)
+    again = cli("train", "--quiet", "--config", "run/config.yaml", "--out", tmp_path / "new")
     assert again.exit_code == 0, again.stderr
-    one, other = (json.loads(Path(f"{name}/metrics.json").read_text()) for name in ("knn", "again"))
+    folders = Path("run"), tmp_path / "new"
+    one, other = (json.loads((each / "metrics.json").read_text()) for each in folders)
     assert one["threshold"] == pytest.approx(other["threshold"], rel=1e-5)
     assert "known_choice" not in other
 
