@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import QUICK, WHOLE_EPOCH, steps_of_an_epoch
+from conftest import QUICK
 
 from lisae_tf.core.arrays import load_arrays
 from lisae_tf.core.errors import LisaeError
@@ -62,19 +62,14 @@ def without_times(folder: Path) -> dict:
     (2,),
     pytest.param((1, 2), marks=pytest.mark.slow("a process more; test_training stops in phase 1")),
 ])  # fmt: skip
-def test_kill_9_then_resume_is_byte_equal(phases, tmp_path, picture_folder, cli):
+def test_kill_9_then_resume_is_byte_equal(phases, tmp_path, picture_folder):
     small = ("--normal-dir", str(picture_folder(tmp_path / "normal", 60)), *QUICK, *EPOCHS)
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
 
-    def train_here(folder, *more):
-        with steps_of_an_epoch(WHOLE_EPOCH), contextlib.chdir(tmp_path):
-            done = cli(*TRAIN[len(CLI) :], "--out", folder, *small, *more)
-        assert done.exit_code == 0, done.stderr
-
-    train_here(undisturbed)
+    train(undisturbed, *small)
     for phase in phases:
         kill_in(killed, phase, *small, "--resume")
-    train_here(killed, "--resume")
+    train(killed, *small, "--resume")
     check_same_run(killed, undisturbed)
 
 
