@@ -1,5 +1,7 @@
 """Small settings and pictures, on which both phases take a second or two, and interruptions."""
 
+import shutil
+
 import keras
 import numpy as np
 
@@ -58,6 +60,18 @@ class KillAfter(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if (self.model.phase, epoch) == (self.phase, self.epoch):
             raise Killed
+
+
+class KeepEach(keras.callbacks.Callback):
+    """Copies the checkpoint of each epoch, which is what a kill after it would leave."""
+
+    def __init__(self, checkpoint):
+        super().__init__()
+        self.checkpoint = checkpoint
+
+    def on_epoch_end(self, epoch, logs=None):
+        kept = self.checkpoint.with_name(f"{self.model.phase}-{epoch}.npz")
+        shutil.copy(self.checkpoint, kept)
 
 
 def without_times(history: list[dict]) -> list[dict]:
