@@ -1,10 +1,8 @@
-import shutil
-
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from training_fixtures import (
+    KeepEach,
     KillAfter,
     Killed,
     as_bytes,
@@ -36,18 +34,6 @@ def weights(model):
 CONFIG = tiny_config(variant="anogan", anogan={"epochs": 2, "encoder_epochs": 2})
 
 
-class KeepEach(keras.callbacks.Callback):
-    """Copies the checkpoint of each epoch of stage 2, which is what a kill after it would leave."""
-
-    def __init__(self, checkpoint):
-        super().__init__()
-        self.checkpoint = checkpoint
-
-    def on_epoch_end(self, epoch, logs=None):
-        if self.model.phase == "encoder":
-            shutil.copy(self.checkpoint, self.checkpoint.with_name(f"{epoch}.npz"))
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Of the checkpoints of `undisturbed`."""
@@ -59,14 +45,14 @@ def undisturbed(folder):
     """A trained detector."""
     checkpoint = folder / "checkpoint.npz"
     detector = make_detector(CONFIG)
-    detector.fit_data(tiny_data(), TrainingOptions(checkpoint, (KeepEach(checkpoint),)))
+    detector.fit_data(tiny_data(), TrainingOptions(checkpoint, (KeepEach(checkpoint, "encoder"),)))
     return detector
 
 
 @pytest.fixture(scope="module")
 def resumed_in_stage_2(undisturbed, folder):
     """The generator and the critic's features as stage 2 began, and a run that goes on in it."""
-    checkpoint = folder / "0.npz"
+    checkpoint = folder / "encoder-0.npz"
     stage1 = ResumePoint.load(checkpoint).phase1_weights
     return stage1, train_adversarial(CONFIG, tiny_data(), TrainingOptions(checkpoint))
 

@@ -8,9 +8,11 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from training_fixtures import tiny_config, tiny_data
 
 from lisae_tf.core.arrays import load_arrays
@@ -18,7 +20,7 @@ from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import read_json
 from lisae_tf.model.checkpoints import weights_of
 from lisae_tf.training.algorithm1 import train
-from lisae_tf.training.distribution import make_strategy
+from lisae_tf.training.distribution import fit, make_strategy, own_rows
 from lisae_tf.training.phase import TrainingOptions
 
 ROOT = Path(__file__).parents[1]
@@ -107,6 +109,34 @@ def scores(folder):
 
 def weights(folder):
     return load_arrays(folder / "weights.npz")[0]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_every_row_of_a_batch_goes_to_one_replica_of_one_worker(workers):
+    rows = np.arange(24, dtype=np.int32)
+    stream = tf.data.Dataset.from_tensor_slices({"normal": rows, "negative": -rows}).batch(12)
+    each = 4 // workers
+    found = [
+        list(own_rows(stream, range(each * k, each * (k + 1)), 4).as_numpy_iterator())
+        for k in range(workers)
+    ]
+    assert [len(batches) for batches in found] == [2 * each] * workers
+    for batch in (0, 1):
+        parts = [part for of in found for part in of[batch * each : (batch + 1) * each]]
+        assert [len(part["normal"]) for part in parts] == [3] * 4
+        whole = np.sort(np.concatenate([part["normal"] for part in parts]))
+        np.testing.assert_array_equal(whole, rows[12 * batch : 12 * (batch + 1)])
+        for part in parts:  # pairs stay together, and rows are dealt in turn
+            np.testing.assert_array_equal(part["negative"], -part["normal"])
+            np.testing.assert_array_equal(np.diff(part["normal"]), [4, 4])
+
+
+def test_batches_that_cannot_be_divided_are_refused(monkeypatch):
+    strategy = SimpleNamespace(num_replicas_in_sync=3)
+    monkeypatch.setattr(tf.distribute, "get_strategy", lambda: strategy)
+    stream = tf.data.Dataset.from_tensors({"normal": np.zeros((4, 2, 2, 1), np.uint8)})
+    with pytest.raises(LisaeError, match=r"4 normal pictures cannot be divided by 3.*multiple"):
+        fit(None, stream, None, steps=1, epochs=(0, 1), callbacks=())
 
 
 def test_a_strategy_of_one_device_trains_to_the_result_of_fit():

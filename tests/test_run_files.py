@@ -303,7 +303,6 @@ def test_sigterm_leaves_no_half_written_file(two_runs):
 # A threshold set by hand
 
 
-@pytest.mark.slow("six commands; test_recalibration has the same of exported files")
 def test_a_threshold_set_by_hand_is_said_to_guarantee_nothing(two_runs, cli):
     before = runs.read_metrics(RUN)
     result = cli("calibrate", "--run", RUN, "--threshold", "0.02")

@@ -63,15 +63,19 @@ class KillAfter(keras.callbacks.Callback):
 
 
 class KeepEach(keras.callbacks.Callback):
-    """Copies the checkpoint of each epoch, which is what a kill after it would leave."""
+    """Copies the checkpoint of each epoch, which is what a kill after it would leave.
 
-    def __init__(self, checkpoint):
+    Of one phase alone where it is named.
+    """
+
+    def __init__(self, checkpoint, phase=None):
         super().__init__()
-        self.checkpoint = checkpoint
+        self.checkpoint, self.phase = checkpoint, phase
 
     def on_epoch_end(self, epoch, logs=None):
-        kept = self.checkpoint.with_name(f"{self.model.phase}-{epoch}.npz")
-        shutil.copy(self.checkpoint, kept)
+        if self.phase in (None, self.model.phase):
+            kept = self.checkpoint.with_name(f"{self.model.phase}-{epoch}.npz")
+            shutil.copy(self.checkpoint, kept)
 
 
 def without_times(history: list[dict]) -> list[dict]:

@@ -69,7 +69,10 @@ def photograph(name: str) -> np.ndarray:
 
 
 def bands(width: int, part: str) -> list[tuple[int, int]]:
-    """First column and the one past the last of each band of a part."""
+    """First column and the one past the last of each band of a part.
+
+    A patch lies inside one band, so no pixel is in two parts.
+    """
     edges = np.round(np.cumsum([0, *(share for _, share in BANDS)]) * width).astype(int)
     spans = zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
     return [span for (name, _), span in zip(BANDS, spans, strict=True) if name == part]

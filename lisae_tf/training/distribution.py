@@ -99,18 +99,10 @@ def fit(
     replicas = strategy.num_replicas_in_sync
     _refuse_uneven(stream, replicas)
 
-    def own_rows(context: tf.distribute.InputContext) -> tf.data.Dataset:
+    def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
         own = replicas // context.num_input_pipelines
         first = own * context.input_pipeline_id
-
-        def cut(batch):
-            # Rows in turn, so that each replica's are as mixed as the batch.
-            return {
-                name: tf.stack([part[first + k :: replicas] for k in range(own)])
-                for name, part in batch.items()
-            }
-
-        return stream.map(cut).unbatch()
+        return own_rows(stream, range(first, first + own), replicas)
 
     def everything(context: tf.distribute.InputContext) -> tf.data.Dataset:
         own = replicas // context.num_input_pipelines
@@ -120,7 +112,7 @@ def fit(
     test_step = tf.function(
         lambda batch: strategy.run(model.test_step, (batch,)), reduce_retracing=True
     )
-    training = iter(strategy.distribute_datasets_from_function(own_rows))
+    training = iter(strategy.distribute_datasets_from_function(of_worker))
     told = keras.callbacks.CallbackList(list(callbacks), model=model, epochs=epochs[1], steps=steps)
     model.stop_training = False
     told.on_train_begin()
@@ -144,6 +136,27 @@ def _run(model: keras.Model, step, batches) -> dict[str, float]:
         names = list(step(batch))
     means = {metric.name: metric for metric in model.metrics}
     return {name: float(means[name].result()) for name in names}
+
+
+def own_rows(stream: tf.data.Dataset, own: range, replicas: int) -> tf.data.Dataset:
+    """What each of one worker's replicas gets of every batch, one replica after the other.
+
+    Args:
+        stream: global batches, dictionaries of arrays (N, …).
+        own: the numbers of the worker's replicas.
+        replicas: of all workers; N is a multiple of it.
+
+    Returns:
+        Batches of N / replicas rows, taken in turn, so that each is as mixed as the global one.
+    """
+
+    def cut(batch):
+        return {
+            name: tf.stack([part[replica::replicas] for replica in own])
+            for name, part in batch.items()
+        }
+
+    return stream.map(cut).unbatch()
 
 
 def _refuse_uneven(stream: tf.data.Dataset, replicas: int) -> None:
