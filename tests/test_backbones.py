@@ -299,6 +299,7 @@ HOSTILE = {
     "empty": lambda file: b"",
     "text": lambda file: b"no weights at all\n" * 20,
     "zip": zipped,
+    "escapes": lambda file: b"P\\9\n" * 20,
     "magic": changed(magic=MAGIC + 1),
     "protocol": changed(protocol=1000),
     "big-endian": changed(system=SYSTEM | {"little_endian": False}),

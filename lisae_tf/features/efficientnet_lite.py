@@ -16,6 +16,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from lisae_tf.core.errors import LisaeError
 
+_PROTO = b"\x80"  # the opcode that such a file begins with
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _DICTIONARY, _TENSOR = "collections OrderedDict", "torch._utils _rebuild_tensor_v2"
 _NUMBERS = {"torch FloatStorage": "<f4", "torch LongStorage": "<i8"}
@@ -122,6 +123,9 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """
     try:
         with open(path, "rb") as stream:
+            # Text in another kind of file could be taken for opcodes, with warnings on the way.
+            if stream.peek(1)[:1] != _PROTO:
+                raise _refuse("its beginning")
             if (_literal(stream), _literal(stream)) != (_MAGIC, _PROTOCOL):
                 raise _refuse("its beginning")
             if _literal(stream).get("little_endian") is not True:

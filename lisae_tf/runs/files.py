@@ -217,7 +217,10 @@ def _read(folder: Path) -> Stamps | None:
     path = folder / DIGESTS
     if not os.path.lexists(path):
         return None
-    stamps = read_json(path)
+    try:
+        stamps = read_json(path)
+    except LisaeError as error:
+        raise LisaeError(f"{error} or train again") from error
     if not isinstance(stamps, dict) or not stamps:
         raise LisaeError(f"{path} is no list of a run's files; restore it or train again")
     return stamps
