@@ -1,7 +1,7 @@
 """A tiny trained detector and its exports in every format, made once for all workers of a session.
 
 It is a linear one: what reads and checks exports cares for no layers, and networks take three times
-as long. They are exported in test_export_maps, test_export_variants and test_feature_exports.
+as long. They are exported in test_export_variants and test_feature_exports.
 A test module takes the fixtures over by assignment; the folders are shared, and only read.
 """
 
@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import WORKERS
+
+from lisae_tf.exported import model_record
 
 # Format, and what `--quantize` says.
 FLOATS = ("savedmodel", "onnx", "tflite")
@@ -99,11 +101,11 @@ def samples(detector) -> dict[str, np.ndarray]:
     }
 
 
-def edit_json(path: Path, change) -> None:
-    """Reads, changes and writes a JSON file."""
+def edit_record(path: Path, change, *, sealed: bool = True) -> None:
+    """Changes the record at `path`, and its own digest with it as a forger would."""
     record = json.loads(path.read_text())
     change(record)
-    path.write_text(json.dumps(record))
+    path.write_text(json.dumps(model_record.sealed(record) if sealed else record))
 
 
 def strings(*values):

@@ -5,9 +5,8 @@ import multiprocessing
 
 import numpy as np
 import pytest
-from benchmark_fixtures import invented
 from click.testing import CliRunner
-from training_fixtures import tiny_config
+from training_fixtures import invented, tiny_config
 
 from lisae_tf.cli import main
 from lisae_tf.config.settings import Config, resolve

@@ -42,9 +42,9 @@ ON_FEATURES = "linear-lis on features"
 KINDS = [*DETECTORS, ON_FEATURES]
 
 ENCODER = "an encoder with a head as bce is; test_encoders trains it"
-LATENT_LAYER = "a latent layer of its own as vae has; test_latents tests it"
+LATENT_LAYER = "a latent layer of its own as vae has; test_adversarial tests it"
 ADVERSARIAL = "trains a generator and a critic first; test_adversarial trains it"
-PLACES = "works on places as lis-knn does; test_row_detectors and test_places fit it"
+PLACES = "works on places as lis-knn does; test_classical and test_places fit it"
 # What is long, and tested beside the slow tests by another of its kind and by files of its own.
 ELSEWHERE = {
     "ae": "phase 1 of lis and nothing else",
@@ -87,7 +87,7 @@ def settings(variant):
 
 @functools.cache
 def fitted(variant):
-    """A phase 1 that the variant before has trained too is taken over from it (test_sharing)."""
+    """Takes a phase 1 over that the variant before has trained too (test_distribution)."""
     options = functools.partial(TrainingOptions, shared=PHASE_1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(base, "TrainingOptions", options)

@@ -26,7 +26,7 @@ detector, samples = export_fixtures.detector, export_fixtures.samples
 @pytest.mark.parametrize("which", ALL)
 def test_an_export_scores_and_decides_as_keras_does(which, batch, kind, opened, samples, detector):
     if (which, kind) == ("tflite-int8", "white"):
-        pytest.skip("int8 clips what lies far from all pictures; in a network test_export_maps")
+        pytest.skip("int8 clips what lies far from all pictures; in a network test_export_variants")
     pictures = samples[kind][:batch]
     expected, found = detector.score(pictures), opened[which].run(pictures)
     assert found["score"].shape == found["is_anomaly"].shape == (batch,)

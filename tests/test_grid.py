@@ -4,7 +4,7 @@ import itertools
 from dataclasses import replace
 
 import pytest
-from benchmark_fixtures import NAMES, TinyCell, invented
+from training_fixtures import NAMES, TinyCell, invented
 
 from lisae_tf.config.settings import merge, resolve
 from lisae_tf.core.errors import LisaeError
@@ -209,7 +209,7 @@ def test_a_cell_of_a_group_equals_the_same_cell_alone(trained, tmp_path):
     assert alone["auroc_phase1"] == finished[0].record["auroc_phase1"]
 
 
-# That a shared phase 1 changes no score: test_sharing.py.
+# That a shared phase 1 changes no score: test_distribution.py.
 def test_cells_of_a_group_share_phase_1_and_groups_do_not(tmp_path, monkeypatch):
     given = []
 

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from benchmark_fixtures import tiny_surfaces
 from test_grid import small
+from training_fixtures import tiny_surfaces
 
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import write_json

@@ -9,7 +9,7 @@ from lisae_tf.core.thresholds import choose_threshold
 from lisae_tf.data.parts import Parts, TrainingData
 from lisae_tf.data.synthetic import made_with_masks
 from lisae_tf.detectors import load_detector, make_detector
-from lisae_tf.detectors.linear_ae import LinearDetector
+from lisae_tf.detectors.linear import LinearDetector
 from lisae_tf.detectors.places import PlacesDetector, evenly
 from lisae_tf.features.places import remembering
 from lisae_tf.training.phase import TrainingOptions

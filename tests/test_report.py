@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmark_fixtures import store, tiny_surfaces
 from conftest import contents
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
+from training_fixtures import store, tiny_surfaces
 
 from lisae_tf.config.settings import merge
 from lisae_tf.core.errors import LisaeError

@@ -13,7 +13,7 @@ import export_fixtures
 import numpy as np
 import pytest
 from conftest import assert_one_sentence
-from export_fixtures import ALL, edit_json, path_of
+from export_fixtures import ALL, edit_record, path_of
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -199,7 +199,7 @@ def no_record(path):
 
 
 def set_in_record(**values):
-    return lambda path: edit_json(
+    return lambda path: edit_record(
         model_record.record_path(path), lambda record: record.update(values)
     )
 
@@ -208,14 +208,14 @@ def other_threshold(path):
     def change(record):
         record["threshold"]["alpha"] *= 2
 
-    edit_json(model_record.record_path(path), change)
+    edit_record(model_record.record_path(path), change)
 
 
 def nan_threshold(path):
     def change(record):
         record["threshold"]["alpha"] = float("nan")
 
-    edit_json(model_record.record_path(path), change)
+    edit_record(model_record.record_path(path), change)
 
 
 def outside(path):
@@ -223,7 +223,7 @@ def outside(path):
         each = next(iter(record["files"].values()))
         record["files"] = {"../elsewhere": each, **record["files"]}
 
-    edit_json(model_record.record_path(path), change)
+    edit_record(model_record.record_path(path), change)
 
 
 @pytest.mark.parametrize("which", ["savedmodel", "onnx", "tflite"])
@@ -238,6 +238,8 @@ def outside(path):
         (set_in_record(format=2), "another format"),
         (set_in_record(shape=[32, 32]), "another format"),
         (set_in_record(shape=[10**9, 1, 1]), "another format"),
+        (set_in_record(shape=[32, 32, 3]), "cannot be loaded"),
+        (set_in_record(shape=[32, 33, 1]), "cannot be loaded"),
         (set_in_record(files={}), "another format"),
         (set_in_record(metadata={"a": 1}), "another format"),
     ],
@@ -249,12 +251,38 @@ def test_a_record_that_does_not_belong_is_refused(which, spoil, reason, models, 
         open_model(path)
 
 
+def other_share(record):
+    record["error_map"]["highest_share"] /= 2
+
+
+def other_scores(record):
+    record["calibration_scores"] = "AAAA" + record["calibration_scores"][4:]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        other_share,
+        other_scores,
+        lambda record: record.update(depth=12),
+        lambda record: record.update(shape=[32, 32, 3]),
+        lambda record: record.update(mask_size=[64, 64]),
+        lambda record: record.pop("calibration_scores"),
+    ],
+)
+def test_a_change_to_any_part_of_a_record_is_noticed(change, models, tmp_path):
+    path = copy_of(models, "onnx", tmp_path)
+    edit_record(model_record.record_path(path), change, sealed=False)
+    with pytest.raises(LisaeError, match="is not the record that was written; restore it"):
+        open_model(path)
+
+
 def of_an_earlier_version(path):
     def change(record):
         del record["error_map"]
         record["reconstruction"] = True
 
-    edit_json(model_record.record_path(path), change)
+    edit_record(model_record.record_path(path), change)
 
 
 @pytest.mark.parametrize("which", ["savedmodel", "onnx", "tflite"])

@@ -17,6 +17,7 @@ from export_fixtures import path_of, strings
 
 from lisae_tf.core.files import read_json, write_json
 from lisae_tf.detectors import load_detector
+from lisae_tf.exported import model_record
 from lisae_tf.exported.signatures import (
     CODES,
     STRINGS,
@@ -262,7 +263,7 @@ def test_batches_are_no_larger_than_large_pictures_allow(models, tmp_path):
     for name, side in (("small", 64), ("large", 512), ("medium", 200)):
         version = shutil.copytree(path_of(models, "savedmodel"), tmp_path / name / "1")
         record = read_json(version / "lisae.json") | {"shape": [side, side, 3]}
-        write_json(version / "lisae.json", record)
+        write_json(version / "lisae.json", model_record.sealed(record))
         write_serving_files(tmp_path)
         text = (tmp_path / "batching.config").read_text()
         sizes.append([int(line.split()[1]) for line in text.splitlines() if "allowed" in line])

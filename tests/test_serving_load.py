@@ -17,7 +17,7 @@ import pytest
 import requests
 import serving_fixtures as toy
 from PIL import Image
-from test_serving_clients import Traffic, ended_well
+from test_serving import Traffic, ended_well
 from test_serving_limits import CLASSIFY, IMAGE, PREDICT
 
 from lisae_tf.core.errors import LisaeError
@@ -36,7 +36,7 @@ def model(tmp_path):
     return folder
 
 
-@pytest.mark.slow("a hundred thousand requests; test_serving_clients changes a version once")
+@pytest.mark.slow("a hundred thousand requests; test_serving changes a version once")
 def test_a_hundred_thousand_requests_three_new_versions_and_the_end(model, measured):
     versions = (1, 2, 3, 4)
     for version in versions:

@@ -29,7 +29,7 @@ from lisae_tf.training.sharing import SharedPhase1
 
 @pytest.fixture(scope="module")
 def shared():
-    """Phase 1 of the tiny settings, for tests of phase 2; that it is the same: test_sharing."""
+    """Phase 1 of the tiny settings, for tests of phase 2; it is the same: test_distribution."""
     return SharedPhase1()
 
 

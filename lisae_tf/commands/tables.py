@@ -5,6 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from lisae_tf.commands import options as shared
 from lisae_tf.core.errors import LisaeError
@@ -41,6 +50,32 @@ def root_of(out: Path | None, quick: bool) -> Path:
 def told(out: Path | None, quick: bool) -> str:
     """The options that lead the next command to the same folder."""
     return (" --quick" if quick else "") + (f" --out {out}" if out else "")
+
+
+class CellProgress:
+    """One bar over the cells of a grid; each cell is a line above it."""
+
+    def __init__(self, console: Console, total: int):
+        self.total, self.done = total, 0
+        self.console = console
+        self._bar = Progress(
+            TextColumn("cells"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TimeRemainingColumn(), console=console, disable=not (console.is_terminal and total),
+        )  # fmt: skip
+        self._task = self._bar.add_task("cells", total=total)
+
+    def __enter__(self) -> "CellProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._bar.stop()
+
+    def step(self, line: str) -> None:
+        """One more cell has ended."""
+        self.done += 1
+        self._bar.advance(self._task)
+        self._bar.console.print(f"[{self.done}/{self.total}] {line}")
 
 
 def run(
@@ -97,7 +132,6 @@ def follow(
         LisaeError: something failed, and there is no cell at all.
     """
     from lisae_tf.grids import stored
-    from lisae_tf.grids.grid_progress import CellProgress
 
     failures = dict(failures)
     with CellProgress(shared.console(), missing) as progress:

@@ -46,7 +46,7 @@ ROWS: dict[str, Row] = {
         "linsep_fused.FusedDetector", (*_SHAPED, "fusion"), LINSEP, negatives=True, without="ae"
     ),
     "linear-lis": Row(
-        "linear_lis.LinearLatentInsensitiveDetector", ("network", "latent_shaping", "scoring"),
+        "linear.LinearLatentInsensitiveDetector", ("network", "latent_shaping", "scoring"),
         negatives=True, without="linear-ae", solved=True,
     ),
     "kde": Row("kde.KernelDensityDetector", ("kde",), **_PIXELS),
@@ -57,10 +57,10 @@ ROWS: dict[str, Row] = {
     "anogan-fm": Row(
         "anogan.FeatureMatchingDetector", (*_DECODED, "anogan"), ADVERSARIAL, features=False
     ),
-    "linear-ae": Row("linear_ae.LinearDetector", ("network", "scoring"), solved=True),
-    "vae": Row("vae.VariationalDetector", (*_DECODED, "vae")),
-    "mem-ae": Row("mem_ae.MemoryDetector", (*_DECODED, "memory")),
-    "sig-repnn": Row("sig_repnn.SigmoidReplicatorDetector", (*_DECODED, "sig_repnn")),
+    "linear-ae": Row("linear.LinearDetector", ("network", "scoring"), solved=True),
+    "vae": Row("latent_layers.VariationalDetector", (*_DECODED, "vae")),
+    "mem-ae": Row("latent_layers.MemoryDetector", (*_DECODED, "memory")),
+    "sig-repnn": Row("latent_layers.SigmoidReplicatorDetector", (*_DECODED, "sig_repnn")),
     "bce": Row("encoders.ClassifierDetector", _HEAD, negatives=True),
     "deep-sad": Row("encoders.DeepSADDetector", _HEAD, negatives=True),
     "hsc": Row("encoders.HypersphereClassifierDetector", _HEAD, negatives=True),

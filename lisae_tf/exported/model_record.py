@@ -21,6 +21,7 @@ DTYPES = ("uint8", "float32")
 SIGNATURES = ("serving_default", "with_threshold", "error_map")  # the last where there is one
 _FOLDER_RECORD = "lisae.json"
 _RUN = "detector.json"  # what a run's folder has
+_OWN = "sha256"  # of the record itself, without this; earlier versions have none
 CARD, PARITY = "README.md", "parity.json"  # for people; no loader reads them
 _MAX_RECORD = 2**21  # bytes, of which a list of many pictures is half
 _MAX_MODEL = 2**31 - 1
@@ -75,14 +76,21 @@ def record_path(artefact: Path) -> Path:
 
 
 def write_record(artefact: Path, record: Record) -> Record:
-    """Completes the record with sizes and hashes of the artefact's files and writes it."""
+    """Completes the record with hashes of the artefact's files and of itself, and writes it."""
     files = {}
     for path in _model_files(artefact):
         name = path.relative_to(artefact).as_posix() if artefact.is_dir() else path.name
         files[name] = stamp(path)
-    record = record | {"format": FORMAT, "files": files}
+    record = sealed(record | {"format": FORMAT, "files": files})
     write_json(record_path(artefact), record)
     return record
+
+
+def sealed(record: Record) -> Record:
+    """The record with its own SHA-256, by which a change to any part of it is noticed."""
+    rest = {key: value for key, value in record.items() if key != _OWN}
+    text = json.dumps(rest, sort_keys=True)
+    return rest | {_OWN: hashlib.sha256(text.encode()).hexdigest()}
 
 
 def _model_files(artefact: Path) -> list[Path]:
@@ -206,6 +214,8 @@ def _parsed(path: Path) -> Record:
         raise LisaeError(f"{path} is no record of an exported model; restore it") from error
     if not known:
         raise LisaeError(f"{path} is of another format than this version reads")
+    if record.get(_OWN) not in (None, sealed(record)[_OWN]):
+        raise LisaeError(f"{path} is not the record that was written; restore it or export again")
     return record
 
 

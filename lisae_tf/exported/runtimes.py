@@ -5,7 +5,7 @@ against their record before a runtime sees them; loading executes no code from t
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +53,11 @@ class Model(ABC):
         self.has_maps = found is not None
         self.highest_share: float = found["highest_share"] if found else 1.0
         self._float = record["input"]["dtype"] == "float32"
+
+    def _check_shape(self, shape: Sequence[object]) -> None:
+        """Refuses a graph of pictures, (None, H, W, C), that are not those of the record."""
+        if tuple(shape[1:]) != self.shape:
+            raise ValueError(f"its record names pictures of {self.shape}, the model {shape[1:]}")
 
     @abstractmethod
     def stored(self) -> tuple[float, dict[str, str]]:
@@ -148,6 +153,8 @@ class OnnxModel(Model):
         self.session = onnxruntime.InferenceSession(
             self.data, options, providers=["CPUExecutionProvider"]
         )
+        [image] = (each for each in self.session.get_inputs() if each.name == "image")
+        self._check_shape(image.shape)
 
     def stored(self):
         return onnx_file.read(self.data)
@@ -199,6 +206,7 @@ class SavedModel(Model):
         from lisae_tf.exported.saved_model import load
 
         self.loaded = load(path, path, record["name"], record["version"])
+        self._check_shape(self.loaded.signature("serving_default").inputs["image"].shape or ())
 
     def stored(self):
         import tensorflow as tf
