@@ -164,6 +164,14 @@ def render():
     click.echo(f"wrote {page.write()}")
 
 
+@main.command("desk-picture")
+def desk_picture():
+    """Write docs/desk.png: the desk on pictures that anyone can make."""
+    from benchmarks import render as page
+
+    click.echo(f"wrote {page.desk()}")
+
+
 @main.command(hidden=True)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("width", type=int)

@@ -19,7 +19,7 @@ from lisae_tf.data.folders import moved
 from lisae_tf.data.tasks import reopen
 from lisae_tf.detectors.base import Detector
 from lisae_tf.detectors.graph import GraphDetector
-from lisae_tf.exported import baseline, seen
+from lisae_tf.exported import packed
 from lisae_tf.exported.model_record import Record, metadata_of
 from lisae_tf.model.scoring import scoring_graph, set_threshold
 from lisae_tf.runs import folders as runs
@@ -130,9 +130,9 @@ def make_exportable(
     graph = scoring_graph(detector.inference(), error_map=detector.has_maps, dtype=dtype)
     set_threshold(graph, alpha)
     record = _record(detector, graph, runs.read_metrics(run), dtype)
-    record["calibration_scores"] = baseline.pack(runs.read_scores(run)["calibration"])
+    record["calibration_scores"] = packed.pack_scores(runs.read_scores(run)["calibration"])
     if kept := manifest.read(run):
-        record["trained_on"] = seen.pack(kept.digests(manifest.FITTED))
+        record["trained_on"] = packed.pack_digests(kept.digests(manifest.FITTED))
     return Exportable(detector, graph, name, dtype, record)
 
 

@@ -21,7 +21,7 @@ from lisae_tf.core.arrays import in_batches
 from lisae_tf.core.quiet import no_stderr
 from lisae_tf.core.thresholds import Threshold, choose_threshold
 from lisae_tf.detectors.base import Detector
-from lisae_tf.exported import baseline, tflite_file
+from lisae_tf.exported import packed, tflite_file
 from lisae_tf.exported.model_record import SIGNATURES, write_record
 from lisae_tf.exported.runtimes import open_model
 
@@ -203,7 +203,7 @@ def with_own_threshold(
         model = open_model(path)
         scores = in_batches(model.score, pictures, model.batch_size)
         threshold = choose_threshold(scores, given.requested_fpr, nearest=True)
-        own_scores = baseline.pack(scores)
+        own_scores = packed.pack_scores(scores)
         say(
             f"threshold {given.alpha:.5g} -> {threshold.alpha:.5g}, from this file's own scores of "
             f"{threshold.n_calibration} calibration pictures: a new normal picture scores above it "

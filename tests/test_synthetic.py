@@ -9,14 +9,15 @@ from click.testing import CliRunner
 
 from lisae_tf.cli import main
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.data import flaws, synthetic
-from lisae_tf.data.flaws import FLAW_HALF, MOST_FLAWS
+from lisae_tf.data import synthetic
 from lisae_tf.data.parts import Parts
 from lisae_tf.data.protocols import SYNTHETIC, synthetic_generators
 from lisae_tf.data.stored import StoredPictures
 from lisae_tf.data.synthetic import (
     CHANGED,
+    FLAW_HALF,
     GENERATORS,
+    MOST_FLAWS,
     combined,
     joined,
     made_with_masks,
@@ -277,7 +278,7 @@ def test_generators_share_the_pictures_with_their_masks(originals):
 @pytest.mark.parametrize("shape", [(96, 96, 3), (64, 128, 1)])
 def test_one_flaw_is_small_and_in_one_place(shape):
     images = textured(40, shape)
-    found = flaws._flaw(tf.constant(images, tf.float32), SEED).numpy()
+    found = synthetic._flaw(tf.constant(images, tf.float32), SEED).numpy()
     assert (found.shape, found.dtype) == (images.shape, np.float32)
     changed = np.abs(found - images).max(axis=3) > 0.5
     reach = 2 * (1.8 * FLAW_HALF[1] * min(shape[:2]) + 4)
@@ -310,8 +311,8 @@ def test_flaws_lie_everywhere_and_are_dark_and_bright():
 
 def test_a_picture_has_one_to_three_flaws(monkeypatch):
     """Each flaw counted: one that adds a level wherever it is called."""
-    monkeypatch.setattr(flaws, "_flaw", lambda images, seed: images + 10)
-    found = flaws.flaws(tf.fill((300, 4, 4, 1), 100.0), SEED).numpy()
+    monkeypatch.setattr(synthetic, "_flaw", lambda images, seed: images + 10)
+    found = synthetic.flaws(tf.fill((300, 4, 4, 1), 100.0), SEED).numpy()
     numbers = (found[:, 0, 0, 0] - 100) / 10
     assert sorted(set(numbers.tolist())) == list(range(1, MOST_FLAWS + 1))
     assert min(np.bincount(numbers.astype(int))[1:]) > 60

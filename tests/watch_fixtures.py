@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lisae_tf.exported import baseline
+from lisae_tf.exported import packed
 from lisae_tf.exported.runtimes import Model
 from lisae_tf.watching.watcher import Settings, Watcher
 
@@ -28,7 +28,7 @@ class Toy(Model):
             "threshold": {"alpha": ALPHA, "requested_fpr": 0.05, "guaranteed_fpr": 0.05,
                           "n_calibration": 100},
             "error_map": {"shape": [-1, SIDE, SIDE], "highest_share": 1.0},
-            "calibration_scores": None if calibration is None else baseline.pack(calibration),
+            "calibration_scores": None if calibration is None else packed.pack_scores(calibration),
         })  # fmt: skip
 
     def stored(self):

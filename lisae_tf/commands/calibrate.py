@@ -265,7 +265,7 @@ def calibrate_model(
     from export.model_card import write_model_card
     from export.serving_files import MODELS, stable_versions, write_serving_files
     from lisae_tf.core.thresholds import choose_threshold, set_by_hand
-    from lisae_tf.exported import baseline, model_record, recalibration
+    from lisae_tf.exported import model_record, packed, recalibration
     from lisae_tf.exported.runtimes import open_model
 
     model = open_model(path)
@@ -278,7 +278,7 @@ def calibrate_model(
     if fpr is not None:
         normal = _new_pictures(model, normal_dir)
         scores = model.score(normal)
-        threshold, kept = choose_threshold(scores, fpr), baseline.pack(scores)
+        threshold, kept = choose_threshold(scores, fpr), packed.pack_scores(scores)
     elif alpha is not None:
         with np.errstate(over="ignore"):  # then it is infinite, and refused
             alpha = float(np.float32(alpha))
@@ -304,12 +304,12 @@ def _new_pictures(model, normal_dir: Path):
         LisaeError: some were trained on.
     """
     from lisae_tf.data import manifest, picture_files, pictures
-    from lisae_tf.exported import seen
+    from lisae_tf.exported import packed
 
     shared.tell_others([normal_dir])
     found = picture_files.find(normal_dir)
     if listed := model.record.get("trained_on"):
-        _refuse_seen(seen.which(listed, manifest.digests(found)), found, normal_dir, "model")
+        _refuse_seen(packed.which_seen(listed, manifest.digests(found)), found, normal_dir, "model")
     decoded = pictures.decode_all(found, model.shape[:2], model.shape[2], depth=model.depth)
     shared.tell_reading(decoded, model)
     return _once(decoded, normal_dir)

@@ -12,7 +12,7 @@ from typing import Any
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import refuse_special, sha256, stamp, write_json
 from lisae_tf.core.thresholds import Threshold
-from lisae_tf.exported import baseline, seen
+from lisae_tf.exported import packed
 
 FORMAT = 1
 SUFFIXES = {".onnx": "onnx", ".tflite": "tflite"}
@@ -242,13 +242,13 @@ def _is_size(stored: Any) -> bool:
 
 def _is_list(stored: Any) -> bool:
     """Whether a list of pictures trained on is one; of named data and earlier versions is none."""
-    return stored is None or seen.unpack(stored) is not None
+    return stored is None or packed.unpack_digests(stored) is not None
 
 
 def _is_baseline(stored: Record) -> bool:
     """Whether calibration scores are such; earlier versions have none."""
     text = stored.get("calibration_scores")
-    return text is None or baseline.unpack(text) is not None
+    return text is None or packed.unpack_scores(text) is not None
 
 
 def _is_earlier(stored: Any) -> bool:

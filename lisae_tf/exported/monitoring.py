@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from lisae_tf.core.errors import LisaeError
-from lisae_tf.exported import baseline, model_record
+from lisae_tf.exported import model_record, packed
 from lisae_tf.exported.model_record import Record
 
 MIN_SCORES = 20  # fewer show nothing
@@ -53,7 +53,7 @@ def of_record(record: Record) -> tuple[np.ndarray, float, float | None] | None:
     if kept is None:
         return None
     threshold = model_record.threshold_of(record)
-    return baseline.unpack(kept), threshold.alpha, threshold.guaranteed_fpr
+    return packed.unpack_scores(kept), threshold.alpha, threshold.guaranteed_fpr
 
 
 def compare(
