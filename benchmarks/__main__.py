@@ -71,7 +71,7 @@ def _group(name: str, text: str) -> click.Command:
 
 
 for _name, _text in {
-    "training": "Both phases: PyTorch, and our own slow path.",
+    "training": "Both phases: PyTorch, and bfloat16.",
     "task": "A whole MNIST task: plain Keras.",
     "scoring": "Arrays, folders, one picture, start-up, int8.",
     "parts": "Scores in Parquet parts: Ray, and Parquet tables.",

@@ -1,4 +1,4 @@
-"""Scoring beside `predict`, PyTorch and PyOD: arrays, folders, one picture, start-up, int8; parts.
+"""Scoring beside `predict` and PyTorch: arrays, folders, one picture, start-up, int8; parts.
 
 Parquet parts are Ray's beside the local engine's, and of a table beside those of PNG files.
 """
@@ -51,28 +51,20 @@ def trained(item: Subject, data_dir: Path | None, folder: Path) -> Detector:
 
 def arrays(item: Subject, detector: Detector, images: np.ndarray, repeats: int) -> list[Row]:
     """Pictures that are decoded already."""
-    from pyod.models.auto_encoder import AutoEncoder
-
     from benchmarks.peers import TorchAutoencoder, torch_scores
     from benchmarks.training import plain_scorer
 
     networks = detector.networks()
     plain, peer = plain_scorer(*networks), TorchAutoencoder(*networks)
-    flat = images.reshape(len(images), -1).astype(np.float32) / 255
-    rival = AutoEncoder(epoch_num=1, batch_size=256, verbose=0).fit(flat[:512])
     flops = FLOPS * multiplications(*networks)
     aim = 1.5 if item.dataset == "mnist" else 1.2
-    notes = {
-        "keras predict as it comes": "theirs: its default batch of 32",
-        "PyOD AutoEncoder": "its own dense network",
-    }
+    notes = {"keras predict as it comes": "theirs: its default batch of 32"}
     rows = []
     for name, theirs, target in (
         ("keras predict", lambda: plain.predict(images, BATCH, verbose=0), aim),
         ("keras predict as it comes", lambda: plain.predict(images, verbose=0), aim),
         ("PyTorch", lambda: torch_scores(peer, images, BATCH), 1.2),
-        ("PyOD AutoEncoder", lambda: rival.decision_function(flat), 1.0),
-    ):  # fmt: skip
+    ):
         row = compare(
             f"scoring arrays, {item.label}: {name}", lambda: detector.score(images), theirs,
             target=target, repeats=repeats, work=len(images), unit="pictures/s",

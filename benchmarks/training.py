@@ -1,4 +1,4 @@
-"""Both phases and a whole task, beside PyTorch, our own slow path and plain Keras."""
+"""Both phases and a whole task, beside PyTorch and plain Keras."""
 
 import time
 from functools import partial
