@@ -348,6 +348,20 @@ def test_copies_of_a_sample_stay_together():
     assert [len(part) / len(rows) for part, rows in zip(parts, seen, strict=True)] == [4, 4, 1]
 
 
+def test_near_copies_of_a_picture_stay_together():
+    pictures = np.random.default_rng(0).integers(20, 230, (40, 16, 16, 1), np.uint8)
+    again = pictures + np.random.default_rng(1).integers(0, 2, pictures.shape, np.uint8)
+    both = np.concatenate([pictures, again])
+    estimator = LISAEDetector("kde")
+    data = estimator._divided(both, both[:0], estimator._config(both, 0), False)
+    row_of = {picture.tobytes(): row % 40 for row, picture in enumerate(both)}
+    parts = [data.normal.fit, data.normal.stopping, data.normal.calibration]
+    seen = [[row_of[picture.tobytes()] for picture in part] for part in parts]
+    assert sum(len(set(part)) for part in seen) == len(set.union(*map(set, seen))) == 40
+    # For the threshold a near copy counts once.
+    assert [len(part) / len(set(part)) for part in seen] == [2, 2, 1]
+
+
 def test_a_rate_that_too_few_samples_support_is_told():
     promised = r"1 calibration sample supports a false-positive rate of 0\.500 .*, not 0\.01"
     with pytest.warns(UserWarning, match=promised):

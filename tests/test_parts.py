@@ -13,14 +13,23 @@ from PIL import Image
 
 from lisae_tf.config.sections import Data
 from lisae_tf.config.settings import resolve
+from lisae_tf.core.arrays import load_arrays
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import read_json
-from lisae_tf.core.thresholds import choose_threshold
+from lisae_tf.core.thresholds import choose_threshold, wilson
 from lisae_tf.data import checks, datasets, groups, manifest, parts
 from lisae_tf.data.opened_folders import Folders
 from lisae_tf.data.parts import split
 from lisae_tf.data.tasks import load_test, load_training
-from lisae_tf.evaluation.metrics import Scored, by_folder, folder_remarks
+from lisae_tf.evaluation.metrics import (
+    Scored,
+    auroc_interval,
+    by_folder,
+    chance_of_alarms,
+    chance_of_all_alarms,
+    folder_remarks,
+)
+from lisae_tf.report.run_report import metrics_of
 
 
 @st.composite
@@ -285,6 +294,38 @@ SOLVED = (
     *("--variant", "linear-ae", "--features", "none", "--set", "network.latent=4"),
     *("--set", "data.size=[12, 12]", "--set", "data.calibration_fraction=0.4"),
 )
+
+
+@pytest.mark.parametrize("by", [(), ("--group-by", r"^\d+")], ids=["near copies", "names"])
+def test_intervals_of_a_test_count_each_group_once(workplace, cli, by):
+    """Views of one part, or frames of one video, are no pictures more."""
+    pictures = twice(30) if not by else {f"{k:02d}_{v}.png": scene(2 * k + v) for k in range(30)
+                                         for v in range(2)}  # fmt: skip
+    write(Path("views"), pictures)
+    write(Path("bad"), {f"{k}.png": 255 - scene(500 + k) for k in range(8)})
+    options = ("--normal-dir", "views", "--anomaly-dir", "bad", *SOLVED, *by)
+    result = cli("train", *options, "--out", "run")
+    assert result.exit_code == 0, result.stderr
+    found = read_json(Path("run/metrics.json"))
+    normal, alone = found["n_normal"], found["n_normal_alone"]
+    assert 2 * alone == normal >= 6 and found["n_anomaly_alone"] == found["n_anomaly"] == 8
+    low, high = auroc_interval(found["auroc"], alone, 8)
+    assert f"(95 %: {low:.3f} to {high:.3f}; {normal} normal, 8 anomalies)" in result.output
+    note = (
+        f"note: {normal - alone} of the {normal + 8} test pictures are copies or near copies of "
+        "others there, or of one group: the intervals of the figures count each group once"
+    )
+    assert note in result.output
+    # Half of the pictures say as much of chance as all do.
+    assert cli("calibrate", "--run", "run", "--threshold", "0").exit_code == 0
+    stored = load_arrays(Path("run/scores.npz"))[0]
+    test = Scored(stored["test"], stored["is_anomaly"], stored["alone"])
+    rows = {row.name: (row.low, row.high) for row in metrics_of(test, 0.0)}
+    assert rows["AUROC"] == pytest.approx((low, high))
+    assert rows["false alarms at the threshold"] == pytest.approx(wilson(alone, alone))
+    threshold = choose_threshold(stored["calibration"], 0.5)
+    alarms = int(np.sum(test.without_copies().normal > threshold.alpha))
+    assert chance_of_all_alarms(threshold, test) == chance_of_alarms(threshold, alarms, alone)
 
 
 def test_train_stores_groups_and_says_how_many(workplace, cli):

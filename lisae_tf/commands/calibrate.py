@@ -183,7 +183,7 @@ def _write(folder: Path, detector, stored: dict, threshold, scores, say) -> None
         Scored,
         by_folder,
         by_kind,
-        chance_of_alarms,
+        chance_of_all_alarms,
         evaluate,
         known_found,
     )
@@ -191,16 +191,16 @@ def _write(folder: Path, detector, stored: dict, threshold, scores, say) -> None
     from lisae_tf.runs import folders as runs
     from lisae_tf.runs.files import FIGURES, METRICS, REPORT, SCORES, changing
 
-    old, test = detector.threshold_, Scored(stored["test"], stored["is_anomaly"])
+    old = detector.threshold_
+    test = Scored(stored["test"], stored["is_anomaly"], stored.get("alone"))
     before = runs.read_metrics(folder)
     metrics = before | evaluate(test, threshold.alpha)
-    alarms = int(np.sum(test.normal > threshold.alpha))
     metrics |= {
         "threshold": threshold.alpha,
         "threshold_guaranteed_fpr": threshold.guaranteed_fpr,
         "threshold_requested_fpr": threshold.requested_fpr,
         "n_calibration": threshold.n_calibration,
-        "chance_of_false_alarms": chance_of_alarms(threshold, alarms, len(test.normal)),
+        "chance_of_false_alarms": chance_of_all_alarms(threshold, test),
     }
     if kept := manifest.read(folder):
         counts = dict(zip(here(detector.config).normal_dirs, kept.tested_normals(), strict=False))

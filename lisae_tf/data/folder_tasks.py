@@ -194,6 +194,7 @@ def test_of(opened: Folders) -> TestData:
     counts = [len(rows) for rows in pixels]
     notes: list[str] = []
     kinds = [""] * len(labels)
+    groups = [side.groups[row] for side in normals for row in side.test]
     for what, side in opened.tests.items():
         read = side.found
         notes += picture_files.remark(side.others, what) + remarks(
@@ -214,6 +215,7 @@ def test_of(opened: Folders) -> TestData:
         known.append((read, what))
         pixels.append(read.pixels)
         labels += read.names
+        groups += [""] * len(read.names)
         if what == ANOMALY:
             kinds += [kind_of(Path(name), side.root) for name in read.names]
         else:  # nothing was held out; they go with the pictures that were normal first
@@ -223,12 +225,13 @@ def test_of(opened: Folders) -> TestData:
         read = each.part(1)
         pixels.append(read.pixels)
         labels += read.names
+        groups += [each.groups[row] for row in each.indices[1]]
         kinds += [kind_of(Path(name), each.side.root) for name in read.names]
     anomalies = len(labels) - sum(counts)
     is_anomaly = np.arange(len(labels)) >= len(labels) - anomalies
     return TestData(
         concatenated(pixels), is_anomaly, labels, tuple(notes), tuple(counts), tuple(kinds),
-        opened.tested_rows(labels),
+        opened.tested_rows(labels), tuple(groups),
     )  # fmt: skip
 
 

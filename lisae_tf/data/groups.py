@@ -88,19 +88,46 @@ def group(
         by_name = named(paths, pattern, what, remedy)
         joined = _joined(copies, np.unique(by_name, return_inverse=True)[1])
         return Groups(_lowest(joined, copies), by_name, True, False, remarks(by_name, what, True))
-    joined = _joined(copies, checks.near_groups(found.pixels))
-    sizes = np.bincount(joined)
-    alike = len(sizes) < FEWEST or sizes.max() > LARGEST * len(joined)
-    if alike and len(sizes) < len(np.unique(copies)):
+    joined = _near(copies, found.pixels)
+    if joined is None:
         note = (
             f"many {what} pictures are near copies of one another (one scene, or parts that look "
             "alike to the camera), so only exact copies are kept in one part; if several show one "
             "part, name it with --group-by"
         )
         return Groups(copies, [""] * len(paths), False, False, [note])
+    sizes = np.bincount(joined)
     firsts = np.unique(joined, return_index=True)[1]
     names = [paths[firsts[k]] if sizes[k] > 1 else "" for k in joined]
     return Groups(_lowest(joined, copies), names, False, True, remarks(names, what, False))
+
+
+def first_rows(samples: np.ndarray, names: Sequence[str] = ()) -> np.ndarray:
+    """The first row of the group that each sample is in, int (N,).
+
+    Args:
+        samples: feature rows (N, m), of which exact copies are a group; or pictures, uint8
+            (N, H, W, C), of which near copies are one as well, as in `group`.
+        names: of each sample's group, where it has one; "" joins nothing.
+    """
+    if not len(samples):
+        return np.empty(0, np.intp)
+    _, first, copies = np.unique(content_hashes(samples), return_index=True, return_inverse=True)
+    near = _near(copies, samples) if samples.ndim == 4 else None
+    joined = copies if near is None else near
+    if any(names):
+        by_name: dict[str, int] = {}
+        own = [by_name.setdefault(name, row) if name else row for row, name in enumerate(names)]
+        joined = _joined(joined, np.unique(own, return_inverse=True)[1])
+    return _lowest(joined, first[copies])
+
+
+def _near(copies: np.ndarray, pixels: np.ndarray) -> np.ndarray | None:
+    """Numbers of copies and near copies, int (N,); None where those are pictures of one scene."""
+    joined = _joined(copies, checks.near_groups(pixels))
+    sizes = np.bincount(joined)
+    alike = len(sizes) < FEWEST or sizes.max() > LARGEST * len(joined)
+    return None if alike and len(sizes) < len(np.unique(copies)) else joined
 
 
 def _joined(*labels: np.ndarray) -> np.ndarray:

@@ -177,6 +177,8 @@ class TestData:
     kinds: tuple[str, ...] = ()  # of each, from folders: the kind of anomaly, "" of normal ones
     # Of pictures that a run was tested on: where each stands among the run's test scores, int (N,).
     rows: np.ndarray | None = None
+    # Of each, from folders: the group of copies or of --group-by, "" of one that stands alone.
+    groups: tuple[str, ...] = ()
 
 
 def split(

@@ -17,10 +17,24 @@ UNLIKELY = 0.01  # false alarms of a lower probability are no chance
 
 @dataclass(frozen=True)
 class Scored:
-    """Test scores of one model, float32 (N,), with the truth beside them, bool (N,)."""
+    """Test scores of one model, float32 (N,), with the truth beside them, bool (N,).
+
+    Attributes:
+        scores: of each picture.
+        is_anomaly: the truth.
+        alone: one picture of each group of copies and near copies, bool (N,); None where there are
+            no groups.
+    """
 
     scores: np.ndarray
     is_anomaly: np.ndarray
+    alone: np.ndarray | None = None
+
+    def without_copies(self) -> "Scored":
+        """What intervals and chances count: a part photographed twice says no more than once."""
+        if self.alone is None:
+            return self
+        return Scored(self.scores[self.alone], self.is_anomaly[self.alone])
 
     @property
     def normal(self) -> np.ndarray:
@@ -196,8 +210,11 @@ def evaluate(scored: Scored, alpha: float) -> dict[str, float | int | None]:
 
     Returns:
         `auroc`, `average_precision`, `fpr_at_95_tpr`, `false_positive_rate`, `detection_rate`,
-        `n_normal`, `n_anomaly`; what needs anomalies is None without them.
+        `n_normal`, `n_anomaly`; what needs anomalies is None without them. Where there are copies
+        `n_normal_alone` and `n_anomaly_alone` as well, of which each group of them is one.
     """
+    apart = scored.without_copies()
+    alone = {"n_normal_alone": len(apart.normal), "n_anomaly_alone": len(apart.anomaly)}
     has_anomalies = bool(len(scored.anomaly)) and bool(len(scored.normal))
     ap = (
         metrics.average_precision_score(scored.is_anomaly, scored.scores) if has_anomalies else None
@@ -212,6 +229,7 @@ def evaluate(scored: Scored, alpha: float) -> dict[str, float | int | None]:
         "detection_rate": float(np.mean(scored.anomaly > alpha)) if has_anomalies else None,
         "n_normal": len(scored.normal),
         "n_anomaly": len(scored.anomaly),
+        **({} if apart is scored else alone),
     }
 
 
@@ -239,6 +257,12 @@ def detection_curve(scored: Scored, points: int = 51) -> list[float]:
     """
     alphas = np.quantile(scored.normal, np.linspace(0, 1, points))
     return np.round(_accuracies(scored, alphas)[:, 1], 4).tolist()
+
+
+def chance_of_all_alarms(threshold: Threshold, scored: Scored) -> float | None:
+    """`chance_of_alarms` of a whole test, in which a group of copies counts once."""
+    normal = scored.without_copies().normal
+    return chance_of_alarms(threshold, int(np.sum(normal > threshold.alpha)), len(normal))
 
 
 def chance_of_alarms(threshold: Threshold, alarms: int, count: int) -> float | None:

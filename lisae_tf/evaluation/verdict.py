@@ -45,7 +45,7 @@ def verdict(metrics: Mapping[str, Any], *, features: bool) -> list[str]:
         ]
     alarms = f"{100 * metrics['false_positive_rate']:.1f} % false alarms"
     finds = f"finds {100 * found:.1f} % of the anomalies at {alarms}"
-    if not beyond_chance(auroc, metrics["n_normal"], metrics["n_anomaly"]):
+    if not beyond_chance(auroc, *_alone(metrics)):
         said = [
             f"verdict: may be no better than chance ({metrics['n_normal']} normal, "
             f"{metrics['n_anomaly']} anomalies): do not act on it"
@@ -57,16 +57,16 @@ def verdict(metrics: Mapping[str, Any], *, features: bool) -> list[str]:
     else:
         said = [f"verdict: {finds}"]
     if "known" in metrics:
-        n = metrics["n_anomaly"]
+        n_normal, n = _alone(metrics)
         low, high = wilson(round(found * n), n)
-        area = auroc_interval(auroc, metrics["n_normal"], n)
+        area = auroc_interval(auroc, n_normal, n)
         said.insert(
             1,
             f"note: measured on {n} anomalies, none of which chose settings: at 95 % confidence "
             f"{100 * low:.0f} to {100 * high:.0f} % of such are found, and the AUROC lies from "
             f"{area[0]:.3f} to {area[1]:.3f}",
         )
-    said += _weak_kinds(metrics)
+    said += _copies(metrics) + _weak_kinds(metrics)
     before, lower = metrics["auroc_phase1"], _lower_gamma(metrics)
     if metrics["variant"] in LOSSES and before is not None and auroc < before - LOST:
         said.append(
@@ -82,6 +82,26 @@ def verdict(metrics: Mapping[str, Any], *, features: bool) -> list[str]:
             "python cli.py calibrate --normal-dir NEW_PICTURES"
         )
     return said
+
+
+def _alone(metrics: Mapping[str, Any]) -> tuple[int, int]:
+    """The normal pictures and the anomalies of a test, each group of copies counted once."""
+    return (
+        metrics.get("n_normal_alone", metrics["n_normal"]),
+        metrics.get("n_anomaly_alone", metrics["n_anomaly"]),
+    )
+
+
+def _copies(metrics: Mapping[str, Any]) -> list[str]:
+    """A word on a test with groups of copies, which say no more than one picture each."""
+    n = metrics["n_normal"] + metrics["n_anomaly"]
+    copies = n - sum(_alone(metrics))
+    if not copies:
+        return []
+    return [
+        f"note: {copies} of the {n} test pictures are copies or near copies of others there, or of "
+        "one group: the intervals of the figures count each group once"
+    ]
 
 
 def _lower_gamma(metrics: Mapping[str, Any]) -> str:
@@ -122,7 +142,7 @@ def interval(metrics: Mapping[str, Any]) -> str:
     """The interval of the AUROC in words; "" without anomalies."""
     if metrics["auroc"] is None:
         return ""
-    low, high = auroc_interval(metrics["auroc"], metrics["n_normal"], metrics["n_anomaly"])
+    low, high = auroc_interval(metrics["auroc"], *_alone(metrics))
     return f"95 %: {low:.3f} to {high:.3f}"
 
 

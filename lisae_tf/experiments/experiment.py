@@ -19,6 +19,7 @@ from lisae_tf.core.files import write_json
 from lisae_tf.core.thresholds import choose_threshold
 from lisae_tf.data.datasets import open_dataset
 from lisae_tf.data.folders import here
+from lisae_tf.data.groups import first_rows
 from lisae_tf.data.manifest import Manifest
 from lisae_tf.data.masks import Masks
 from lisae_tf.data.parts import TestData, TrainingData
@@ -31,7 +32,7 @@ from lisae_tf.evaluation.metrics import (
     auroc,
     by_folder,
     by_kind,
-    chance_of_alarms,
+    chance_of_all_alarms,
     evaluate,
     folder_remarks,
     known_found,
@@ -142,10 +143,21 @@ def describe(config: Config, data_dir: Path | None) -> dict[str, object]:
     }
 
 
+def _alone(test: TestData) -> np.ndarray | None:
+    """See `Scored`: a normal picture and an anomaly are never copies of each other here."""
+    alone = np.ones(len(test.is_anomaly), bool)
+    for side in (test.is_anomaly, ~test.is_anomaly):
+        names = [name for name, ours in zip(test.groups, side, strict=False) if ours]
+        firsts = first_rows(test.pixels[side], names)
+        alone[side] = firsts == np.arange(len(firsts))
+    return None if alone.all() else alone
+
+
 def score_test(detector: Detector, test: TestData) -> tuple[Scored | None, Scored]:
     """Test scores as phase 1 left the detector, where there is one, and as it is."""
+    alone = _alone(test) if detector.config.dataset == FOLDER else None
     before, after = (
-        None if scores is None else Scored(scores, test.is_anomaly)
+        None if scores is None else Scored(scores, test.is_anomaly, alone)
         for scores in detector.score_phases(test.pixels)
     )
     return before, after
@@ -183,11 +195,7 @@ def measure(
         "auroc_phase1": auroc(before.normal, before.anomaly) if before else None,
         "auroc_negatives": held_out,
         "normal_error_times": times_as_high(before, after),
-        "chance_of_false_alarms": chance_of_alarms(
-            detector.threshold_,
-            int(np.sum(after.normal > detector.threshold_.alpha)),
-            len(after.normal),
-        ),
+        "chance_of_false_alarms": chance_of_all_alarms(detector.threshold_, after),
         "threshold": detector.threshold_.alpha,
         "by_kind": by_kind(after, test.kinds, detector.threshold_.alpha),
         **({"by_folder": folders} if folders else {}),
@@ -307,6 +315,8 @@ def _write(outcome: Outcome, folder: Path, calibration_scores: np.ndarray, watch
             "test": outcome.after.scores,
             "is_anomaly": outcome.after.is_anomaly,
         }
+        if outcome.after.alone is not None:
+            scores["alone"] = outcome.after.alone
         if outcome.metrics["by_kind"]:
             scores["kind"] = np.asarray(outcome.test.kinds)
         if outcome.known is not None:

@@ -20,8 +20,8 @@ from lisae_tf.config.settings import FOLDER, Config, dataset_settings, merge, re
 from lisae_tf.core.arrays import BATCH_SIZE
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.thresholds import Threshold
+from lisae_tf.data.groups import first_rows
 from lisae_tf.data.parts import Parts, TrainingData, side_indices
-from lisae_tf.data.pictures import content_hashes
 from lisae_tf.data.protocols import DEFAULT_FLAWS, DEFAULT_SYNTHETIC, synthetic_generators
 from lisae_tf.detectors import make_detector
 from lisae_tf.detectors.base import Detector
@@ -256,11 +256,11 @@ class LISAEDetector(OutlierMixin, BaseEstimator):
 
     @staticmethod
     def _parts(samples: np.ndarray, config: Config, stream: int) -> Parts:
-        """One side in parts; copies of a sample stay together, and count once for the threshold."""
-        _, first, copies = np.unique(
-            content_hashes(samples), return_index=True, return_inverse=True
-        )
-        groups = first[copies]
+        """One side in parts; copies stay together, and count once for the threshold.
+
+        Near copies of pictures do so too.
+        """
+        groups = first_rows(samples)
         fit, stopping, calibration = side_indices(
             len(samples), config.data, seed=config.seed, stream=stream, groups=groups
         )

@@ -20,7 +20,7 @@ from lisae_tf.evaluation.metrics import (
     Scored,
     auroc,
     auroc_interval,
-    chance_of_alarms,
+    chance_of_all_alarms,
     fpr_at_tpr,
 )
 from lisae_tf.evaluation.verdict import known_line, rate_to_type, verdict
@@ -65,24 +65,27 @@ def bootstrap(
     return float(low), float(high)
 
 
-def _rate(name: str, called: np.ndarray, note: str) -> Metric:
-    return Metric(name, float(called.mean()), *wilson(int(called.sum()), len(called)), note)
+def _rate(name: str, called: np.ndarray, apart: np.ndarray) -> Metric:
+    interval = wilson(int(apart.sum()), len(apart))
+    return Metric(name, float(called.mean()), *interval, "Wilson")
 
 
 def metrics_of(scored: Scored, alpha: float) -> list[Metric]:
-    """What can be measured on the test, each with its 95 % interval."""
-    found = []
+    """What can be measured on the test, each with its 95 % interval, which counts no copies."""
+    found, apart = [], scored.without_copies()
     if len(scored.normal) and len(scored.anomaly):
         area = auroc(scored.normal, scored.anomaly)
-        interval = auroc_interval(area, len(scored.normal), len(scored.anomaly))
+        interval = auroc_interval(area, len(apart.normal), len(apart.anomaly))
         found.append(Metric("AUROC", area, *interval, "Newcombe"))
-        interval = bootstrap(scored, fpr_at_tpr)
+        interval = bootstrap(apart, fpr_at_tpr)
         name = "false alarms where 95 % of the anomalies are found"
         found.append(Metric(name, fpr_at_tpr(scored), *interval, "bootstrap"))
     if len(scored.anomaly):
-        found.append(_rate("anomalies found at the threshold", scored.anomaly > alpha, "Wilson"))
+        name, sides = "anomalies found at the threshold", (scored.anomaly, apart.anomaly)
+        found.append(_rate(name, *(side > alpha for side in sides)))
     if len(scored.normal):
-        found.append(_rate("false alarms at the threshold", scored.normal > alpha, "Wilson"))
+        name, sides = "false alarms at the threshold", (scored.normal, apart.normal)
+        found.append(_rate(name, *(side > alpha for side in sides)))
     return found
 
 
@@ -102,7 +105,7 @@ def render(folder: Path, detector: Detector) -> str:
     """
     record = runs.read_metrics(folder)
     stored = runs.read_scores(folder)
-    scored = Scored(stored["test"], stored["is_anomaly"])
+    scored = Scored(stored["test"], stored["is_anomaly"], stored.get("alone"))
     alpha = detector.threshold_.alpha
     alarms = int(np.sum(scored.normal > alpha))
     figures = [
@@ -127,7 +130,7 @@ def render(folder: Path, detector: Detector) -> str:
         metrics=metrics_of(scored, alpha),
         alarms=alarms,
         count=len(scored.normal),
-        chance=chance_of_alarms(detector.threshold_, alarms, len(scored.normal)),
+        chance=chance_of_all_alarms(detector.threshold_, scored),
         unlikely=UNLIKELY,
         figures=figures,
         shape=detector.shape,
