@@ -1,6 +1,8 @@
 """ONNX: one graph, threshold as an input with a default, named batch dimension, metadata."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
@@ -8,14 +10,37 @@ from export.exportable import PAPER, Exportable, Samples
 from lisae_tf import __version__
 from lisae_tf.exported import onnx_file
 
+if TYPE_CHECKING:
+    import onnx
+
 OPSET = 18
+
+
+def converted(
+    function: tf.types.experimental.PolymorphicFunction, inputs: Sequence[tf.TensorSpec]
+) -> "onnx.ModelProto":
+    """The function as a model of the same inputs.
+
+    Constants that it has captured, such as the mean of Keras' `Normalization`, are inputs to
+    tf2onnx; they are stored in the model.
+    """
+    import onnx
+    import tf2onnx
+
+    model, _ = tf2onnx.convert.from_function(function, input_signature=inputs, opset=OPSET)
+    captures = function.get_concrete_function(*inputs).graph.captures
+    captured = {inner.name: outer for outer, inner in captures}
+    for value in [each for each in model.graph.input if each.name in captured]:
+        data = onnx.numpy_helper.from_array(captured[value.name].numpy(), value.name)
+        model.graph.initializer.append(data)
+        model.graph.input.remove(value)
+    return model
 
 
 def write(exportable: Exportable, folder: Path, samples: Samples) -> Path:
     """Writes `model.onnx` into `folder` and returns its path."""
     del samples  # nothing here is fitted to pictures
     import onnx
-    import tf2onnx
 
     inputs = [exportable.image(), tf.TensorSpec((), tf.float32, "threshold")]
 
@@ -24,7 +49,7 @@ def write(exportable: Exportable, folder: Path, samples: Samples) -> Path:
         return exportable.answer(image, threshold) | also
 
     function = exportable.function(whole, *inputs)
-    model, _ = tf2onnx.convert.from_function(function, input_signature=inputs, opset=OPSET)
+    model = converted(function, inputs)
     graph = model.graph
     # An initializer of an input's name is its default.
     alpha = tf.constant(exportable.alpha, tf.float32).numpy()

@@ -127,6 +127,27 @@ def test_quantised_files_are_smaller(models):
     assert size["tflite-int8"] < size["tflite-fp16"] < size["tflite"]
 
 
+def test_constants_that_a_layer_of_keras_holds_are_in_the_onnx_file():
+    """The mean and variance of `Normalization`, which backbones of Keras begin with."""
+    import keras
+    import onnxruntime
+    import tensorflow as tf
+
+    from export import onnx_format
+
+    x = keras.Input((4, 4, 3))
+    whole = keras.Model(
+        x, keras.layers.Normalization(mean=[0.1, 0.5, 0.9], variance=[2.0, 1.0, 0.5])(x)
+    )
+    inputs = [tf.TensorSpec((None, 4, 4, 3), tf.float32, "image")]
+    model = onnx_format.converted(tf.function(whole, inputs, autograph=False), inputs)
+    assert [each.name for each in model.graph.input] == ["image"]
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    images = np.random.default_rng(0).random((2, 4, 4, 3), np.float32)
+    (found,) = session.run(None, {"image": images})
+    np.testing.assert_allclose(found, whole(images), rtol=1e-5)
+
+
 def test_savedmodel_signatures(opened):
     definitions = opened["savedmodel"].loaded.definitions
     methods = {name: each.method_name.rpartition("/")[2] for name, each in definitions.items()}
