@@ -90,6 +90,31 @@ def test_weights_that_lack_a_layer_or_have_another_shape_are_refused():
             backbones.set_weights(model, wrong)
 
 
+class TwoScales(keras.layers.Layer):
+    """Weights without names, as ConvNeXt's scales have none; Keras numbers them."""
+
+    def build(self, shape):
+        self.first = self.add_weight(shape=shape[-1:], initializer="ones")
+        self.second = self.add_weight(shape=shape[-1:], initializer="zeros")
+
+    def call(self, x):
+        return x * self.first + self.second
+
+
+def test_weights_without_names_are_found_again_in_another_process():
+    def built():
+        x = keras.Input((3,))
+        y = TwoScales(name="one")(x)
+        return keras.Model(x, TwoScales(name="two")(y))
+
+    model, later = built(), built()  # whose numbers go on from the first
+    assert [w.path for w in model.weights] != [w.path for w in later.weights]
+    for number, weight in enumerate(model.weights):
+        weight.assign(np.full(3, number))
+    backbones.set_weights(later, backbones.weights_by_path(model))
+    assert [float(weight.numpy()[0]) for weight in later.weights] == [0, 1, 2, 3]
+
+
 def found_in(monkeypatch, folder: Path | None) -> None:
     """Makes the package of the weights lie in a folder, or nowhere."""
     spec = folder and SimpleNamespace(submodule_search_locations=[str(folder)])

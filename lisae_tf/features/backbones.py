@@ -4,6 +4,7 @@ A tap is a layer whose output is read: early ones are fine, late ones tell what 
 """
 
 import importlib.util
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,20 @@ class Backbone:
 
 def weights_by_path(model: keras.Model) -> Arrays:
     """The model's weights, each under its path."""
-    return {weight.path: weight.numpy() for weight in model.weights}
+    return {path: weight.numpy() for path, weight in _by_path(model).items()}
+
+
+def _by_path(model: keras.Model) -> dict[str, keras.Variable]:
+    """By path, but without the numbers of weights that have no name: Keras counts on and on."""
+    found: dict[str, keras.Variable] = {}
+    for weight in model.weights:
+        path = stem = re.sub(r"/variable_\d+$", "/variable", weight.path)
+        others = 0
+        while path in found:
+            others += 1
+            path = f"{stem}_{others}"
+        found[path] = weight
+    return found
 
 
 def set_weights(model: keras.Model, arrays: Arrays) -> None:
@@ -50,10 +64,10 @@ def set_weights(model: keras.Model, arrays: Arrays) -> None:
     Raises:
         LisaeError: one is missing or of another shape.
     """
-    for weight in model.weights:
-        if weight.path not in arrays or arrays[weight.path].shape != tuple(weight.shape):
-            raise LisaeError(f"the stored weights lack {weight.path} of the backbone; train again")
-        weight.assign(arrays[weight.path])
+    for path, weight in _by_path(model).items():
+        if path not in arrays or arrays[path].shape != tuple(weight.shape):
+            raise LisaeError(f"the stored weights lack {path} of the backbone; train again")
+        weight.assign(arrays[path])
 
 
 def _installed(shape: Shape) -> Arrays:
