@@ -13,9 +13,12 @@ from types import ModuleType, SimpleNamespace
 
 import keras
 import numpy as np
+import onnx
 import pytest
+import tensorflow as tf
 
 from benchmarks import backbone_reference
+from export import onnx_format
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.files import read_json
 from lisae_tf.features import backbones, efficientnet_lite
@@ -99,6 +102,24 @@ class TwoScales(keras.layers.Layer):
 
     def call(self, x):
         return x * self.first + self.second
+
+
+def test_grouped_convolutions_and_gelu_can_be_exported():
+    """As ConvNeXt has them: Keras leaves the first to a compiler, and ONNX lacks its erfc."""
+    x = keras.Input((8, 8, 6))
+    y = keras.layers.Conv2D(6, 5, groups=6, padding="same", name="grouped")(x)
+    y = keras.layers.Activation("gelu", name="gelu")(y)
+    plain = keras.Model(x, keras.layers.Conv2D(2, 1)(y))
+    ours = backbones._exportable(plain)
+    images = np.random.default_rng(0).random((2, 8, 8, 6), np.float32)
+    np.testing.assert_allclose(ours(images), plain(images), atol=1e-5)
+    again = keras.models.model_from_json(ours.to_json())
+    again.set_weights(plain.get_weights())
+    np.testing.assert_array_equal(again(images), ours(images))
+    inputs = [tf.TensorSpec((None, 8, 8, 6), tf.float32, "image")]
+    model = onnx_format.converted(tf.function(ours, inputs, autograph=False), inputs)
+    onnx.checker.check_model(model, full_check=True)
+    assert {"Conv", "Erf"} <= {node.op_type for node in model.graph.node}
 
 
 def test_weights_without_names_are_found_again_in_another_process():

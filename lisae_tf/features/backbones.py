@@ -4,6 +4,7 @@ A tap is a layer whose output is read: early ones are fine, late ones tell what 
 """
 
 import importlib.util
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -99,6 +100,48 @@ class CaffeColours(OwnLayer):
         return keras.applications.imagenet_utils.preprocess_input(rgb, mode="caffe")
 
 
+class Depthwise(OwnLayer, layers.Conv2D):
+    """A convolution of as many groups as channels, with the same weights, for every export.
+
+    Keras has the compiler XLA run grouped ones, a call that is no operation of ONNX or TFLite.
+    """
+
+    def convolution_op(self, inputs, kernel):
+        kernel = keras.ops.transpose(kernel, (0, 1, 3, 2))
+        return keras.ops.depthwise_conv(inputs, kernel, self.strides, self.padding)
+
+
+class Gelu(OwnLayer):
+    """The activation by the error function; Keras takes its complement, which ONNX has not."""
+
+    def call(self, x):
+        return 0.5 * x * (1 + keras.ops.erf(x / math.sqrt(2)))
+
+
+def _is_depthwise(layer: layers.Layer) -> bool:
+    return isinstance(layer, layers.Conv2D) and 1 < layer.groups == layer.filters
+
+
+def _is_gelu(layer: layers.Layer) -> bool:
+    return isinstance(layer, layers.Activation) and layer.activation is keras.activations.gelu
+
+
+def _exportable(model: keras.Model) -> keras.Model:
+    """The same network, of layers that can be exported."""
+
+    def again(layer: layers.Layer) -> layers.Layer:
+        if _is_gelu(layer):
+            return Gelu(name=layer.name)
+        kind = Depthwise if _is_depthwise(layer) else type(layer)
+        return kind.from_config(layer.get_config())
+
+    if not any(_is_depthwise(layer) or _is_gelu(layer) for layer in model.layers):
+        return model
+    found = keras.models.clone_model(model, clone_function=again)
+    found.set_weights(model.get_weights())
+    return found
+
+
 def _application(name: str, taps: Sequence[str], prepare: type[layers.Layer] | None = None):
     """A network of `keras.applications`, whose weights Keras downloads once and keeps."""
 
@@ -106,7 +149,7 @@ def _application(name: str, taps: Sequence[str], prepare: type[layers.Layer] | N
         image = keras.Input(shape, name="rgb")
         x = prepare()(image) if prepare else image
         make = getattr(keras.applications, name)
-        return make(include_top=False, weights=weights, input_tensor=x)
+        return _exportable(make(include_top=False, weights=weights, input_tensor=x))
 
     def pretrained(shape: Shape) -> Arrays:
         try:
