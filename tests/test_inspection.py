@@ -274,3 +274,12 @@ def test_the_section_is_written_without_tensorflow(invented):
 def test_a_set_is_known_by_its_folder(data):
     assert [each.name for each in find_sets(data, ["b"])] == ["b"]
     assert find_sets(data)[0] == InspectionSet(data / "a")
+
+
+def test_each_committed_cell_lies_where_its_record_says():
+    folder = CHECKOUT / "results" / "inspection" / "cells"
+    found = {path.relative_to(folder): table.read(path) for path in table.paths(folder)}
+    assert len(found) > 100
+    for path, record in found.items():
+        row = record["row"].replace(" ", "-")
+        assert path == Path(record["set"], row, f"{record['split']}-seed{record['seed']}.json")
