@@ -45,6 +45,7 @@ class Pictures:
         kinds: of each, "" where there is none.
         digests: SHA-256 that the bytes of each must have; None where any will do.
         rows: uint8 (N, H, W, C), of pictures that have no files.
+        alone: one picture of each group of copies, bool (N,); None where all are.
     """
 
     names: Sequence[str]
@@ -53,6 +54,7 @@ class Pictures:
     kinds: Sequence[str]
     digests: Sequence[str] | None = None
     rows: np.ndarray | None = None
+    alone: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.names)

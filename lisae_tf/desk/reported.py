@@ -51,7 +51,7 @@ def tested(
     scores, truth = np.asarray(stored["test"], np.float32), stored["is_anomaly"].astype(np.int8)
     names = [f"{config.dataset}#{row}" for row in range(len(scores))]
     kinds = [str(kind) for kind in stored.get("kind", [""] * len(scores))]
-    return Pictures(names, scores, truth, kinds), reason
+    return Pictures(names, scores, truth, kinds, alone=stored.get("alone")), reason
 
 
 def telling(scores: np.ndarray, truth: np.ndarray, alpha: float, most: int) -> list[int]:
@@ -130,7 +130,7 @@ def pictures_of(
     names = _names(entries, config)
     return Pictures(
         names, scores, truth, [entry.kind for entry in entries],
-        [entry.sha256 for entry in entries],
+        [entry.sha256 for entry in entries], alone=stored.get("alone"),
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ desk.opened = (head) => ({
   ...head,
   scores: desk.unpacked(head.scores, Float32Array),
   truth: desk.unpacked(head.truth, Int8Array),
+  alone: desk.unpacked(head.alone, Int8Array),
   kind: desk.unpacked(head.kind, Int32Array),
   folder: desk.unpacked(head.folder, Int32Array),
 });
