@@ -23,7 +23,7 @@ from lisae_tf.core.files import read_json, write_json
 from lisae_tf.core.thresholds import choose_threshold
 from lisae_tf.desk import frozen, reported
 from lisae_tf.detectors import load_detector
-from lisae_tf.evaluation.metrics import Scored, auroc
+from lisae_tf.evaluation.metrics import Scored, auroc, chance_of_alarms
 from lisae_tf.report import run_report
 from lisae_tf.runs import folders as runs
 
@@ -241,10 +241,10 @@ def test_the_chance_of_false_alarms_is_how_often_they_occur():
     for scores in drawn:
         threshold = choose_threshold(scores[:n], 0.05)
         above.append(np.sum(scores[n:] > threshold.alpha))
-    chance = run_report.chance_of_alarms(threshold, alarms, count)
+    chance = chance_of_alarms(threshold, alarms, count)
     assert chance == pytest.approx(np.mean(np.array(above) >= alarms), abs=0.01)
     assert 0.05 < chance < 0.5
-    assert run_report.chance_of_alarms(threshold, 0, count) == 1
+    assert chance_of_alarms(threshold, 0, count) == 1
 
 
 def test_the_pictures_that_tell_most_come_first():
