@@ -14,6 +14,7 @@ from types import ModuleType, SimpleNamespace
 import keras
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import tensorflow as tf
 
@@ -119,6 +120,8 @@ def test_grouped_convolutions_and_gelu_can_be_exported():
     inputs = [tf.TensorSpec((None, 8, 8, 6), tf.float32, "image")]
     model = onnx_format.converted(tf.function(ours, inputs, autograph=False), inputs)
     onnx.checker.check_model(model, full_check=True)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    np.testing.assert_allclose(session.run(None, {"image": images})[0], ours(images), atol=1e-5)
     assert {"Conv", "Erf"} <= {node.op_type for node in model.graph.node}
 
 

@@ -129,16 +129,15 @@ def test_the_page_counts_as_python_does():
     scores = np.round(generator.random(500), 2).astype(np.float32)  # with equal ones
     truth = generator.integers(-1, 2, 500)
     kind = generator.integers(0, 3, 500)
-    alone = generator.random(500) < 0.7
     alphas = np.concatenate([[-1, 2], np.unique(scores)[::7]])
     given = {
         "pairs": PAIRS, "z": Z, "scores": scores.tolist(), "truth": truth.tolist(),
-        "kind": kind.tolist(), "alphas": alphas.tolist(), "alone": alone.tolist(),
+        "kind": kind.tolist(), "alphas": alphas.tolist(),
     }  # fmt: skip
     script = (CHECKOUT / "lisae_tf/desk/static/counts.js").read_text() + (
         "\nconst given = JSON.parse(require('fs').readFileSync(0, 'utf8'));"
         "const counts = new desk.Counts("
-        "  Float32Array.from(given.scores), given.truth, given.kind, ['', 'a', 'b'], given.alone);"
+        "  Float32Array.from(given.scores), given.truth, given.kind, ['', 'a', 'b'], [0.5, 0.7]);"
         "console.log(JSON.stringify({"
         "  wilson: given.pairs.map(([k, n]) => desk.wilson(k, n, given.z)),"
         "  at: given.alphas.map((alpha) => counts.at(alpha, given.z)) }));"
@@ -154,9 +153,9 @@ def test_the_page_counts_as_python_does():
         for name, side in (("alarms", 0), ("finds", 1), ("unknown", -1)):
             count, total = int(above[truth == side].sum()), int((truth == side).sum())
             assert (said[name]["count"], said[name]["total"]) == (count, total)
-            apart = alone & (truth == side)
-            interval = wilson(int(above[apart].sum()), int(apart.sum()))
-            # A group counts once for the interval, and every picture for the share.
+            # Of copies each group counts once: so many groups there are for each picture.
+            groups = math.floor(total * {"alarms": 0.5, "finds": 0.7}.get(name, 1) + 0.5)
+            interval = wilson(math.floor(count / total * groups + 0.5), groups)
             assert said[name]["interval"] == pytest.approx(interval, abs=1e-12)
         for k, each in enumerate(said["kinds"]):
             assert each["count"] == int(above[(truth == 1) & (kind == k)].sum())

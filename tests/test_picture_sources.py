@@ -213,7 +213,7 @@ def test_a_run_on_lists_is_evaluated_on_what_was_its_test(listed, cli):
 REASON = "is no regular file"
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def no_waiting():
     """Ends a test that waits, in the words of a failure."""
 
@@ -232,6 +232,7 @@ def pipe(folder, name):
     return folder / name
 
 
+@pytest.mark.usefixtures("no_waiting")
 @pytest.mark.parametrize(
     ("name", "read"),
     [
@@ -254,6 +255,7 @@ def test_a_pipe_is_refused(name, read, tmp_path):
         read(pipe(tmp_path, name))
 
 
+@pytest.mark.usefixtures("no_waiting")
 @pytest.mark.parametrize("kind", ["onnx", "savedmodel"])
 def test_a_pipe_in_place_of_a_record_is_refused(kind, tmp_path):
     (tmp_path / "model.onnx").touch()
@@ -263,6 +265,7 @@ def test_a_pipe_in_place_of_a_record_is_refused(kind, tmp_path):
         model_record.read_record(path, kind)
 
 
+@pytest.mark.usefixtures("no_waiting")
 @pytest.mark.parametrize(
     "command",
     [
@@ -295,6 +298,7 @@ def nobody():
         os.seteuid(0)
 
 
+@pytest.mark.usefixtures("no_waiting")
 @pytest.mark.parametrize("name", ["lisae.json", "saved_model.pb"])
 def test_a_model_that_nobody_may_read_is_refused_in_one_sentence(name):
     with tempfile.TemporaryDirectory() as base:  # others may look into it
@@ -314,6 +318,7 @@ def test_a_model_that_nobody_may_read_is_refused_in_one_sentence(name):
             model_record.read_record(folder, "savedmodel")
 
 
+@pytest.mark.usefixtures("no_waiting")
 def test_files_and_folders_pass(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((2, 4, 4, 1), np.uint8))
     assert len(pictures.load_array(tmp_path / "a.npy", (4, 4, 1))) == 2

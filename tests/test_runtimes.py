@@ -91,6 +91,13 @@ def test_a_device_without_tensorflow_gives_the_same_csv(which, models, folder, e
     assert_same_rows(result.stdout, expected)
 
 
+@pytest.mark.parametrize("command", [(), ("benchmark",)])
+def test_help_needs_none_of_the_packages_of_training(command):
+    result = without(HEAVY, *command, "--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "Options:" in result.stdout
+
+
 def test_a_savedmodel_gives_the_same_csv(models, folder, expected, cli):
     result = cli("score", "--model", path_of(models, "savedmodel").parent, folder)
     assert result.exit_code == 0, result.stderr

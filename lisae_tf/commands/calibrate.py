@@ -183,28 +183,32 @@ def _write(folder: Path, detector, stored: dict, threshold, scores, say) -> None
         Scored,
         by_folder,
         by_kind,
-        chance_of_all_alarms,
+        chance_at_rate,
         evaluate,
+        independent,
         known_found,
     )
     from lisae_tf.report import figures
     from lisae_tf.runs import folders as runs
     from lisae_tf.runs.files import FIGURES, METRICS, REPORT, SCORES, changing
 
-    old = detector.threshold_
-    test = Scored(stored["test"], stored["is_anomaly"], stored.get("alone"))
+    old, test = detector.threshold_, Scored(stored["test"], stored["is_anomaly"])
     before = runs.read_metrics(folder)
     metrics = before | evaluate(test, threshold.alpha)
+    n_normal, _ = independent(metrics)
     metrics |= {
         "threshold": threshold.alpha,
         "threshold_guaranteed_fpr": threshold.guaranteed_fpr,
         "threshold_requested_fpr": threshold.requested_fpr,
         "n_calibration": threshold.n_calibration,
-        "chance_of_false_alarms": chance_of_all_alarms(threshold, test),
+        "chance_of_false_alarms": chance_at_rate(
+            threshold, metrics["false_positive_rate"], n_normal
+        ),
     }
     if kept := manifest.read(folder):
         counts = dict(zip(here(detector.config).normal_dirs, kept.tested_normals(), strict=False))
-        if found := by_folder(test, counts, threshold):
+        share = n_normal / max(1, len(test.normal))
+        if found := by_folder(test, counts, threshold, share):
             metrics["by_folder"] = found
     if "known" in stored:
         metrics["known"] = known_found(stored["known"], threshold, np.asarray(scores))

@@ -5,21 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from lisae_tf.commands import options as shared
 from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.quiet import start_tensorflow
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from lisae_tf.grids.cells import Cell
     from lisae_tf.grids.workers import Finished
 
@@ -55,7 +48,16 @@ def told(out: Path | None, quick: bool) -> str:
 class CellProgress:
     """One bar over the cells of a grid; each cell is a line above it."""
 
-    def __init__(self, console: Console, total: int):
+    def __init__(self, console: "Console", total: int):
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
         self.total, self.done = total, 0
         self.console = console
         self._bar = Progress(

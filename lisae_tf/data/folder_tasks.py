@@ -14,6 +14,7 @@ from lisae_tf.core.errors import LisaeError
 from lisae_tf.data import checks, levels, masks, picture_files, pictures
 from lisae_tf.data.augmentation import draw, match_polarity
 from lisae_tf.data.folders import refuse_few, refuse_overlap, remarks, size_of
+from lisae_tf.data.groups import names_in_test
 from lisae_tf.data.layout import kind_of
 from lisae_tf.data.manifest import ANOMALY, KNOWN, NORMAL_TEST
 from lisae_tf.data.opened_folders import NEGATIVE_STREAM, Folders
@@ -194,7 +195,13 @@ def test_of(opened: Folders) -> TestData:
     counts = [len(rows) for rows in pixels]
     notes: list[str] = []
     kinds = [""] * len(labels)
-    groups = [side.groups[row] for side in normals for row in side.test]
+    pattern = opened.config.data.group_by
+    # A pattern's names mean the same everywhere; those of near copies are paths in one folder.
+    groups = [
+        name if pattern or not name else f"{number}/{name}"
+        for number, side in enumerate(normals)
+        for name in (side.groups[row] for row in side.test)
+    ]
     for what, side in opened.tests.items():
         read = side.found
         notes += picture_files.remark(side.others, what) + remarks(
@@ -215,17 +222,20 @@ def test_of(opened: Folders) -> TestData:
         known.append((read, what))
         pixels.append(read.pixels)
         labels += read.names
-        groups += [""] * len(read.names)
+        paths = [picture_files.below(Path(name), side.root).as_posix() for name in read.names]
+        names = names_in_test(read, paths, pattern, what)
+        groups += [name if pattern or not name else f"{what}/{name}" for name in names]
         if what == ANOMALY:
             kinds += [kind_of(Path(name), side.root) for name in read.names]
         else:  # nothing was held out; they go with the pictures that were normal first
             kinds += [""] * len(read.names)
             counts[0] = len(read.names)
-    for each in opened.knowns:
+    for number, each in enumerate(opened.knowns):
         read = each.part(1)
         pixels.append(read.pixels)
         labels += read.names
-        groups += [each.groups[row] for row in each.indices[1]]
+        names = [each.groups[row] for row in each.indices[1]]
+        groups += [name if pattern or not name else f"{KNOWN}{number}/{name}" for name in names]
         kinds += [kind_of(Path(name), each.side.root) for name in read.names]
     anomalies = len(labels) - sum(counts)
     is_anomaly = np.arange(len(labels)) >= len(labels) - anomalies

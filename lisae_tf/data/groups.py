@@ -17,10 +17,12 @@ from lisae_tf.data import checks
 from lisae_tf.data.manifest import NORMAL
 from lisae_tf.data.picture_files import few
 from lisae_tf.data.pictures import Decoded, content_hashes
+from lisae_tf.data.stored import Pictures
 
 # Near copies that join more than this share of a set, or leave fewer groups, are pictures under a
 # fixed camera that look alike: they cannot be held apart so.
 LARGEST, FEWEST = 0.25, 8
+MOST_COMPARED = 10_000  # pictures without names, each with each: seconds
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,11 @@ def named(paths: Sequence[str], pattern: str, what: str, remedy: str | None = No
             f"{len(missed)} {what} {files} not match --group-by '{pattern}': {few(missed)}; "
             f"{remedy}"
         )
-    return [(match.groups() and match[1]) or match[0] for match in found]
+    return [_name_of(match) for match in found if match]
+
+
+def _name_of(match: re.Match[str]) -> str:
+    return (match.groups() and match[1]) or match[0]
 
 
 def group(
@@ -102,24 +108,45 @@ def group(
     return Groups(_lowest(joined, copies), names, False, True, remarks(names, what, False))
 
 
-def first_rows(samples: np.ndarray, names: Sequence[str] = ()) -> np.ndarray:
-    """The first row of the group that each sample is in, int (N,).
+def first_rows(samples: np.ndarray) -> np.ndarray:
+    """The first row of the group that each sample is in, int (N,): for arrays, which have no names.
 
     Args:
         samples: feature rows (N, m), of which exact copies are a group; or pictures, uint8
-            (N, H, W, C), of which near copies are one as well, as in `group`.
-        names: of each sample's group, where it has one; "" joins nothing.
+            (N, H, W, C), of which near copies are one as well, as in `group`, unless there are more
+            than `MOST_COMPARED`.
     """
-    if not len(samples):
-        return np.empty(0, np.intp)
     _, first, copies = np.unique(content_hashes(samples), return_index=True, return_inverse=True)
-    near = _near(copies, samples) if samples.ndim == 4 else None
-    joined = copies if near is None else near
-    if any(names):
-        by_name: dict[str, int] = {}
-        own = [by_name.setdefault(name, row) if name else row for row, name in enumerate(names)]
-        joined = _joined(joined, np.unique(own, return_inverse=True)[1])
-    return _lowest(joined, first[copies])
+    near = samples.ndim == 4 and 0 < len(samples) <= MOST_COMPARED
+    joined = _near(copies, samples) if near else None
+    return first[copies] if joined is None else _lowest(joined, first[copies])
+
+
+def names_in_test(
+    found: Decoded, paths: Sequence[str], pattern: str | None, what: str
+) -> list[str]:
+    """The group of each picture of a given test, "" of one that stands alone.
+
+    Args:
+        found: the pictures.
+        paths: of each below its folder, with "/"; those that the pattern misses stand alone.
+        pattern: see `named`; near copies are a group without one.
+        what: the set that the pictures are of.
+    """
+    if pattern is None:
+        return group(found, paths, None, what).names
+    matches = [re.search(pattern, path) for path in paths]
+    return [_name_of(match) if match else "" for match in matches]
+
+
+def count_groups(pixels: Pictures, names: Sequence[str]) -> int:
+    """How many groups pictures are of: exact copies, and those of one name; "" is no name."""
+    if not len(pixels):
+        return 0
+    by_name: dict[str, int] = {}
+    own = [by_name.setdefault(name, row) if name else row for row, name in enumerate(names)]
+    numbers = [np.unique(each, return_inverse=True)[1] for each in (content_hashes(pixels), own)]
+    return int(_joined(*numbers).max()) + 1
 
 
 def _near(copies: np.ndarray, pixels: np.ndarray) -> np.ndarray | None:

@@ -117,11 +117,11 @@ class Desk:
             "read_only": self.read_only,
             "marks_file": str(self.marks_file),
             "stale": len(self.stale),
+            "independent": list(found.independent),
             "kinds": kinds,
             "folders": folders,
             "scores": _packed(found.scores, "<f4"),
             "truth": _packed(found.truth, "i1"),
-            "alone": _packed(np.ones(len(found)) if found.alone is None else found.alone, "i1"),
             "kind": _packed([kind_at[kind] for kind in found.kinds], "<i4"),
             "folder": _packed([folder_at[os.path.dirname(name)] for name in found.names], "<i4"),
         }

@@ -45,7 +45,8 @@ class Pictures:
         kinds: of each, "" where there is none.
         digests: SHA-256 that the bytes of each must have; None where any will do.
         rows: uint8 (N, H, W, C), of pictures that have no files.
-        alone: one picture of each group of copies, bool (N,); None where all are.
+        independent: groups of copies for each normal picture and each anomaly, by which intervals
+            go; 1 where none is a copy.
     """
 
     names: Sequence[str]
@@ -54,7 +55,7 @@ class Pictures:
     kinds: Sequence[str]
     digests: Sequence[str] | None = None
     rows: np.ndarray | None = None
-    alone: np.ndarray | None = None
+    independent: tuple[float, float] = (1.0, 1.0)
 
     def __len__(self) -> int:
         return len(self.names)

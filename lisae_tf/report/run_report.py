@@ -20,8 +20,9 @@ from lisae_tf.evaluation.metrics import (
     Scored,
     auroc,
     auroc_interval,
-    chance_of_all_alarms,
+    chance_at_rate,
     fpr_at_tpr,
+    independent,
 )
 from lisae_tf.evaluation.verdict import known_line, rate_to_type, verdict
 from lisae_tf.runs import folders as runs
@@ -50,42 +51,58 @@ class Metric:
 
 
 def bootstrap(
-    scored: Scored, measure: Callable[[Scored], float], seed: int = 0
+    scored: Scored,
+    measure: Callable[[Scored], float],
+    counts: tuple[int, int] | None = None,
+    seed: int = 0,
 ) -> tuple[float, float]:
-    """The percentile interval of a metric, normals and anomalies resampled apart."""
+    """The percentile interval of a metric, normals and anomalies resampled apart.
+
+    Args:
+        scored: of the test.
+        measure: the metric.
+        counts: of pictures that are drawn from each side; all by default.
+        seed: of the draws.
+    """
     generator = np.random.default_rng(seed)
-    normal, anomaly = scored.normal, scored.anomaly
-    truth = np.repeat([False, True], [len(normal), len(anomaly)])
+    counts = counts or (len(scored.normal), len(scored.anomaly))
+    sides = list(zip((scored.normal, scored.anomaly), counts, strict=True))
+    truth = np.repeat([False, True], counts)
     values = []
     for _ in range(RESAMPLES):
-        drawn = [generator.choice(side, len(side)) for side in (normal, anomaly)]
+        drawn = [generator.choice(side, count) for side, count in sides]
         values.append(measure(Scored(np.concatenate(drawn), truth)))
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)
 
 
-def _rate(name: str, called: np.ndarray, apart: np.ndarray) -> Metric:
-    interval = wilson(int(apart.sum()), len(apart))
-    return Metric(name, float(called.mean()), *interval, "Wilson")
+def _rate(name: str, called: np.ndarray, count: int) -> Metric:
+    share = float(called.mean())
+    return Metric(name, share, *wilson(round(share * count), count), "Wilson")
 
 
-def metrics_of(scored: Scored, alpha: float) -> list[Metric]:
-    """What can be measured on the test, each with its 95 % interval, which counts no copies."""
-    found, apart = [], scored.without_copies()
+def metrics_of(scored: Scored, alpha: float, counts: tuple[int, int] | None = None) -> list[Metric]:
+    """What can be measured on the test, each with its 95 % interval.
+
+    Args:
+        scored: of the test.
+        alpha: the threshold.
+        counts: of the normal pictures and anomalies that intervals go by, see `independent`; all
+            by default.
+    """
+    found, counts = [], counts or (len(scored.normal), len(scored.anomaly))
     if len(scored.normal) and len(scored.anomaly):
         area = auroc(scored.normal, scored.anomaly)
-        interval = auroc_interval(area, len(apart.normal), len(apart.anomaly))
+        interval = auroc_interval(area, *counts)
         found.append(Metric("AUROC", area, *interval, "Newcombe"))
-        interval = bootstrap(apart, fpr_at_tpr)
+        interval = bootstrap(scored, fpr_at_tpr, counts)
         name = "false alarms where 95 % of the anomalies are found"
         found.append(Metric(name, fpr_at_tpr(scored), *interval, "bootstrap"))
     if len(scored.anomaly):
-        name, sides = "anomalies found at the threshold", (scored.anomaly, apart.anomaly)
-        found.append(_rate(name, *(side > alpha for side in sides)))
+        found.append(_rate("anomalies found at the threshold", scored.anomaly > alpha, counts[1]))
     if len(scored.normal):
-        name, sides = "false alarms at the threshold", (scored.normal, apart.normal)
-        found.append(_rate(name, *(side > alpha for side in sides)))
+        found.append(_rate("false alarms at the threshold", scored.normal > alpha, counts[0]))
     return found
 
 
@@ -105,7 +122,7 @@ def render(folder: Path, detector: Detector) -> str:
     """
     record = runs.read_metrics(folder)
     stored = runs.read_scores(folder)
-    scored = Scored(stored["test"], stored["is_anomaly"], stored.get("alone"))
+    scored = Scored(stored["test"], stored["is_anomaly"])
     alpha = detector.threshold_.alpha
     alarms = int(np.sum(scored.normal > alpha))
     figures = [
@@ -127,10 +144,12 @@ def render(folder: Path, detector: Detector) -> str:
         else None,
         own_folders=detector.config.dataset == FOLDER,
         threshold=detector.threshold_,
-        metrics=metrics_of(scored, alpha),
+        metrics=metrics_of(scored, alpha, independent(record)),
         alarms=alarms,
         count=len(scored.normal),
-        chance=chance_of_all_alarms(detector.threshold_, scored),
+        chance=chance_at_rate(
+            detector.threshold_, alarms / max(1, len(scored.normal)), independent(record)[0]
+        ),
         unlikely=UNLIKELY,
         figures=figures,
         shape=detector.shape,

@@ -30,6 +30,7 @@ MEASURED = (
     "auroc", "auroc_phase1", "average_precision", "fpr_at_95_tpr", "false_positive_rate",
     "detection_rate", "n_normal", "n_anomaly", "auroc_negatives",
 )  # fmt: skip
+GROUPS = ("n_normal_groups", "n_anomaly_groups")  # where there are copies in the test
 LOCALISED = ("pixel_auroc", "per_region_overlap", "n_masks")  # where there are masks
 BY_KIND = ("auroc", "detection_rate", "n")
 _HUGE = 1e18  # more than any of these can be; NaN is not below it
@@ -210,6 +211,7 @@ def read_metrics(folder: Path) -> dict:
             and type(metrics["seed"]) is int
             and "negatives" in metrics
             and all(-_HUGE < (metrics.get(key) or 0) < _HUGE for key in (*MEASURED, *LOCALISED))
+            and all(type(metrics.get(key, 1)) is int and metrics.get(key, 1) >= 0 for key in GROUPS)
             and all(
                 -_HUGE < row[key] < _HUGE
                 for row in metrics.get("by_kind", {}).values()

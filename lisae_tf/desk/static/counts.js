@@ -25,39 +25,37 @@ desk.NORMAL = 0;
 desk.ANOMALY = 1;
 desk.UNKNOWN = -1;
 
-// Scores by what the pictures are, sorted, so that a threshold is judged at once. Of a group of
-// copies one is `alone`: intervals count that one.
+// Scores by what the pictures are, sorted, so that a threshold is judged at once. Intervals go by
+// how many groups of copies there are for each normal picture and each anomaly.
 desk.Counts = class {
-  constructor(scores, truth, kind, kinds, alone) {
-    const select = (wanted) => {
-      const all = [], apart = [];
-      for (let i = 0; i < scores.length; i++) {
-        if (!wanted(i)) continue;
-        all.push(scores[i]);
-        if (alone[i]) apart.push(scores[i]);
-      }
-      return [all, apart].map((values) => Float32Array.from(values).sort());
-    };
-    const side = (what) => select((i) => truth[i] === what);
-    [this.normal, this.normalAlone] = side(desk.NORMAL);
-    [this.anomaly, this.anomalyAlone] = side(desk.ANOMALY);
-    [this.unknown, this.unknownAlone] = side(desk.UNKNOWN);
-    this.kinds = kinds.map((name, k) => {
-      const [all, apart] = select((i) => truth[i] === desk.ANOMALY && kind[i] === k);
-      return { name, scores: all, alone: apart };
-    }).filter((each) => each.scores.length);
+  constructor(scores, truth, kind, kinds, [normalGroups, anomalyGroups] = [1, 1]) {
+    this.groups = { normal: normalGroups, anomaly: anomalyGroups };
+    const sides = new Map([[desk.NORMAL, []], [desk.ANOMALY, []], [desk.UNKNOWN, []]]);
+    const byKind = kinds.map(() => []);
+    for (let i = 0; i < scores.length; i++) {
+      sides.get(truth[i]).push(scores[i]);
+      if (truth[i] === desk.ANOMALY) byKind[kind[i]].push(scores[i]);
+    }
+    const sorted = (values) => Float32Array.from(values).sort();
+    this.normal = sorted(sides.get(desk.NORMAL));
+    this.anomaly = sorted(sides.get(desk.ANOMALY));
+    this.unknown = sorted(sides.get(desk.UNKNOWN));
+    this.kinds = kinds.map((name, k) => ({ name, scores: sorted(byKind[k]) }))
+      .filter((each) => each.scores.length);
   }
 
   at(alpha, z) {
-    const side = (sorted, alone) => {
+    const side = (sorted, groups) => {
       const count = desk.above(sorted, alpha), total = sorted.length;
-      const interval = desk.wilson(desk.above(alone, alpha), alone.length, z);
-      return { count, total, share: total ? count / total : 0, interval };
+      const share = total ? count / total : 0;
+      const counted = total && Math.max(1, Math.round(total * groups));
+      return { count, total, share, interval: desk.wilson(Math.round(share * counted), counted, z) };
     };
+    const { normal, anomaly } = this.groups;
     return {
-      alarms: side(this.normal, this.normalAlone), finds: side(this.anomaly, this.anomalyAlone),
-      unknown: side(this.unknown, this.unknownAlone),
-      kinds: this.kinds.map((each) => ({ name: each.name, ...side(each.scores, each.alone) })),
+      alarms: side(this.normal, normal), finds: side(this.anomaly, anomaly),
+      unknown: side(this.unknown, 1),
+      kinds: this.kinds.map((each) => ({ name: each.name, ...side(each.scores, anomaly) })),
     };
   }
 };

@@ -167,7 +167,8 @@
     recount() {
       const head = this.head;
       for (let i = 0; i < head.count; i++) this.truth[i] = this.known(i);
-      this.counts = new desk.Counts(head.scores, this.truth, head.kind, head.kinds, head.alone);
+      this.counts = new desk.Counts(
+        head.scores, this.truth, head.kind, head.kinds, head.independent);
       this.histogram.show(this.counts, this.sorted);
       const marked = [...this.marks.keys()].some((index) => head.truth[index] === desk.UNKNOWN);
       find("chosen-note").hidden = !marked;

@@ -11,7 +11,6 @@ desk.opened = (head) => ({
   ...head,
   scores: desk.unpacked(head.scores, Float32Array),
   truth: desk.unpacked(head.truth, Int8Array),
-  alone: desk.unpacked(head.alone, Int8Array),
   kind: desk.unpacked(head.kind, Int32Array),
   folder: desk.unpacked(head.folder, Int32Array),
 });
