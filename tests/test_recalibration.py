@@ -8,6 +8,7 @@ last run measured lies in results/slow.json with its date and version.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -355,10 +356,22 @@ RATES = (0.05, 0.1)
 SEEN = 100  # pictures that runs train on; all others are dealt to calibration and test
 given = os.environ.get("INSPECTION_DATA_DIR")
 GOOD = Path(given or ".") / "train" / "good"
-on_real_pictures = pytest.mark.skipif(
-    not given or not GOOD.is_dir(),
-    reason="INSPECTION_DATA_DIR names no folder with train/good",
+# What tests on real pictures share: slow, and left out where there are none.
+MARKS = (
+    pytest.mark.slow("200 divisions of real pictures"),
+    pytest.mark.skipif(
+        not given or not GOOD.is_dir(),
+        reason="INSPECTION_DATA_DIR names no folder with train/good",
+    ),
+    pytest.mark.filterwarnings("ignore:.*calibration samples? supports?:UserWarning"),
 )
+
+
+def on_real_pictures(test):
+    """Puts all of `MARKS` on a test."""
+    return functools.reduce(lambda marked, mark: mark(marked), MARKS, test)
+
+
 # `train` options: what own folders get at a smaller size, and the paper's network.
 KINDS = {
     "features": ("--set", "data.size=[128,128]"),
@@ -426,8 +439,6 @@ def assert_kept(each):
 
 
 @on_real_pictures
-@pytest.mark.slow("200 divisions of real pictures")
-@pytest.mark.filterwarnings("ignore:.*calibration samples? supports?:UserWarning")
 @pytest.mark.parametrize("kind", KINDS)
 def test_exports_keep_their_rate_before_and_after_continuing(kind, tmp_path, cli, measured):
     """One training, its float, float16 and int8 file; then trained on, and the same again.
@@ -470,8 +481,6 @@ def test_exports_keep_their_rate_before_and_after_continuing(kind, tmp_path, cli
 
 
 @on_real_pictures
-@pytest.mark.slow("200 divisions of real pictures")
-@pytest.mark.filterwarnings("ignore:.*calibration samples? supports?:UserWarning")
 def test_folders_keep_their_rate_where_every_picture_has_a_near_copy(tmp_path, cli, measured):
     """One training; what is divided 200 times, as `train` does it, are pictures it has not seen."""
     from lisae_tf.config.settings import merge, resolve
@@ -507,8 +516,6 @@ def test_folders_keep_their_rate_where_every_picture_has_a_near_copy(tmp_path, c
 
 
 @on_real_pictures
-@pytest.mark.slow("200 divisions of real pictures")
-@pytest.mark.filterwarnings("ignore:.*calibration samples? supports?:UserWarning")
 @pytest.mark.parametrize("copies", [0.0, 1.0])
 @pytest.mark.parametrize("variant", ["kde", "linear-lis"])
 def test_the_estimator_keeps_its_rate_when_all_is_done_anew(variant, copies, measured):

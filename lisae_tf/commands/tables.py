@@ -49,20 +49,14 @@ class CellProgress:
     """One bar over the cells of a grid; each cell is a line above it."""
 
     def __init__(self, console: "Console", total: int):
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
+        from rich import progress
 
         self.total, self.done = total, 0
         self.console = console
-        self._bar = Progress(
-            TextColumn("cells"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TimeRemainingColumn(), console=console, disable=not (console.is_terminal and total),
+        self._bar = progress.Progress(
+            progress.TextColumn("cells"), progress.BarColumn(), progress.MofNCompleteColumn(),
+            progress.TimeElapsedColumn(), progress.TimeRemainingColumn(),
+            console=console, disable=not (console.is_terminal and total),
         )  # fmt: skip
         self._task = self._bar.add_task("cells", total=total)
 
