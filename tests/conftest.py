@@ -156,27 +156,42 @@ def whole_epochs(short_epochs):
         yield
 
 
-@pytest.fixture(autouse=True, scope="session")
-def blank_figures():
-    """Figures are made and stored, but not drawn; gives the function that draws them."""
+# Functions of `lisae_tf.report.figures`, each of which makes a figure of a run at a path.
+FIGURES = ("reconstructions", "score_histograms", "roc", "trade_off", "training_curves")
+
+
+@contextlib.contextmanager
+def drawing(print_png, figures):
+    """Matplotlib writes a file by this function, and these functions make the figures of a run."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    def print_blank(canvas, path, **options):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FigureCanvasAgg, "print_png", print_png)
+        for name, function in figures.items():
+            patch.setattr(f"lisae_tf.report.figures.{name}", function)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def blank_figures():
+    """Figures are stored, but not made; gives the context in which they are."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    from lisae_tf.report import figures
+
+    def blank(path, *given, **options):
         Image.new("RGB", (8, 8)).save(path, "PNG")
 
     draw = FigureCanvasAgg.print_png
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FigureCanvasAgg, "print_png", print_blank)
-        yield draw
+    made = {name: getattr(figures, name) for name in FIGURES}
+    with drawing(lambda canvas, *given, **options: blank(*given), dict.fromkeys(made, blank)):
+        yield lambda: drawing(draw, made)
 
 
 @pytest.fixture(scope="module")
 def drawn_figures(blank_figures):
-    """Figures are drawn, for a test module that names it before all other fixtures."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FigureCanvasAgg, "print_png", blank_figures)
+    """Figures are made, for a test module that names it before all other fixtures."""
+    with blank_figures():
         yield
 
 
@@ -248,14 +263,11 @@ def trained(tmp_path_factory, picture_folder, cli, blank_figures) -> Path:
 
     Its figures are drawn.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
     base = tmp_path_factory.mktemp("trained")
     for name, count, level in (("normal", 50, 60), ("negative", 20, 150), ("anomaly", 9, 200)):
         picture_folder(base / name, count, level=level)
     sides = [part for name in ("normal", "negative", "anomaly") for part in (f"--{name}-dir", name)]
-    with contextlib.chdir(base), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FigureCanvasAgg, "print_png", blank_figures)
+    with contextlib.chdir(base), blank_figures():
         result = cli("train", *sides, *QUICK, "--out", "runs/normal-lis-seed0")
     assert result.exit_code == 0, result.stderr
     return base

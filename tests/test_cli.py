@@ -269,6 +269,9 @@ FLAWS = {"dataset": "folder", "negatives": "synth:flaws", "variant": "linear-lis
     [
         ({"detection_rate": 0.9}, True,
          "verdict: finds 90.0 % of the anomalies at 5.0 % false alarms", []),
+        ({"detection_rate": 0.815, "auroc": 0.983}, True, "verdict: finds 81.5 %",
+         ["a lower threshold finds more, with more false alarms: calibrate --fpr 0.1"]),
+        ({"detection_rate": 0.96, "auroc": 0.983}, True, "verdict: finds 96.0 %", []),
         ({"detection_rate": 0.035} | FLAWS, True, "verdict: misses more than half: finds 3.5 %",
          ["--variant lis-knn", "data.size", "--negative-dir"]),
         ({"detection_rate": 0.31, "false_positive_rate": 0.012} | FLAWS, True,

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import QUICK, assert_one_sentence, contents
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from lisae_tf.commands.calibrate import _once
@@ -31,9 +30,10 @@ FOLLOW_ALPHA = {
 
 
 @pytest.fixture
-def drawn(blank_figures, monkeypatch):
+def drawn(blank_figures):
     """Figures are drawn, where they are what is compared."""
-    monkeypatch.setattr(FigureCanvasAgg, "print_png", blank_figures)
+    with blank_figures():
+        yield
 
 
 def rows_of(result):

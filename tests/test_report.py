@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import contents
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from training_fixtures import store, tiny_surfaces
 
@@ -127,9 +126,7 @@ def test_a_cell_of_an_earlier_training_that_still_counts_is_named(one_seed):
     assert f"with training version {cells.STILL_COUNTED[0]} (1 cells)" in text
 
 
-def test_the_same_cells_give_the_same_bytes_and_need_no_tensorflow(
-    one_seed, monkeypatch, blank_figures
-):
+def test_the_same_cells_give_the_same_bytes_and_need_no_tensorflow(one_seed, blank_figures):
     code = (
         "import sys; from pathlib import Path; from lisae_tf.cli import main\n"
         f"main(['benchmark', 'report', '--out', {str(one_seed)!r}], standalone_mode=False)\n"
@@ -138,8 +135,8 @@ def test_the_same_cells_give_the_same_bytes_and_need_no_tensorflow(
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     first = contents(one_seed)
     assert {"RESULTS.md", "summary.json", "figures/figure3.png"} <= set(first)
-    monkeypatch.setattr(FigureCanvasAgg, "print_png", blank_figures)  # drawn, as over there
-    written(one_seed)
+    with blank_figures():  # drawn, as over there
+        written(one_seed)
     assert contents(one_seed) == first
 
 

@@ -15,6 +15,7 @@ from lisae_tf.evaluation.metrics import UNLIKELY, auroc_interval, independent
 LOST = 0.01  # of AUROC in phase 2, from which on it is worth a word
 RAISED = 3.0  # times the error of held-out normal pictures after phase 1
 FEW_FOUND = 0.5  # of the anomalies, below which a detector misses too many
+MOST_FOUND = 0.95  # of the anomalies, below which more of them are worth some false alarms
 WEAK = 0.8  # of a kind's anomalies, below which it is named where others are found more often
 TELLS_APART = 0.9  # AUROC, from which on another threshold finds many more
 CERTAIN = 1.96  # standard errors
@@ -57,6 +58,8 @@ def verdict(metrics: Mapping[str, Any], *, features: bool) -> list[str]:
         said += [f"try: {step}" for step in _steps(metrics, features)]
     else:
         said = [f"verdict: {finds}"]
+        if found < MOST_FOUND:
+            said += [f"try: {step}" for step in _lower_threshold(metrics)]
     if "known" in metrics:
         n_normal, n = independent(metrics)
         low, high = wilson(round(found * n), n)
@@ -172,13 +175,7 @@ def rate_to_type(known: Mapping[str, Any]) -> str:
 
 def _steps(metrics: Mapping[str, Any], features: bool) -> list[str]:
     """What may help a detector that misses too much."""
-    steps = []
-    asked = metrics["threshold_requested_fpr"]
-    if asked is None:  # set by hand
-        steps.append("a threshold for a false-positive rate: calibrate --fpr 0.05")
-    elif metrics["auroc"] >= TELLS_APART or metrics["false_positive_rate"] < asked / 2:
-        fpr = min(0.5, 2 * asked)
-        steps.append(f"a lower threshold, for more false alarms: calibrate --fpr {fpr:g}")
+    steps = _lower_threshold(metrics)
     if metrics["dataset"] != FOLDER:
         return [*steps, "other negatives (--negatives) or another --variant"]
     if not features:
@@ -189,3 +186,14 @@ def _steps(metrics: Mapping[str, Any], features: bool) -> list[str]:
     if str(metrics["negatives"]).startswith("synth:"):
         steps.append("flawed pictures of two kinds or more, others than the tested: --negative-dir")
     return steps
+
+
+def _lower_threshold(metrics: Mapping[str, Any]) -> list[str]:
+    """How to find more with the same scores, where they tell anomalies apart."""
+    asked = metrics["threshold_requested_fpr"]
+    if asked is None:  # set by hand
+        return ["a threshold for a false-positive rate: calibrate --fpr 0.05"]
+    if metrics["auroc"] < TELLS_APART and metrics["false_positive_rate"] >= asked / 2:
+        return []
+    fpr = min(0.5, 2 * asked)
+    return [f"a lower threshold finds more, with more false alarms: calibrate --fpr {fpr:g}"]
