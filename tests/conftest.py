@@ -1,6 +1,7 @@
 """Fixtures of more than one test file: pictures on disk, a tiny trained run, real data sets."""
 
 import contextlib
+import gc
 import hashlib
 import os
 import shutil
@@ -68,6 +69,18 @@ def pytest_collection_modifyitems(items):
     if unexplained := [item.nodeid for item, mark in slow if not mark.args]:
         raise pytest.UsageError(f"{unexplained[0]} is slow: say why, pytest.mark.slow('...')")
     items.sort(key=lambda item: item.path.stem not in LONG)
+
+
+def pytest_collection():
+    """All test modules are imported now, which leaves no garbage."""
+    gc.disable()
+
+
+def pytest_collection_finish():
+    """Garbage is looked for less often, and not among a million imported objects."""
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+    gc.enable()
 
 
 def load_folder_training(config, *, skip_bad=False):
