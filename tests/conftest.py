@@ -58,8 +58,8 @@ QUICK = (
 
 # Files of tests that take a minute and more: first, or one worker ends with them alone.
 LONG = {
-    "test_detectors", "test_feature_commands", "test_feature_exports", "test_kill", "test_report",
-    "test_training",
+    "test_autoencoder", "test_detectors", "test_feature_commands", "test_feature_exports",
+    "test_manifest", "test_training",
 }  # fmt: skip
 
 

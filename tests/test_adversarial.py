@@ -56,14 +56,6 @@ def undisturbed(folder):
     return detector
 
 
-@pytest.fixture(scope="module")
-def resumed_in_stage_2(undisturbed, folder):
-    """The generator and the critic's features as stage 2 began, and a run that goes on in it."""
-    checkpoint = folder / "encoder-0.npz"
-    stage1 = ResumePoint.load(checkpoint).phase1_weights
-    return stage1, train_adversarial(CONFIG, tiny_data(), TrainingOptions(checkpoint))
-
-
 def test_the_penalty_of_a_linear_critic_is_that_of_its_slope():
     slope = np.random.default_rng(0).normal(size=(32, 32, 1)).astype(np.float32)
     real, fake = tf.random.stateless_uniform((2, 5, 32, 32, 1), [1, 2])
@@ -115,11 +107,11 @@ def test_the_generator_moves_after_every_so_many_critic_steps():
     assert moved == [False, False, True] * 2
 
 
-def test_the_encoder_is_trained_with_generator_and_critic_frozen(resumed_in_stage_2):
-    stage1, resumed = resumed_in_stage_2
+def test_the_encoder_is_trained_with_generator_and_critic_frozen(undisturbed, folder):
     gan, model = build_adversarial(CONFIG, (32, 32, 1))
-    set_weights(gan, stage1)
-    done = resumed.model
+    # The generator and the critic's features as stage 2 began.
+    set_weights(gan, ResumePoint.load(folder / "encoder-0.npz").phase1_weights)
+    done = undisturbed.model
     assert weights(done.generator) == weights(gan.generator)
     assert weights(done.features) == weights(gan.features)
     assert weights(done.encoder) != weights(model.encoder)
@@ -128,8 +120,9 @@ def test_the_encoder_is_trained_with_generator_and_critic_frozen(resumed_in_stag
     assert len(done.trainable_weights) == len(done.encoder.weights) + len(done.latent.weights)
 
 
-def test_a_run_that_was_killed_in_stage_2_ends_byte_equal(undisturbed, resumed_in_stage_2):
-    _, resumed = resumed_in_stage_2
+@pytest.mark.slow("a stage traced anew; test_training and test_encoders resume by the same code")
+def test_a_run_that_was_killed_in_stage_2_ends_byte_equal(undisturbed, folder):
+    resumed = train_adversarial(CONFIG, tiny_data(), TrainingOptions(folder / "encoder-0.npz"))
     assert weights(resumed.model) == weights(undisturbed.model)
     assert without_times(resumed.history) == without_times(undisturbed.history)
 

@@ -185,7 +185,7 @@ def test_a_killed_run_resumes_byte_equal(tmp_path, undisturbed):
 @pytest.mark.parametrize(
     "variant, phase, epoch",
     [pytest.param("deep-sad", "feature-extraction", 1, marks=ONE_MORE),
-     ("deep-sad", "encoder", 0), ("oc-dsvdd", "encoder", 2)],
+     pytest.param("deep-sad", "encoder", 0, marks=ONE_MORE), ("oc-dsvdd", "encoder", 2)],
 )  # fmt: skip
 def test_from_its_checkpoints_a_run_ends_byte_equal(variant, phase, epoch, undisturbed):
     detector, folder = undisturbed(variant)

@@ -57,17 +57,17 @@ def without_times(folder: Path) -> dict:
     }
 
 
+@pytest.mark.slow(
+    "four processes that import TensorFlow; test_training resumes from what a kill leaves after an "
+    "epoch of either phase, test_run_files kills a process that writes a run"
+)
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-@pytest.mark.parametrize("phases", [
-    (2,),
-    pytest.param((1, 2), marks=pytest.mark.slow("a process more; test_training stops in phase 1")),
-])  # fmt: skip
-def test_kill_9_then_resume_is_byte_equal(phases, tmp_path, picture_folder):
+def test_kill_9_then_resume_is_byte_equal(tmp_path, picture_folder):
     small = ("--normal-dir", str(picture_folder(tmp_path / "normal", 60)), *QUICK, *EPOCHS)
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
 
     train(undisturbed, *small)
-    for phase in phases:
+    for phase in (1, 2):
         kill_in(killed, phase, *small, "--resume")
     train(killed, *small, "--resume")
     check_same_run(killed, undisturbed)
