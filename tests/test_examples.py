@@ -197,6 +197,25 @@ def test_the_import_is_light_and_open_model_needs_no_tensorflow():
     assert {"tensorflow", "keras", "sklearn", "pydantic"}.isdisjoint(then)
 
 
+GARBAGE = """
+import gc
+from lisae_tf.core.quiet import kept_forever
+imported = []
+for set_before in (gc.enable, gc.disable):
+    set_before()
+    before = gc.isenabled(), gc.get_freeze_count()
+    with kept_forever():
+        assert not gc.isenabled()
+        imported.append([[] for _ in range(1000)])
+    assert gc.isenabled() == before[0]
+    assert gc.get_freeze_count() >= before[1] + 1000
+"""
+
+
+def test_no_garbage_is_looked_for_in_what_is_imported_once():
+    subprocess.run([sys.executable, "-c", GARBAGE], check=True)
+
+
 def test_each_name_is_that_of_its_module():
     assert set(lisae_tf.__all__) == set(lisae_tf._MODULES) <= set(dir(lisae_tf))
     for name, module in lisae_tf._MODULES.items():
