@@ -58,7 +58,8 @@ def verdict(metrics: Mapping[str, Any], *, features: bool) -> list[str]:
         said += [f"try: {step}" for step in _steps(metrics, features)]
     else:
         said = [f"verdict: {finds}"]
-        if found < MOST_FOUND:
+        by_hand = metrics["threshold_requested_fpr"] is None
+        if found < MOST_FOUND and not by_hand:
             said += [f"try: {step}" for step in _lower_threshold(metrics)]
     if "known" in metrics:
         n_normal, n = independent(metrics)
@@ -196,4 +197,6 @@ def _lower_threshold(metrics: Mapping[str, Any]) -> list[str]:
     if metrics["auroc"] < TELLS_APART and metrics["false_positive_rate"] >= asked / 2:
         return []
     fpr = min(0.5, 2 * asked)
+    if fpr <= asked:
+        return []
     return [f"a lower threshold finds more, with more false alarms: calibrate --fpr {fpr:g}"]
