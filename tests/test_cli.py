@@ -18,6 +18,7 @@ from lisae_tf.config.settings import read_settings, resolve
 from lisae_tf.core.errors import LisaeError, install
 from lisae_tf.core.files import cannot_write
 from lisae_tf.data import picture_files
+from lisae_tf.evaluation.verdict import verdict
 from lisae_tf.experiments import experiment
 from lisae_tf.experiments.settling import settle
 from lisae_tf.runs import folders as runs
@@ -272,8 +273,6 @@ FLAWS = {"dataset": "folder", "negatives": "synth:flaws", "variant": "linear-lis
         ({"detection_rate": 0.815, "auroc": 0.983}, True, "verdict: finds 81.5 %",
          ["a lower threshold finds more, with more false alarms: calibrate --fpr 0.1"]),
         ({"detection_rate": 0.96, "auroc": 0.983}, True, "verdict: finds 96.0 %", []),
-        ({"detection_rate": 0.6, "auroc": 0.983, "threshold_requested_fpr": None}, True,
-         "verdict: finds 60.0 %", []),
         ({"detection_rate": 0.6, "auroc": 0.983, "threshold_requested_fpr": 0.5}, True,
          "verdict: finds 60.0 %", []),
         ({"detection_rate": 0.035} | FLAWS, True, "verdict: misses more than half: finds 3.5 %",
@@ -301,6 +300,13 @@ def test_the_verdict_comes_first_and_then_what_to_try(changed, features, first, 
     assert len(tried) == len(steps)
     assert all(step in line for step, line in zip(steps, tried, strict=True))
     assert lines.index("note: later") == 1 + len(tried)
+
+
+def test_a_threshold_set_by_hand_is_left_alone_unless_it_misses_more_than_half():
+    by_hand = METRICS | {"auroc": 0.983, "threshold_requested_fpr": None}
+    found, few = (verdict(by_hand | {"detection_rate": rate}, features=True) for rate in (0.6, 0.4))
+    assert found == ["verdict: finds 60.0 % of the anomalies at 5.0 % false alarms"]
+    assert few[1].endswith("calibrate --fpr 0.05")
 
 
 def test_kinds_that_are_found_less_often_are_named(tmp_path):
