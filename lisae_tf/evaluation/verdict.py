@@ -58,8 +58,8 @@ def verdict(metrics: Mapping[str, Any], *, features: bool) -> list[str]:
         said += [f"try: {step}" for step in _steps(metrics, features)]
     else:
         said = [f"verdict: {finds}"]
-        by_hand = metrics["threshold_requested_fpr"] is None
-        if found < MOST_FOUND and not by_hand:
+        # A threshold that was set by hand is the user's choice.
+        if found < MOST_FOUND and metrics["threshold_requested_fpr"] is not None:
             said += [f"try: {step}" for step in _lower_threshold(metrics)]
     if "known" in metrics:
         n_normal, n = independent(metrics)
